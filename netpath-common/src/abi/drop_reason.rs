@@ -1,0 +1,79 @@
+//! Why a packet was dropped. The only list: the counter, the event, `drop ls` and its advice all come from it.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $advice:literal;)*) => {
+        /// Why a packet was dropped; also its row in COUNTERS.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum DropReason { $($(#[$doc])* $name = $value,)* }
+
+        impl DropReason {
+            /// All reasons, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Stable name, as in metrics and JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What an operator should look at.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$name => $advice,)* }
+            }
+
+            /// The reason with this number.
+            pub const fn from_u8(value: u8) -> Option<Self> {
+                match value { $($value => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Truncated, inconsistent or otherwise not a packet (invariant 9).
+    Malformed = 1, "A pod or the wire sent a damaged packet. Capture it and look at the sender.";
+    /// Source address or MAC does not belong to the pod that sent it.
+    SpoofedSource = 2, "The pod sent from an address it does not own: look for extra addresses or a bridge inside it.";
+    /// Neither ARP nor an IP version that the pod's network has.
+    UnsupportedProtocol = 3, "The pod sent IPv6 or another EtherType that its network does not carry.";
+    /// Multicast or broadcast from a pod.
+    Multicast = 4, "Networks do not carry multicast or broadcast. Use unicast discovery.";
+    /// A fragment that would need translation.
+    FragmentNotTranslated = 5, "Send smaller datagrams to outside: fragments are not translated yet.";
+    /// A transport protocol that cannot be translated.
+    ProtocolNotTranslated = 6, "Only TCP, UDP and ICMP echo can be translated. Use a route without masquerade.";
+    /// No free port for this destination in the SNAT range.
+    SnatExhausted = 7, "All ports of the SNAT range are in use towards this destination: widen snat.ports.";
+    /// FLOWS is full.
+    FlowTableFull = 8, "Raise flows.capacity, or find the pod that opens so many flows with 'netpath flow ls'.";
+    /// A route says so.
+    RouteDrop = 9, "A route of the network drops this destination.";
+    /// From outside to a pod's own address.
+    InboundDenied = 10, "Publish the port, or set inbound = \"any\" if pods should be reachable from outside.";
+    /// The egress interface has no address to translate to.
+    NoSourceAddress = 11, "Give the uplink an address of this family.";
+    /// The host stack forwarded a pod's packet that could not be translated (invariant 1).
+    Untranslated = 12, "A packet with a pod's address was about to leave untranslated and was stopped.";
+    /// The kernel refused to change the packet (out of memory).
+    RewriteFailed = 13, "The kernel could not make the packet writable: look for memory pressure.";
+    /// The reply belongs to a pod that is gone.
+    PodGone = 14, "The pod of this flow was removed; its peers are still sending.";
+    /// The node's record is missing: the agent has not finished starting.
+    NotReady = 15, "The agent has not written its configuration yet. Look at 'netpath status'.";
+    /// A destination that only loops or is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4).
+    MartianDestination = 16, "The pod sent to an address that is not valid on a network.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rows_below_the_classes() {
+        for &reason in DropReason::ALL {
+            assert!((reason as u8) < 64);
+            assert_eq!(DropReason::from_u8(reason as u8), Some(reason));
+            assert!(!reason.advice().is_empty());
+        }
+    }
+}

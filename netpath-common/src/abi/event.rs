@@ -1,0 +1,86 @@
+//! EVENTS: ring buffer of [`Event`].
+
+use super::Addr;
+
+/// What an event tells.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// A packet was dropped.
+    Drop = 1,
+    /// A flow was made.
+    Flow = 2,
+}
+
+/// The program that told it.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// tc ingress of a pod's host interface.
+    FromPod = 1,
+    /// tc egress of a pod's host interface.
+    ToPod = 2,
+    /// tc ingress of an uplink.
+    FromUplink = 3,
+    /// tc egress of an uplink.
+    ToUplink = 4,
+}
+
+impl Program {
+    /// The ELF's name of the program.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
+        }
+    }
+
+    /// The program with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::FromPod),
+            2 => Some(Self::ToPod),
+            3 => Some(Self::FromUplink),
+            4 => Some(Self::ToUplink),
+            _ => None,
+        }
+    }
+}
+
+/// One record of EVENTS.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, ns.
+    pub time: u64,
+    /// The packet's addresses as the program saw them; unspecified if it was not parsed that far.
+    pub src: Addr,
+    /// Destination, likewise.
+    pub dst: Addr,
+    /// For a flow: what the source was translated to; else unspecified.
+    pub translated: Addr,
+    /// Interface the program ran on.
+    pub ifindex: u32,
+    /// Bytes from the Ethernet header on.
+    pub length: u32,
+    /// Ports in network order; 0 if there are none.
+    pub sport: u16,
+    /// Destination port, likewise.
+    pub dport: u16,
+    /// For a flow: translated source port, network order.
+    pub translated_port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// An [`EventKind`].
+    pub kind: u8,
+    /// A [`DropReason`](super::DropReason), or 0.
+    pub reason: u8,
+    /// A [`Program`].
+    pub program: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+super::record!(Event, 80);

@@ -1,0 +1,139 @@
+//! FLOWS: hash (not LRU), [`FlowKey`] → [`Flow`]. Conntrack and NAT in one, one entry a direction.
+
+use super::Addr;
+
+/// A packet's tuple exactly as it stands on the wire where the program sees it, before any rewrite.
+///
+/// For ICMP echo both ports hold the identifier (RFC 5508: the identifier is the port).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port, network order.
+    pub sport: u16,
+    /// Destination port, network order.
+    pub dport: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero: the key is hashed as bytes.
+    pub pad: [u8; 3],
+}
+
+super::record!(FlowKey, 40);
+
+/// What a flow entry does to the packets it matches.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rewrite {
+    /// Nothing: tracked only.
+    None = 0,
+    /// Source becomes [`Flow::addr`]:[`Flow::port`] (SNAT, original direction).
+    Source = 1,
+    /// Destination becomes [`Flow::addr`]:[`Flow::port`] (SNAT undone, reply direction).
+    Destination = 2,
+}
+
+/// Which half of a flow an entry is.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowDirection {
+    /// From whoever opened it.
+    Original = 0,
+    /// The answer.
+    Reply = 1,
+}
+
+/// One direction of a flow. The pair's state is a function of both halves (`logic::flow_state`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// When a packet of this direction last refreshed the entry: CLOCK_MONOTONIC, ns. Written at most once a second.
+    pub last_seen: u64,
+    /// When the flow was made: CLOCK_MONOTONIC, ns.
+    pub created: u64,
+    /// Packets of this direction.
+    pub packets: u64,
+    /// Bytes of this direction, from the IP header on.
+    pub bytes: u64,
+    /// New address for what `rewrite` names.
+    pub addr: Addr,
+    /// New port, network order, for what `rewrite` names.
+    pub port: u16,
+    /// A [`Rewrite`].
+    pub rewrite: u8,
+    /// A [`FlowDirection`].
+    pub direction: u8,
+    /// TCP flags seen in this direction (`logic::tcp`), 0 for other protocols.
+    pub tcp_seen: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+    /// The pod the flow belongs to.
+    pub pod: u32,
+    /// Generation of the policy that allowed it.
+    pub policy_generation: u32,
+    /// Room to grow in place; 0.
+    pub reserved: [u64; 4],
+}
+
+super::record!(Flow, 96);
+
+impl FlowKey {
+    /// The key of the other half, given this half's entry.
+    ///
+    /// The reply to a packet comes back with source and destination exchanged as they are *after* this half's rewrite.
+    #[inline(always)]
+    pub fn partner(&self, rewrite: u8, addr: Addr, port: u16) -> Self {
+        let mut key = Self {
+            src: self.dst,
+            dst: self.src,
+            sport: self.dport,
+            dport: self.sport,
+            proto: self.proto,
+            pad: [0; 3],
+        };
+        if rewrite == Rewrite::Source as u8 {
+            key.dst = addr;
+            key.dport = port;
+        } else if rewrite == Rewrite::Destination as u8 {
+            key.src = addr;
+            key.sport = port;
+        }
+        // An echo has one identifier, and it stands in both ports.
+        if self.proto == 1 || self.proto == 58 {
+            key.sport = if rewrite == Rewrite::None as u8 { self.sport } else { port };
+            key.dport = key.sport;
+        }
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn addr() -> impl Strategy<Value = Addr> {
+        any::<[u32; 4]>().prop_map(Addr)
+    }
+
+    proptest! {
+        #[test]
+        fn partner_of_partner_is_self(src in addr(), dst in addr(), nat in addr(), sport: u16, dport: u16, port: u16) {
+            let key = FlowKey { src, dst, sport, dport, proto: 6, pad: [0; 3] };
+            let reply = key.partner(Rewrite::Source as u8, nat, port);
+            prop_assert_eq!((reply.src, reply.sport, reply.dst, reply.dport), (dst, dport, nat, port));
+            prop_assert_eq!(reply.partner(Rewrite::Destination as u8, src, sport), key);
+        }
+
+        #[test]
+        fn echo_keeps_one_identifier(src in addr(), dst in addr(), nat in addr(), id: u16, new: u16) {
+            let key = FlowKey { src, dst, sport: id, dport: id, proto: 1, pad: [0; 3] };
+            let reply = key.partner(Rewrite::Source as u8, nat, new);
+            prop_assert_eq!((reply.sport, reply.dport), (new, new));
+            prop_assert_eq!(reply.partner(Rewrite::Destination as u8, src, id), key);
+        }
+    }
+}

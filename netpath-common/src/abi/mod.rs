@@ -1,0 +1,36 @@
+//! Records of the kernel tables: `repr(C)`, no padding, sizes asserted.
+//!
+//! Byte order: addresses and ports are in network order as they stand in a packet; everything else is in host order.
+
+mod addr;
+mod counter;
+mod drop_reason;
+mod endpoint;
+mod event;
+mod flow;
+mod node;
+mod route;
+
+pub use addr::Addr;
+pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
+pub use drop_reason::DropReason;
+pub use endpoint::Endpoint;
+pub use event::{Event, EventKind, Program};
+pub use flow::{Flow, FlowDirection, FlowKey, Rewrite};
+pub use node::{MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Uplink};
+pub use route::{ROUTE_MASQUERADE, Route, RouteKind};
+
+/// Version of every record here together. Part of the pin path, so builds with other layouts never share a map.
+pub const ABI_VERSION: u32 = 1;
+
+/// Declares that a record is plain bytes to aya and asserts its size.
+macro_rules! record {
+    ($type:ty, $size:expr) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size, "size of a table's record changed");
+        // SAFETY: repr(C), Copy, every bit pattern valid, and no padding: the size asserted above is the sum of the
+        // fields' sizes.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    };
+}
+use record;

@@ -1,0 +1,46 @@
+//! ROUTES: LPM trie, prefix over [`Addr`](super::Addr) → [`Route`]. An IPv4 prefix of length n is stored as 96 + n.
+
+use super::Addr;
+
+/// Flag of [`Route::flags`]: what leaves by this route carries the node's address instead of the pod's.
+pub const ROUTE_MASQUERADE: u8 = 1;
+
+/// What kind of path a prefix takes.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteKind {
+    /// To the node's own network stack: its addresses, and the block's own prefix (the stack knows it as unreachable).
+    Stack = 0,
+    /// The kernel's FIB decides the next hop.
+    Fib = 1,
+    /// Encapsulated to another node.
+    Tunnel = 2,
+    /// Dropped.
+    Drop = 3,
+}
+
+/// One prefix's path.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Route {
+    /// A [`RouteKind`].
+    pub kind: u8,
+    /// [`ROUTE_MASQUERADE`] or 0.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u16,
+    /// VNI of a tunnel route, else 0.
+    pub vni: u32,
+    /// Remote node of a tunnel route, else unspecified.
+    pub node: Addr,
+}
+
+super::record!(Route, 24);
+
+impl Route {
+    /// A route without tunnel.
+    pub const fn new(kind: RouteKind, masquerade: bool) -> Self {
+        let flags = if masquerade { ROUTE_MASQUERADE } else { 0 };
+        Self { kind: kind as u8, flags, pad: 0, vni: 0, node: Addr::UNSPECIFIED }
+    }
+}

@@ -1,0 +1,2 @@
+//! Builds the eBPF programs into OUT_DIR.
+fn main() {}

@@ -1,0 +1,260 @@
+//! Shapes of requests and answers. Field names are stable: scripts rely on them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/pods`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodAdd {
+    /// Name of the pod, unique on the node.
+    pub name: String,
+    /// Network to join; the default network if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Addresses wanted; the agent chooses if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// MAC wanted, `aa:bb:cc:dd:ee:ff`; derived from the address if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Existing network namespace to attach; `/run/netns/NAME` is made if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// MTU; the uplink's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// A pod, in `GET /v1/pods` and as the answer to `POST`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Name.
+    pub name: String,
+    /// Network it is in.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// MAC of its interface.
+    pub mac: String,
+    /// Name of the host end of its veth pair.
+    pub interface: String,
+    /// Index of the host end; 0 while it does not exist.
+    pub ifindex: u32,
+    /// Path of its network namespace, as the agent sees it.
+    pub netns: String,
+    /// `ready`, `creating`, or `failed: REASON`.
+    pub state: String,
+    /// Packets delivered to it.
+    pub rx_packets: u64,
+    /// Bytes delivered to it.
+    pub rx_bytes: u64,
+    /// Packets it sent.
+    pub tx_packets: u64,
+    /// Bytes it sent.
+    pub tx_bytes: u64,
+    /// MTU of its interface.
+    pub mtu: u32,
+    /// Labels given when it was added.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network, in `GET /v1/networks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Name.
+    pub name: String,
+    /// Prefixes pods' addresses come from.
+    pub subnets: Vec<IpNet>,
+    /// Whether traffic to outside carries the node's address.
+    pub masquerade: bool,
+    /// `cluster` or `any`: who may open connections to a pod's own address.
+    pub inbound: String,
+    /// MTU of its pods.
+    pub mtu: u32,
+    /// Pods in it.
+    pub pods: u32,
+}
+
+/// A flow, in `GET /v1/flows[?pod=NAME]`: both directions in one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// `tcp`, `udp`, `icmp`, or the number.
+    pub protocol: String,
+    /// Who opened it.
+    pub source: IpAddr,
+    /// Its port; the identifier for an echo.
+    pub source_port: u16,
+    /// To whom.
+    pub destination: IpAddr,
+    /// Its port.
+    pub destination_port: u16,
+    /// What the source was translated to, if it was.
+    pub translated_source: Option<IpAddr>,
+    /// Translated port.
+    pub translated_port: Option<u16>,
+    /// `unreplied`, `established`, `closing` or `reset`.
+    pub state: String,
+    /// Name of the pod it belongs to; its number if the pod is gone.
+    pub pod: String,
+    /// Seconds since it was made.
+    pub age_s: u64,
+    /// Seconds since its last packet (kept to the second).
+    pub idle_s: u64,
+    /// Packets of the original direction.
+    pub packets: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Packets of the reply direction.
+    pub reply_packets: u64,
+    /// Bytes of it.
+    pub reply_bytes: u64,
+}
+
+/// One drop reason with packets, in `GET /v1/drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Stable name of the reason.
+    pub reason: String,
+    /// Packets dropped since the tables were made.
+    pub packets: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// What to look at.
+    pub advice: String,
+}
+
+/// A traffic class, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Stable name of the class.
+    pub class: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A program where it is attached, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// Name in the ELF.
+    pub name: String,
+    /// Interface.
+    pub interface: String,
+    /// Kernel's id of the program.
+    pub id: u32,
+    /// `tcx` or `clsact`.
+    pub attach: String,
+}
+
+/// Use of the SNAT range, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatStatus {
+    /// `FIRST-LAST`.
+    pub range: String,
+    /// Bindings in use (over all destinations).
+    pub in_use: u64,
+    /// Packets dropped because no port was free.
+    pub exhausted: u64,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Uplinks, by name.
+    pub uplinks: Vec<String>,
+    /// Attached programs.
+    pub programs: Vec<ProgramStatus>,
+    /// Number of pods.
+    pub pods: u32,
+    /// Flows tracked (both directions are one).
+    pub flows: u64,
+    /// Flows that fit.
+    pub flow_capacity: u64,
+    /// Source translation.
+    pub snat: SnatStatus,
+    /// Traffic by class.
+    pub traffic: Vec<Traffic>,
+    /// Kind and place of the store.
+    pub store: String,
+    /// What is wrong now, in words; empty is well.
+    pub problems: Vec<String>,
+}
+
+/// One line of `GET /v1/events` (newline-delimited JSON until the client leaves).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Wall clock, milliseconds since 1970.
+    pub time_ms: u64,
+    /// `drop` or `flow`.
+    pub kind: String,
+    /// Drop reason, for a drop.
+    pub reason: Option<String>,
+    /// The pod concerned, if one is.
+    pub pod: Option<String>,
+    /// Interface the program ran on.
+    pub interface: String,
+    /// The program.
+    pub program: String,
+    /// `tcp`, `udp`, `icmp`, or the number.
+    pub protocol: String,
+    /// Source address; absent if the packet was not parsed that far.
+    pub source: Option<IpAddr>,
+    /// Its port.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: Option<IpAddr>,
+    /// Its port.
+    pub destination_port: u16,
+    /// For a flow: translated source.
+    pub translated_source: Option<IpAddr>,
+    /// Translated port.
+    pub translated_port: Option<u16>,
+    /// Packet length, bytes.
+    pub length: u32,
+}
+
+/// Body of every answer with a status of 400 and above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure.
+    pub code: FailureCode,
+    /// What was being done, on which object, and the reason.
+    pub message: String,
+    /// What to try, if there is something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Kinds of failure, each with its HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// 400: the request is not valid.
+    Invalid,
+    /// 404: no such object.
+    NotFound,
+    /// 409: exists already, or the address is taken.
+    Conflict,
+    /// 507: addresses or slots ran out.
+    Exhausted,
+    /// 500: the kernel or the store refused.
+    Internal,
+    /// 503: the agent cannot do it now.
+    Unavailable,
+}

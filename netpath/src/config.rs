@@ -1,0 +1,1 @@
+//! File + environment + flags → one validated [`Config`].

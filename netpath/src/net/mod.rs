@@ -1,0 +1,1 @@
+//! Netlink, namespaces, pod links and sysctls.
