@@ -1,5 +1,52 @@
-//! eBPF programs.
+//! netpath's eBPF programs: the entries, nothing else.
+//!
+//! Where a packet goes: `programs/` holds one file a program, the ordered list of its stages; `stages/` what each stage
+//! does; `packet/` reading and changing packets; `bpf/` tables and kernel helpers; `verdict` what the kernel is told.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "a program has no users of its items; aya's macro repeats each entry undocumented"
+)]
+#![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
+
+mod bpf;
+mod packet;
+mod programs;
+mod stages;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netpath_common::abi::Program;
+
+/// tc ingress of a pod's host interface: everything the pod sends.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::FromPod, programs::from_pod::run)
+}
+
+/// tc egress of a pod's host interface: what the host stack sends to the pod.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::ToPod, programs::to_pod::run)
+}
+
+/// tc ingress of an uplink: what the wire brings.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::FromUplink, programs::from_uplink::run)
+}
+
+/// tc egress of an uplink: the last look at what leaves.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::ToUplink, programs::to_uplink::run)
+}
+
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves this is never reached: a loop that can be is refused at load.
+    loop {}
+}

@@ -3,7 +3,11 @@
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $advice:literal;)*) => {
         /// Why a packet was dropped; also its row in COUNTERS.
-        #[repr(u8)]
+        ///
+        /// As wide as the programs' verdict: in a `Result` of both the payload is then one scalar on every path. With
+        /// another width the compiler masks a register before it looks which of the two it holds, and the verifier
+        /// refuses the mask where the register holds a pointer.
+        #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum DropReason { $($(#[$doc])* $name = $value,)* }
 
@@ -56,8 +60,8 @@ drop_reasons! {
     Untranslated = 12, "A packet with a pod's address was about to leave untranslated and was stopped.";
     /// The kernel refused to change the packet (out of memory).
     RewriteFailed = 13, "The kernel could not make the packet writable: look for memory pressure.";
-    /// The reply belongs to a pod that is gone.
-    PodGone = 14, "The pod of this flow was removed; its peers are still sending.";
+    /// A reply whose hop count ends here; the node's stack would take it for its own and reset the connection.
+    TtlExpired = 14, "A reply arrived with its last hop used up: look for a routing loop outside.";
     /// The node's record is missing: the agent has not finished starting.
     NotReady = 15, "The agent has not written its configuration yet. Look at 'netpath status'.";
     /// A destination that only loops or is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4).

@@ -17,7 +17,7 @@ pub use drop_reason::DropReason;
 pub use endpoint::Endpoint;
 pub use event::{Event, EventKind, Program};
 pub use flow::{Flow, FlowDirection, FlowKey, Rewrite};
-pub use node::{MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Uplink};
+pub use node::{GATEWAY_V4, MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Uplink};
 pub use route::{ROUTE_MASQUERADE, Route, RouteKind};
 
 /// Version of every record here together. Part of the pin path, so builds with other layouts never share a map.

@@ -2,6 +2,9 @@
 
 use super::Addr;
 
+/// The gateway of every pod: 169.254.1.1, as Calico's. It exists only in the pods' route tables.
+pub const GATEWAY_V4: Addr = Addr::from_v4_be(u32::from_ne_bytes([169, 254, 1, 1]));
+
 /// Uplinks a node can have.
 pub const MAX_UPLINKS: usize = 8;
 

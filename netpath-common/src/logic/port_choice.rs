@@ -23,7 +23,7 @@ impl PortChoice {
     pub const fn new(first: u16, count: u16, wanted: u16, random: u32) -> Self {
         let (first, count) = (first as u32, if count == 0 { 1 } else { count as u32 });
         let wanted = (wanted as u32).wrapping_sub(first);
-        let offset = if wanted < count { wanted } else { random % count };
+        let offset = if wanted < count { wanted } else { remainder(random, count) };
         let stride = if count.is_multiple_of(STRIDE) { 1 } else { STRIDE % count };
         // A range of one port, or one that the stride is 1 above.
         let stride = if stride == 0 { 1 } else { stride };
@@ -40,7 +40,7 @@ impl PortChoice {
     /// do not queue behind each other.
     #[inline(always)]
     pub const fn scatter(&mut self, random: u32) {
-        self.offset = random % self.count;
+        self.offset = remainder(random, self.count);
     }
 
     /// Steps on to the next candidate.
@@ -50,6 +50,15 @@ impl PortChoice {
         if self.offset >= self.count {
             self.offset -= self.count;
         }
+    }
+}
+
+/// `a % b` without the panic for 0, which no eBPF program may contain.
+#[inline(always)]
+const fn remainder(a: u32, b: u32) -> u32 {
+    match a.checked_rem(b) {
+        Some(remainder) => remainder,
+        None => 0,
     }
 }
 

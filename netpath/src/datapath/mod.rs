@@ -1,11 +1,38 @@
 //! Programs and tables: load, attach, pin, read and write. Knows the records of `netpath-common`, nothing of pods.
 //!
-//! Every method is a few system calls and blocks for microseconds, except those that walk FLOWS
-//! ([`Datapath::flows`], [`Datapath::sweep`]): call those from a blocking thread.
+//! Every method is a few system calls and blocks for microseconds. Walking the flows takes longer: [`FlowTable`] has a
+//! handle of its own for that.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
+mod attach;
+mod error;
+mod events;
+mod flows;
+mod load;
+mod pins;
+mod tables;
 
-use netpath_common::abi::{Counter, DropReason, Endpoint, Flow, FlowKey, Node, PodCounter, Route, TrafficClass};
+use std::{net::IpAddr, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    maps::RingBuf,
+    programs::{SchedClassifier, links::PinnedLink},
+};
+use ipnet::IpNet;
+use netpath_common::abi::{Counter, DropReason, Endpoint, Node, PodCounter, Program, Route, TrafficClass};
+
+pub use self::{
+    attach::AttachKind,
+    error::DatapathError,
+    events::Events,
+    flows::{FlowPair, FlowTable, Swept, monotonic_ns},
+    load::{PROGRAMS, TABLES, Table},
+    pins::{ensure_bpffs, remove_pins},
+};
+use self::{error::kernel, pins::Pins, tables::Tables};
+
+/// Slots of POD_COUNTERS, hence pods a node can have.
+pub const POD_SLOTS: u32 = 4096;
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
@@ -14,184 +41,213 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// MAC of all host ends; the programs answer ARP with it.
     pub gateway_mac: [u8; 6],
-    /// Entries of FLOWS; a flow takes two.
+    /// Entries of FLOWS; a flow takes two. An existing table keeps its size.
     pub flow_entries: u32,
-}
-
-/// What can go wrong with programs and tables.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DatapathError {
-    /// bpffs is not there and cannot be mounted.
-    #[error("mounting bpffs on {path}: {source}")]
-    Bpffs {
-        /// Where.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: std::io::Error,
-    },
-    /// Anything else, with what was being done.
-    #[error("{doing}: {reason}")]
-    Kernel {
-        /// What was being done, on which object.
-        doing: String,
-        /// The kernel's reason.
-        reason: String,
-    },
+    /// How programs are attached.
+    pub attach: AttachKind,
 }
 
 /// A program where it is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Name in the ELF.
-    pub program: &'static str,
+    pub program: String,
     /// Interface index.
     pub ifindex: u32,
     /// Kernel's id of the program.
     pub id: u32,
-    /// `tcx` or `clsact`.
-    pub kind: &'static str,
 }
 
-/// What a sweep of FLOWS did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Pairs that stay.
-    pub kept: u64,
-    /// Pairs removed because they expired.
-    pub expired: u64,
-    /// Of those that stay, pairs with source translation.
-    pub translated: u64,
-}
-
-/// The loaded programs and their tables. Dropping it detaches nothing: links and maps are pinned.
-pub struct Datapath {}
-
-/// Mounts bpffs on `path` if no bpffs is there. Returns whether it mounted one.
-///
-/// # Errors
-/// [`DatapathError::Bpffs`] with the kernel's reason.
-pub fn ensure_bpffs(_path: &std::path::Path) -> Result<bool, DatapathError> {
-    todo!()
+/// The loaded programs and their tables. Dropping it detaches nothing: links and tables are pinned.
+pub struct Datapath {
+    ebpf: Ebpf,
+    tables: Tables,
+    pins: Pins,
+    attach: AttachKind,
+    events: Option<RingBuf<aya::maps::MapData>>,
 }
 
 impl Datapath {
-    /// Loads the programs, reusing the pinned maps of an earlier agent with the same layout. Attached programs keep
+    /// Loads the programs, reusing the pinned tables of an earlier agent with the same layout. Attached programs keep
     /// running the old version until `attach_*` replaces them atomically.
-    pub fn load(_options: &Options) -> Result<Self, DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The verifier's or the kernel's reason; nothing is attached then.
+    pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        let pins = Pins::create(&options.pin_dir)?;
+        let mut ebpf = load::load(options, &pins)?;
+        let tables = Tables::take(&mut ebpf)?;
+        let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
+        Ok(Self { ebpf, tables, pins, attach: options.attach, events })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.
-    pub fn attach_pod(&mut self, _ifname: &str, _ifindex: u32) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn attach_pod(&mut self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach(&[Program::ToPod, Program::FromPod], ifname, ifindex)
     }
 
-    /// Attaches `from_uplink` (ingress) and `to_uplink` (egress). Idempotent.
-    pub fn attach_uplink(&mut self, _ifname: &str, _ifindex: u32) -> Result<(), DatapathError> {
-        todo!()
+    /// Attaches `from_uplink` (ingress) and `to_uplink` (egress), the guard of what leaves first. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn attach_uplink(&mut self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach(&[Program::ToUplink, Program::FromUplink], ifname, ifindex)
     }
 
-    /// Removes our programs and their pins from an interface; no error if none are there or the interface is gone.
-    pub fn detach(&mut self, _ifindex: u32) -> Result<(), DatapathError> {
-        todo!()
+    fn attach(&mut self, programs: &[Program], ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        for &program in programs {
+            let classifier = load::classifier(&mut self.ebpf, program)?;
+            attach::attach(classifier, program, &self.pins, self.attach, (ifname, ifindex))?;
+        }
+        Ok(())
     }
 
-    /// Every attached program of this instance.
+    /// Removes our programs and their pins from an interface; no error if none are there. `ifname` is absent if the
+    /// interface is gone, and its programs with it.
+    ///
+    /// # Errors
+    /// The kernel's reason, after trying all.
+    pub fn detach(&mut self, ifname: Option<&str>, ifindex: u32) -> Result<(), DatapathError> {
+        let mut outcome = Ok(());
+        for program in PROGRAMS {
+            let pin = self.pins.link(ifindex, program.name());
+            if pin.exists() {
+                let removed =
+                    std::fs::remove_file(&pin).map_err(kernel(format!("removing the pin {}", pin.display())));
+                outcome = outcome.and(removed);
+            }
+            if let (AttachKind::Clsact, Some(ifname)) = (self.attach, ifname) {
+                outcome = outcome.and(attach::detach_clsact(program, ifname));
+            }
+        }
+        outcome
+    }
+
+    /// Every pinned link of this instance. (clsact filters have no pins.)
+    ///
+    /// # Errors
+    /// The kernel's reason.
     pub fn attachments(&self) -> Result<Vec<Attachment>, DatapathError> {
-        todo!()
+        self.pins
+            .all_links()?
+            .into_iter()
+            .map(|(ifindex, program, path)| {
+                let doing = format!("reading the pinned link {}", path.display());
+                let link = PinnedLink::from_pin(&path).map_err(kernel(&doing))?;
+                let info = aya::programs::links::FdLink::from(link).info().map_err(kernel(&doing))?;
+                Ok(Attachment { program, ifindex, id: info.program_id() })
+            })
+            .collect()
+    }
+
+    /// How programs are attached.
+    pub fn attach_kind(&self) -> AttachKind {
+        self.attach
+    }
+
+    /// A loaded program, for test runs.
+    ///
+    /// # Errors
+    /// If it is not a tc program.
+    pub fn program(&self, program: Program) -> Result<&SchedClassifier, DatapathError> {
+        let name = program.name();
+        self.ebpf
+            .program(name)
+            .ok_or_else(|| {
+                kernel(format!("finding the program {name}"))(std::io::Error::other("not in the object"))
+            })?
+            .try_into()
+            .map_err(kernel(format!("using {name} as a tc program")))
     }
 
     /// Writes one endpoint.
-    pub fn set_endpoint(&mut self, _address: IpAddr, _endpoint: Endpoint) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason, as in all methods below.
+    pub fn set_endpoint(&mut self, address: IpAddr, endpoint: Endpoint) -> Result<(), DatapathError> {
+        self.tables.set_endpoint(address, endpoint)
     }
 
     /// Removes one endpoint; no error if it is not there.
-    pub fn remove_endpoint(&mut self, _address: IpAddr) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn remove_endpoint(&mut self, address: IpAddr) -> Result<(), DatapathError> {
+        self.tables.remove_endpoint(address)
     }
 
     /// All endpoints.
+    ///
+    /// # Errors
+    /// The kernel's reason.
     pub fn endpoints(&self) -> Result<Vec<(IpAddr, Endpoint)>, DatapathError> {
-        todo!()
+        self.tables.endpoints()
     }
 
     /// Makes ROUTES hold exactly these prefixes: writes what differs, then removes what is left over.
-    pub fn set_routes(&mut self, _routes: &[(ipnet::IpNet, Route)]) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_routes(&mut self, routes: &[(IpNet, Route)]) -> Result<(), DatapathError> {
+        self.tables.set_routes(routes)
     }
 
     /// Writes the node's record.
-    pub fn set_node(&mut self, _node: &Node) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_node(&mut self, node: &Node) -> Result<(), DatapathError> {
+        self.tables.set_node(node)
     }
 
-    /// All halves of all flows.
-    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
-        todo!()
-    }
-
-    /// Removes every pair that has been idle for longer than its lifetime.
-    pub fn sweep(&mut self) -> Result<Swept, DatapathError> {
-        todo!()
-    }
-
-    /// Removes every flow of one pod. Returns how many pairs.
-    pub fn remove_flows_of(&mut self, _pod: u32) -> Result<u64, DatapathError> {
-        todo!()
+    /// A handle on FLOWS of its own.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn flow_table(&self) -> Result<FlowTable, DatapathError> {
+        FlowTable::open(&self.pins.maps.join("FLOWS"))
     }
 
     /// One drop counter, over all CPUs.
-    pub fn drops(&self, _reason: DropReason) -> Result<Counter, DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn drops(&self, reason: DropReason) -> Result<Counter, DatapathError> {
+        self.tables.counter(reason as u32)
     }
 
     /// One traffic counter, over all CPUs.
-    pub fn traffic(&self, _class: TrafficClass) -> Result<Counter, DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn traffic(&self, class: TrafficClass) -> Result<Counter, DatapathError> {
+        self.tables.counter(class as u32)
     }
 
     /// Counters of one pod, over all CPUs.
-    pub fn pod_counter(&self, _slot: u32) -> Result<PodCounter, DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn pod_counter(&self, slot: u32) -> Result<PodCounter, DatapathError> {
+        self.tables.pod_counter(slot)
     }
 
     /// Sets a pod's counters to zero, before its slot is used again.
-    pub fn clear_pod_counter(&mut self, _slot: u32) -> Result<(), DatapathError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn clear_pod_counter(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.tables.clear_pod_counter(slot)
     }
 
-    /// The ring of events; once.
-    pub fn take_events(&mut self) -> Option<Events> {
-        todo!()
+    /// The ring of events; once. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel's reason if the ring cannot be polled.
+    pub fn take_events(&mut self) -> Result<Option<Events>, DatapathError> {
+        self.events.take().map(Events::new).transpose()
     }
-
-    /// Slots of POD_COUNTERS, hence pods a node can have.
-    pub const fn pod_slots() -> u32 {
-        4096
-    }
-}
-
-/// The ring of events, to be awaited.
-pub struct Events {}
-
-impl Events {
-    /// The next event.
-    pub async fn next(&mut self) -> Result<netpath_common::abi::Event, DatapathError> {
-        todo!()
-    }
-}
-
-/// Removes everything an instance pinned: links first, so that its programs are detached, then maps.
-///
-/// # Errors
-/// The first failure, after trying all.
-pub fn remove_pins(_pin_dir: &std::path::Path) -> Result<(), DatapathError> {
-    todo!()
-}
-
-/// Ports of the SNAT range as the node's record wants them.
-pub fn snat_range(range: &RangeInclusive<u16>) -> (u16, u16) {
-    (*range.start(), range.end() - range.start() + 1)
 }

@@ -1,0 +1,30 @@
+//! Constants the loader sets before the programs are loaded, and the licence.
+//!
+//! They live in `.rodata`, which is frozen before verification: the verifier knows their values and drops dead branches.
+
+/// The kernel allows GPL-only helpers (`redirect_neigh`, `fib_lookup`, …) to programs under a compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// MAC of every host end; the gateway of all pods.
+#[unsafe(no_mangle)]
+static GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0x00, 0x00, 0x01];
+
+/// Flags for `bpf_fib_lookup`, by what the kernel has: SKIP_NEIGH is 6.3, SRC is 6.7.
+#[unsafe(no_mangle)]
+static FIB_FLAGS: u32 = 0;
+
+/// The MAC of every host end.
+#[inline(always)]
+pub fn gateway_mac() -> [u8; 6] {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
+    unsafe { core::ptr::read_volatile(&GATEWAY_MAC) }
+}
+
+/// Flags for `bpf_fib_lookup`.
+#[inline(always)]
+pub fn fib_flags() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&FIB_FLAGS) }
+}

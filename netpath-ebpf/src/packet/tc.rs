@@ -1,0 +1,167 @@
+//! A packet as tc programs see it: a kernel socket buffer.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated as raw,
+    programs::TcContext,
+};
+
+/// Mark on packets that `from_pod` has finished with, so that `to_uplink` lets them leave without a second look. It
+/// exists only between the two: `redirect_neigh` leads through neither routing nor netfilter, `to_uplink` clears it, and
+/// a pod cannot set it (a mark does not survive the crossing of namespaces).
+const FINISHED: u32 = 0x6e70_0001;
+
+/// A packet of a tc program.
+pub struct Packet {
+    skb: *mut __sk_buff,
+}
+
+/// `N` bytes of a packet that are known to be there.
+pub struct Window<'a, const N: usize> {
+    start: *mut u8,
+    packet: PhantomData<&'a Packet>,
+}
+
+/// Plain numbers that may be read from and written to packets.
+pub trait Number: Copy {}
+impl Number for u8 {}
+impl Number for u16 {}
+impl Number for u32 {}
+
+impl<const N: usize> Window<'_, N> {
+    /// The number at byte `AT`, as it stands there (network order).
+    ///
+    /// Reads are naturally aligned: the kernel starts frames at 2 modulo 4 (NET_IP_ALIGN), so that the IP header is
+    /// aligned; callers read 4-byte fields only at offsets where that holds.
+    #[inline(always)]
+    pub fn get<T: Number, const AT: usize>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the window by the assertion above.
+        unsafe { self.start.add(AT).cast::<T>().read() }
+    }
+
+    /// Writes a number at byte `AT`, as it shall stand there.
+    #[inline(always)]
+    pub fn set<T: Number, const AT: usize>(&mut self, value: T) {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the window by the assertion above; the verifier makes the buffer writable in the program's
+        // prologue if there is a write.
+        unsafe { self.start.add(AT).cast::<T>().write(value) }
+    }
+}
+
+impl Packet {
+    /// The packet a program was called with.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
+    /// The context for helpers.
+    #[inline(always)]
+    pub fn ctx(&self) -> *mut core::ffi::c_void {
+        self.skb.cast()
+    }
+
+    /// Bytes from the Ethernet header on.
+    #[inline(always)]
+    pub fn length(&self) -> u32 {
+        // SAFETY: a field of the context, always readable; so in the next four.
+        unsafe { (*self.skb).len }
+    }
+
+    /// Interface the program runs on.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// Interface the packet came in by; 0 if the node made it itself.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    /// Payload bytes of a segment if this is a GSO train, else 0.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).gso_size }
+    }
+
+    /// Says that nothing is left to do with the packet on its way out.
+    #[inline(always)]
+    pub fn set_finished(&self) {
+        // SAFETY: the mark is writable for tc programs.
+        unsafe { (*self.skb).mark = FINISHED }
+    }
+
+    /// Whether `set_finished` was called; forgets it.
+    #[inline(always)]
+    pub fn take_finished(&self) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let finished = (*self.skb).mark == FINISHED;
+            if finished {
+                (*self.skb).mark = 0;
+            }
+            finished
+        }
+    }
+
+    /// `N` bytes from `offset` on, or `None` if the packet ends before.
+    #[inline(always)]
+    pub fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>> {
+        // SAFETY: fields of the context.
+        let (start, end) = unsafe { ((*self.skb).data as usize + offset, (*self.skb).data_end as usize) };
+        if start + N > end {
+            return None;
+        }
+        Some(Window { start: start as *mut u8, packet: PhantomData })
+    }
+
+    /// Makes the first `bytes` directly readable where the packet is that long. The kernel keeps headers of local
+    /// senders in the linear part; a driver may not.
+    #[inline(always)]
+    pub fn pull(&self, bytes: u32) {
+        // SAFETY: fields of the context.
+        let linear = unsafe { (*self.skb).data_end - (*self.skb).data };
+        if linear < bytes && linear < self.length() {
+            let bytes = if bytes < self.length() { bytes } else { self.length() };
+            // SAFETY: the context is valid. A failure shows as a window that is not there.
+            unsafe { raw::bpf_skb_pull_data(self.skb, bytes) };
+        }
+    }
+
+    /// Corrects the transport checksum at `offset` for an address that changed and stands in the pseudo-header.
+    ///
+    /// The helper and not arithmetic of ours: only the kernel knows whether the checksum is complete or left to the
+    /// device (CHECKSUM_PARTIAL). `udp`: a checksum of 0 means "none" and stays 0 (RFC 768).
+    #[inline(always)]
+    pub fn checksum_address(&self, offset: usize, old: u32, new: u32, udp: bool) -> Result<(), ()> {
+        self.l4_csum_replace(offset, old, new, BPF_F_PSEUDO_HDR as u64 | Self::zero_flag(udp) | 4)
+    }
+
+    /// Corrects the transport checksum at `offset` for a 16-bit word of the transport header that changed.
+    #[inline(always)]
+    pub fn checksum_word(&self, offset: usize, old: u16, new: u16, udp: bool) -> Result<(), ()> {
+        self.l4_csum_replace(offset, u32::from(old), u32::from(new), Self::zero_flag(udp) | 2)
+    }
+
+    #[inline(always)]
+    fn zero_flag(udp: bool) -> u64 {
+        if udp { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn l4_csum_replace(&self, offset: usize, old: u32, new: u32, flags: u64) -> Result<(), ()> {
+        // SAFETY: the context is valid; the kernel checks the offset.
+        let answer =
+            unsafe { raw::bpf_l4_csum_replace(self.skb, offset as u32, old.into(), new.into(), flags) };
+        if answer == 0 { Ok(()) } else { Err(()) }
+    }
+}

@@ -1,0 +1,40 @@
+//! The last stage: hop count, MTU, MAC addresses, redirect.
+
+use netpath_common::abi::{Endpoint, TrafficClass};
+
+use crate::{
+    bpf::helper::{self, NextHop},
+    packet::{Headers, rewrite, tc::Packet},
+    verdict::{Outcome, Verdict},
+};
+
+/// Whether the stack has to answer instead (time exceeded, fragmentation needed) or to fragment. The frame is addressed
+/// to the host end's MAC, so the stack takes it as it is.
+#[inline(always)]
+pub fn needs_stack(packet: &Packet, headers: &Headers, mtu: u16) -> bool {
+    headers.ttl <= 1 || headers.segment_length(packet) > mtu
+}
+
+/// Into a local pod.
+#[inline(always)]
+pub fn to_pod(packet: &Packet, pod: &Endpoint, class: TrafficClass) -> Outcome {
+    rewrite::decrement_ttl(packet)?;
+    rewrite::link(packet, pod.mac)?;
+    Ok(Verdict::redirected(helper::redirect_peer(pod.ifindex), class))
+}
+
+/// Back to the pod it came from, as an answer of the gateway: no hop.
+#[inline(always)]
+pub fn back(packet: &Packet, mac: [u8; 6], class: TrafficClass) -> Outcome {
+    rewrite::link(packet, mac)?;
+    Ok(Verdict::redirected(helper::redirect_peer(packet.ifindex()), class))
+}
+
+/// Out of an uplink. The kernel fills in the MAC addresses and keeps the socket attached, so that TCP small queues and
+/// pacing still see the packet.
+#[inline(always)]
+pub fn to_wire(packet: &Packet, ifindex: u32, next: NextHop, class: TrafficClass) -> Outcome {
+    rewrite::decrement_ttl(packet)?;
+    packet.set_finished();
+    Ok(Verdict::redirected(helper::redirect_neigh(ifindex, next), class))
+}

@@ -1,0 +1,13 @@
+//! What a program is made of. A stage owns its tables, and never calls another stage or a program: programs pass
+//! results between them.
+
+pub mod arp_nd;
+pub mod deliver;
+pub mod endpoint;
+pub mod event;
+pub mod flow;
+pub mod gateway;
+pub mod guard;
+pub mod metric;
+pub mod nat;
+pub mod route;

@@ -1,0 +1,65 @@
+//! What can go wrong with programs and tables.
+
+use std::{fmt::Display, path::PathBuf};
+
+/// What can go wrong with programs and tables.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatapathError {
+    /// bpffs is not there and cannot be mounted.
+    #[error("mounting bpffs on {path}: {source}")]
+    Bpffs {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// A pinned table has another layout than this build.
+    #[error(
+        "reusing the pinned table {path}: it has {found}, this build wants {wanted}; \
+         stop the agent that made it and run 'netpath uninstall'"
+    )]
+    Layout {
+        /// The pin.
+        path: PathBuf,
+        /// Key and value sizes found.
+        found: String,
+        /// Key and value sizes wanted.
+        wanted: String,
+    },
+    /// The kernel's verifier refused a program.
+    #[error("loading the program {program}: {reason}")]
+    Verifier {
+        /// The program.
+        program: &'static str,
+        /// The kernel's reason, with the end of the verifier's log.
+        reason: String,
+    },
+    /// Anything else, with what was being done.
+    #[error("{doing}: {reason}")]
+    Kernel {
+        /// What was being done, on which object.
+        doing: String,
+        /// The kernel's reason.
+        reason: String,
+    },
+}
+
+/// Wraps an error of aya or the system with what was being done.
+pub(super) fn kernel<E: std::error::Error>(doing: impl Display) -> impl FnOnce(E) -> DatapathError {
+    move |error| DatapathError::Kernel { doing: doing.to_string(), reason: chain(&error) }
+}
+
+/// The error and its sources in one line: aya keeps the errno in the source.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

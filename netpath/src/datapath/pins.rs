@@ -1,0 +1,112 @@
+//! Where programs' links and tables are pinned, so that they outlive the agent (invariant 2).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use netpath_common::abi::ABI_VERSION;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::error::{DatapathError, kernel};
+
+/// Directories of one instance and one ABI version.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    /// `…/vN/maps`, a file a table.
+    pub(super) maps: PathBuf,
+    /// `…/vN/links`, a file a link, named `IFINDEX-PROGRAM`.
+    pub(super) links: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directories below an instance's pin directory.
+    pub(super) fn create(pin_dir: &Path) -> Result<Self, DatapathError> {
+        let version = pin_dir.join(format!("v{ABI_VERSION}"));
+        let pins = Self { maps: version.join("maps"), links: version.join("links") };
+        for dir in [&pins.maps, &pins.links] {
+            fs::create_dir_all(dir).map_err(kernel(format!("making the pin directory {}", dir.display())))?;
+        }
+        Ok(pins)
+    }
+
+    /// The pin of a program's link on an interface.
+    pub(super) fn link(&self, ifindex: u32, program: &str) -> PathBuf {
+        self.links.join(format!("{ifindex}-{program}"))
+    }
+
+    /// All pinned links as (interface index, program, path).
+    pub(super) fn all_links(&self) -> Result<Vec<(u32, String, PathBuf)>, DatapathError> {
+        let doing = || format!("listing pinned links in {}", self.links.display());
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&self.links).map_err(kernel(doing()))? {
+            let path = entry.map_err(kernel(doing()))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some((ifindex, program)) = name.split_once('-')
+                && let Ok(ifindex) = ifindex.parse()
+            {
+                links.push((ifindex, program.to_owned(), path));
+            }
+        }
+        links.sort();
+        Ok(links)
+    }
+}
+
+/// Mounts bpffs on `path` if no bpffs is there, readable by root only. Returns whether it mounted one.
+///
+/// # Errors
+/// [`DatapathError::Bpffs`] with the kernel's reason.
+pub fn ensure_bpffs(path: &Path) -> Result<bool, DatapathError> {
+    let failed = |source: io::Error| DatapathError::Bpffs { path: path.to_owned(), source };
+    fs::create_dir_all(path).map_err(failed)?;
+    let kind = statfs(path).map_err(|errno| failed(errno.into()))?.filesystem_type();
+    if kind == BPF_FS_MAGIC {
+        return Ok(false);
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| failed(errno.into()))?;
+    Ok(true)
+}
+
+/// Removes everything an instance pinned: links first, so that its programs are detached, then tables. No error if
+/// nothing is there.
+///
+/// # Errors
+/// The first failure, after trying all.
+pub fn remove_pins(pin_dir: &Path) -> Result<(), DatapathError> {
+    let versions = match fs::read_dir(pin_dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(kernel(format!("listing pins in {}", pin_dir.display()))(error)),
+    };
+    let mut first = Ok(());
+    for kind in ["links", "maps"] {
+        for version in &versions {
+            let outcome = remove_dir(&version.join(kind));
+            first = first.and(outcome);
+        }
+    }
+    for dir in versions.iter().map(PathBuf::as_path).chain([pin_dir]) {
+        let outcome =
+            fs::remove_dir(dir).map_err(kernel(format!("removing the pin directory {}", dir.display())));
+        first = first.and(outcome);
+    }
+    first
+}
+
+/// Removes the files of one directory, and it. (bpffs has no recursive removal of its own.)
+fn remove_dir(dir: &Path) -> Result<(), DatapathError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(kernel(format!("listing pins in {}", dir.display()))(error)),
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        fs::remove_file(&path).map_err(kernel(format!("removing the pin {}", path.display())))?;
+    }
+    fs::remove_dir(dir).map_err(kernel(format!("removing the pin directory {}", dir.display())))
+}
