@@ -10,7 +10,7 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
         nsid::{NsidAttribute, NsidMessage},
     },
 };
@@ -50,6 +50,8 @@ pub(in crate::net) struct LinkDetail {
     pub(in crate::net) peer: Option<u32>,
     /// That namespace's number as seen from this one; absent if it is this one.
     pub(in crate::net) peer_netns: Option<i32>,
+    /// Packets pass: up, with carrier, and the kernel has acted on both.
+    pub(in crate::net) operational: bool,
 }
 
 /// One end of a veth pair to be made.
@@ -220,13 +222,14 @@ fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
         up: message.header.flags.contains(LinkFlags::Up),
         kind: None,
     };
-    let (mut peer, mut peer_netns) = (None, None);
+    let (mut peer, mut peer_netns, mut operational) = (None, None, false);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(index) => peer = Some(index),
+            LinkAttribute::OperState(state) => operational = state == State::Up,
             LinkAttribute::LinkNetNsId(number) => peer_netns = Some(number),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.into_iter().find_map(|info| match info {
@@ -237,7 +240,7 @@ fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
             _ => {}
         }
     }
-    Some(LinkDetail { link, peer, peer_netns })
+    Some(LinkDetail { link, peer, peer_netns, operational })
 }
 
 #[cfg(test)]

@@ -256,7 +256,7 @@ fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
         match attribute {
             RouteAttribute::Destination(destination) => {
                 route.prefix =
-                    IpNet::new(address(destination)?, message.header.destination_prefix_length).ok()?;
+                    IpNet::new(address(&destination)?, message.header.destination_prefix_length).ok()?;
             }
             RouteAttribute::Priority(priority) => metric = priority,
             RouteAttribute::Metrics(metrics) => {
@@ -268,11 +268,11 @@ fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
             RouteAttribute::MultiPath(hops) => {
                 if let Some(first) = hops.into_iter().next() {
                     route.ifindex = Some(first.interface_index);
-                    route.via = first.attributes.into_iter().find_map(next_hop);
+                    route.via = first.attributes.iter().find_map(next_hop);
                 }
             }
             RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
-            other => route.via = next_hop(other).or(route.via),
+            other => route.via = next_hop(&other).or(route.via),
         }
     }
     if route.kind != RouteKind::Unicast {
@@ -282,17 +282,17 @@ fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
     Some(KernelRoute { route, protocol: message.header.protocol.into(), metric })
 }
 
-fn next_hop(attribute: RouteAttribute) -> Option<IpAddr> {
+fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
     match attribute {
         RouteAttribute::Gateway(gateway) => address(gateway),
-        RouteAttribute::Via(RouteVia::Inet(v4)) => Some(v4.into()),
-        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(v6.into()),
+        RouteAttribute::Via(RouteVia::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
         _ => None,
     }
 }
 
-fn address(address: RouteAddress) -> Option<IpAddr> {
-    match address {
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match *address {
         RouteAddress::Inet(v4) => Some(v4.into()),
         RouteAddress::Inet6(v6) => Some(v6.into()),
         _ => None,

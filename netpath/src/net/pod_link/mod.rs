@@ -4,9 +4,10 @@ mod side;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo, VethEnd, error::mac_text,
@@ -16,6 +17,11 @@ use side::{Knob, Side};
 
 /// The least MTU IPv6 works with, bytes (RFC 8200, 5); below, the kernel switches it off on the link.
 const MTU_V6: u32 = 1280;
+
+/// How long a new pair may take to carry packets: the kernel's link watch runs at least once a second.
+const CARRIER: Duration = Duration::from_secs(5);
+/// How often to look.
+const POLL: Duration = Duration::from_millis(5);
 
 /// A pod's link, fully described: what [`PodLink::ensure`] makes true.
 #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ impl PodLink {
         let (outer, inner) = self.veth(host, &pod, pod_ns, undo).await?;
         self.inside(&mut Side::new(&pod, pod_ns, undo), &inner).await?;
         self.outside(&mut Side::new(host, host_ns, undo), &outer).await?;
+        operational(host, &self.host_name).await?;
+        operational(&pod, &self.pod_name).await?;
         Ok(outer.index)
     }
 
@@ -251,6 +259,23 @@ fn is_pair(outer: &LinkDetail, inner: &LinkDetail, number: Option<i32>) -> bool 
 /// A route to what is on the link itself.
 fn direct(prefix: IpNet, ifindex: u32) -> Route {
     Route { prefix, kind: RouteKind::Unicast, via: None, ifindex: Some(ifindex), onlink: false, mtu: None }
+}
+
+/// Waits until packets pass. The end that came up first has no carrier then, and drops what it is to send until the
+/// kernel's link watch gets to it: up to a second later, where both ends have the same index. Asking about a link
+/// makes it act at once since kernel 6.8; before, asking again is all there is.
+async fn operational(netlink: &Netlink, name: &str) -> Result<(), NetError> {
+    let deadline = Instant::now() + CARRIER;
+    loop {
+        match netlink.link_detail(name).await? {
+            Some(detail) if detail.operational => return Ok(()),
+            Some(_) if Instant::now() < deadline => sleep(POLL).await,
+            _ => {
+                let reason = "it got no carrier; does another program manage it, or take its other end down?";
+                return Err(NetError::new(format!("wait for link {name}"), reason));
+            }
+        }
+    }
 }
 
 async fn existing(netlink: &Netlink, name: &str) -> Result<Link, NetError> {

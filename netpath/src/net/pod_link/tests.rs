@@ -320,13 +320,9 @@ fn a_cancelled_attach_leaves_nothing() {
             if finished {
                 break;
             }
-            let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+            let deadline = Instant::now() + Duration::from_secs(5);
             while state(&pair).await != before {
-                assert!(
-                    tokio::time::Instant::now() < deadline,
-                    "after {steps} polls: {:#?}",
-                    state(&pair).await
-                );
+                assert!(Instant::now() < deadline, "after {steps} polls: {:#?}", state(&pair).await);
             }
         }
     });
