@@ -1,1 +1,5 @@
-//! The test harness.
+//! What the tests stand on: namespaces of their own, packets, the program runner, and a node with a real agent.
+
+pub mod namespace;
+pub mod packet;
+pub mod scene;

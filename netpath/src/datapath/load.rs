@@ -13,7 +13,8 @@ use super::{
     pins::Pins,
 };
 
-static ELF: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-ebpf"));
+/// The object.
+pub static ELF: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-ebpf"));
 
 /// Every program of the ELF.
 pub const PROGRAMS: [Program; 4] = [Program::FromPod, Program::ToPod, Program::FromUplink, Program::ToUplink];

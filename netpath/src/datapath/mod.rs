@@ -26,7 +26,7 @@ pub use self::{
     error::DatapathError,
     events::Events,
     flows::{FlowPair, FlowTable, Swept, monotonic_ns},
-    load::{PROGRAMS, TABLES, Table},
+    load::{ELF, PROGRAMS, TABLES, Table},
     pins::{ensure_bpffs, remove_pins},
 };
 use self::{error::kernel, pins::Pins, tables::Tables};

@@ -1,0 +1,303 @@
+//! `from_pod`, IPv4.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{IcmpEchoHeader, Icmpv4Type, icmpv4::DestUnreachableHeader};
+use netpath_common::abi::{DropReason, Program, TrafficClass};
+use netpath_tests::{
+    packet::{ACK, Frame, SYN, see},
+    scene::{
+        BEHIND_VPN, Context, GATEWAY, GATEWAY_MAC, NEXT, NOBODY, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED,
+        addr, route,
+    },
+};
+
+fn echo(id: u16) -> Icmpv4Type {
+    Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 })
+}
+
+fn own(scene: &Scene, frame: Frame) -> Vec<u8> {
+    frame.macs(scene.a.mac, GATEWAY_MAC).bytes()
+}
+
+#[test]
+fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let frames = [
+        ("tcp", Frame::tcp((a.ip, 1000), (b.ip, 80), SYN)),
+        ("udp", Frame::udp((a.ip, 1000), (b.ip, 53))),
+        ("udp without checksum", Frame::udp((a.ip, 1000), (b.ip, 53)).no_checksum()),
+        ("echo", Frame::icmp(a.ip, b.ip, echo(7))),
+        ("IP options", Frame::udp((a.ip, 1000), (b.ip, 53)).options(&[1; 8])),
+        ("first fragment", Frame::udp((a.ip, 1000), (b.ip, 53)).fragment(0, true)),
+        ("later fragment", Frame::raw(a.ip, b.ip, 17).fragment(100, false)),
+        ("SCTP", Frame::raw(a.ip, b.ip, 132)),
+        ("full size", Frame::raw(a.ip, b.ip, 47).payload(vec![7; 1480])),
+    ];
+    for (n, (name, frame)) in frames.into_iter().enumerate() {
+        let packet = own(&scene, frame);
+        let ran = scene.from_a(&packet);
+        assert_eq!(ran.code, REDIRECT, "{name}");
+        let seen = see(&ran.packet);
+        assert_eq!((seen.source_mac, seen.destination_mac, seen.ttl), (GATEWAY_MAC, b.mac, 63), "{name}");
+        assert_eq!(ran.packet[26..], packet[26..], "{name}: all behind the header's checksum is untouched");
+        assert_eq!(scene.traffic(TrafficClass::Local), n as u64 + 1, "{name}");
+    }
+    assert!(scene.pairs().is_empty(), "pod to pod needs no flow");
+    let (tx, rx) = (scene.datapath.pod_counter(a.id).unwrap(), scene.datapath.pod_counter(b.id).unwrap());
+    assert_eq!((tx.tx_packets, tx.rx_packets, rx.rx_packets, rx.tx_packets), (9, 0, 9, 0));
+}
+
+#[test]
+fn what_the_stack_has_to_answer_goes_to_it_unchanged() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    scene.add_route(&netpath::net::Route {
+        kind: netpath::net::RouteKind::Unreachable,
+        ifindex: None,
+        ..route("203.0.113.128/25", 0)
+    });
+    let rows = [
+        ("last hop, to a pod", Frame::udp((a.ip, 1), (b.ip, 2)).ttl(1), TrafficClass::ToStack),
+        (
+            "larger than the pod's MTU",
+            Frame::raw(a.ip, b.ip, 47).payload(vec![0; 1481]),
+            TrafficClass::ToStack,
+        ),
+        ("last hop, to outside", Frame::udp((a.ip, 1), (OUTSIDE, 2)).ttl(1), TrafficClass::ToStack),
+        (
+            "larger than the route's MTU",
+            Frame::udp((a.ip, 1), (narrow, 2)).payload(big),
+            TrafficClass::ToStack,
+        ),
+        (
+            "unreachable route",
+            Frame::udp((a.ip, 1), (Ipv4Addr::new(203, 0, 113, 200), 2)),
+            TrafficClass::ToStack,
+        ),
+        ("to the node", Frame::udp((a.ip, 1), (NODE, 2)), TrafficClass::ToNode),
+        (
+            "to an address of the block that nobody has",
+            Frame::udp((a.ip, 1), (NOBODY, 2)),
+            TrafficClass::ToNode,
+        ),
+    ];
+    for (name, frame, class) in rows {
+        let (packet, before) = (own(&scene, frame), scene.traffic(class));
+        let ran = scene.from_a(&packet);
+        ran.assert_untouched(name, &packet);
+        assert_eq!(scene.traffic(class), before + 1, "{name}");
+    }
+    assert!(scene.pairs().is_empty());
+}
+
+#[test]
+fn gso_trains_are_judged_by_their_segments() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    for (gso_size, code) in [(1440, REDIRECT), (1461, NEXT)] {
+        let packet = own(&scene, Frame::tcp((a.ip, 1), (b.ip, 2), ACK).payload(vec![0; 2880]));
+        let context = Context { ifindex: a.ifindex, gso_size, ..Context::default() };
+        assert_eq!(scene.run(Program::FromPod, &packet, context).code, code, "segments of {gso_size}");
+    }
+}
+
+#[test]
+fn the_gateway_answers_echo_and_nothing_else() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let ran = scene.from_a(&own(&scene, Frame::icmp(a.ip, GATEWAY, echo(9))));
+    assert_eq!(ran.code, REDIRECT);
+    let seen = see(&ran.packet);
+    assert_eq!((seen.source, seen.destination, seen.destination_mac), (GATEWAY, a.ip, a.mac));
+    assert_eq!((ran.packet[34], seen.source_port), (0, 9), "an echo reply with the same identifier");
+    let before = scene.all_drops();
+    let ran = scene.from_a(&own(&scene, Frame::udp((a.ip, 1), (GATEWAY, 53))));
+    scene.assert_dropped("UDP to the gateway", &ran, &before, DropReason::RouteDrop);
+}
+
+/// Invariant 4, and invariant 7 with it: each refusal has its reason and its counter.
+#[test]
+fn refused_packets_have_a_reason() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let to_b = || Frame::udp((a.ip, 1000), (b.ip, 53));
+    let mac = |frame: Frame| own(&scene, frame);
+    let mut ipv6 = mac(to_b());
+    ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let mut version = mac(to_b());
+    version[14] = 0x55;
+    let mut short_header = mac(to_b());
+    short_header[14] = 0x44;
+    let mut long_total = mac(to_b());
+    long_total[16..18].copy_from_slice(&[1, 0]);
+    let mut short_total = mac(to_b());
+    short_total[16..18].copy_from_slice(&[0, 19]);
+    let mut udp_length = mac(to_b());
+    udp_length[38..40].copy_from_slice(&[0, 99]);
+    let mut tcp_offset = mac(Frame::tcp((a.ip, 1), (b.ip, 2), SYN));
+    tcp_offset[46] = 0x40;
+    let unreachable = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+    let rows = [
+        ("another pod's address", mac(Frame::udp((b.ip, 1), (a.ip, 2))), DropReason::SpoofedSource),
+        ("nobody's address", mac(Frame::udp((OUTSIDE, 1), (b.ip, 2))), DropReason::SpoofedSource),
+        ("the node's address", mac(Frame::udp((NODE, 1), (OUTSIDE, 2))), DropReason::SpoofedSource),
+        ("another MAC", to_b().macs(b.mac, GATEWAY_MAC).bytes(), DropReason::SpoofedSource),
+        ("IPv6 on an IPv4 network", ipv6, DropReason::UnsupportedProtocol),
+        ("version 5", version, DropReason::Malformed),
+        ("header of 16 bytes", short_header, DropReason::Malformed),
+        ("total length beyond the packet", long_total, DropReason::Malformed),
+        ("total length below the header", short_total, DropReason::Malformed),
+        ("UDP length beyond the packet", udp_length, DropReason::Malformed),
+        ("TCP header of 16 bytes", tcp_offset, DropReason::Malformed),
+        ("Ethernet and two bytes", mac(to_b())[..16].to_vec(), DropReason::Malformed),
+        ("cut in the IP header", mac(to_b())[..30].to_vec(), DropReason::Malformed),
+        ("cut in the UDP header", mac(to_b())[..38].to_vec(), DropReason::Malformed),
+        (
+            "multicast",
+            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(224, 0, 0, 251), 5353))),
+            DropReason::Multicast,
+        ),
+        ("broadcast", mac(Frame::udp((a.ip, 68), (Ipv4Addr::BROADCAST, 67))), DropReason::Multicast),
+        ("loopback", mac(Frame::udp((a.ip, 1), (Ipv4Addr::LOCALHOST, 2))), DropReason::MartianDestination),
+        ("0/8", mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(0, 1, 2, 3), 2))), DropReason::MartianDestination),
+        (
+            "240/4",
+            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(250, 0, 0, 1), 2))),
+            DropReason::MartianDestination,
+        ),
+        (
+            "a drop route",
+            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(198, 51, 100, 66), 2))),
+            DropReason::RouteDrop,
+        ),
+        (
+            "fragment to translate",
+            mac(Frame::udp((a.ip, 1), (OUTSIDE, 2)).fragment(0, true)),
+            DropReason::FragmentNotTranslated,
+        ),
+        ("SCTP to translate", mac(Frame::raw(a.ip, OUTSIDE, 132)), DropReason::ProtocolNotTranslated),
+        (
+            "ICMP error without a flow",
+            mac(Frame::icmp(a.ip, OUTSIDE, unreachable)),
+            DropReason::ProtocolNotTranslated,
+        ),
+        (
+            "echo reply without a question",
+            mac(Frame::icmp(a.ip, OUTSIDE, Icmpv4Type::EchoReply(IcmpEchoHeader { id: 1, seq: 1 }))),
+            DropReason::ProtocolNotTranslated,
+        ),
+    ];
+    for (name, packet, reason) in rows {
+        let before = scene.all_drops();
+        let ran = scene.from_a(&packet);
+        scene.assert_dropped(name, &ran, &before, reason);
+    }
+    assert!(scene.pairs().is_empty(), "what is dropped makes no flow");
+}
+
+#[test]
+fn to_outside_the_source_becomes_the_nodes_and_both_halves_are_written() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let frames = [
+        ("tcp", Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN), 40_000, 443),
+        ("udp", Frame::udp((a.ip, 40_001), (OUTSIDE, 53)), 40_001, 53),
+        ("udp without checksum", Frame::udp((a.ip, 40_002), (OUTSIDE, 53)).no_checksum(), 40_002, 53),
+        ("echo", Frame::icmp(a.ip, OUTSIDE, echo(40_003)), 40_003, 40_003),
+        ("IP options", Frame::tcp((a.ip, 40_004), (OUTSIDE, 443), SYN).options(&[1; 40]), 40_004, 443),
+    ];
+    for (name, frame, port, to) in frames {
+        let ran = scene.from_a(&own(&scene, frame));
+        assert_eq!(ran.code, REDIRECT, "{name}");
+        let seen = see(&ran.packet);
+        assert_eq!((seen.source, seen.source_port), (NODE, port), "{name}: port kept, it lies in the range");
+        assert_eq!((seen.destination, seen.destination_port, seen.ttl), (OUTSIDE, to, 63), "{name}");
+        assert_eq!(seen.udp_checksum == 0, !name.starts_with("udp") || name.contains("without"), "{name}");
+        let pair = *scene.pairs().iter().find(|pair| pair.key.sport == port.to_be()).expect(name);
+        assert_eq!(
+            (pair.key.src, pair.original.addr, pair.original.pod),
+            (addr(a.ip), addr(NODE), a.id),
+            "{name}"
+        );
+        let reply = pair.reply.expect("both halves");
+        assert_eq!((reply.addr, reply.port, reply.packets), (addr(a.ip), port.to_be(), 0), "{name}");
+    }
+    assert_eq!(scene.traffic(TrafficClass::Translated), 5);
+}
+
+#[test]
+fn a_port_outside_the_range_moves_into_it_and_stays() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let packet = own(&scene, Frame::udp((a.ip, 1000), (OUTSIDE, 53)));
+    let ports: Vec<_> = (0..3).map(|_| see(&scene.from_a(&packet).packet).source_port).collect();
+    assert!((32_768..=49_151).contains(&ports[0]), "{ports:?}");
+    assert!(ports.iter().all(|port| *port == ports[0]), "one flow, one port: {ports:?}");
+    let pairs = scene.pairs();
+    assert_eq!((pairs.len(), pairs[0].original.packets), (1, 3), "counted exactly");
+    assert_eq!(pairs[0].original.bytes, 3 * (packet.len() as u64 - 14));
+}
+
+#[test]
+fn two_pods_with_one_source_port_get_two() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let first = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN))).packet);
+    let packet = Frame::tcp((b.ip, 40_000), (OUTSIDE, 443), SYN).macs(b.mac, GATEWAY_MAC).bytes();
+    let context = Context { ifindex: b.ifindex, ..Context::default() };
+    let second = see(&scene.run(Program::FromPod, &packet, context).packet);
+    assert_eq!((first.source, second.source), (NODE, NODE));
+    assert_eq!(first.source_port, 40_000);
+    assert_ne!(second.source_port, 40_000, "the port is taken towards this destination");
+    let elsewhere = Frame::tcp((b.ip, 40_000), (OUTSIDE, 80), SYN).macs(b.mac, GATEWAY_MAC).bytes();
+    let third = see(&scene.run(Program::FromPod, &elsewhere, context).packet);
+    assert_eq!(third.source_port, 40_000, "one port serves many destinations");
+}
+
+#[test]
+fn a_port_the_node_listens_on_is_not_taken() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let udp = std::net::UdpSocket::bind((NODE, 40_000)).expect("the node's socket");
+    let tcp = std::net::TcpListener::bind((NODE, 40_001)).expect("the node's listener");
+    let seen = see(&scene.from_a(&own(&scene, Frame::udp((a.ip, 40_000), (OUTSIDE, 53)))).packet);
+    assert_ne!(seen.source_port, 40_000);
+    let seen = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_001), (OUTSIDE, 53), SYN))).packet);
+    assert_ne!(seen.source_port, 40_001);
+    drop((udp, tcp));
+    let seen = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_001), (OUTSIDE, 54), SYN))).packet);
+    assert_eq!(seen.source_port, 40_001, "free again");
+    assert_eq!(scene.pairs().len(), 3, "no half of a refused port is left");
+}
+
+#[test]
+fn without_masquerade_it_leaves_with_its_own_address_and_is_tracked() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let ran = scene.from_a(&own(&scene, Frame::udp((a.ip, 1000), (UNMASKED, 53))));
+    assert_eq!(ran.code, REDIRECT);
+    let seen = see(&ran.packet);
+    assert_eq!((seen.source, seen.source_port, seen.ttl), (a.ip, 1000, 63));
+    assert_eq!((scene.pairs().len(), scene.traffic(TrafficClass::Routed)), (1, 1));
+}
+
+#[test]
+fn by_an_interface_that_is_no_uplink_it_goes_to_the_stack_and_is_tracked() {
+    let scene = Scene::new();
+    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (BEHIND_VPN, 53)));
+    let ran = scene.from_a(&packet);
+    assert_eq!((ran.code, &ran.packet), (NEXT, &packet));
+    assert_eq!((scene.pairs().len(), scene.traffic(TrafficClass::ToStack)), (1, 1));
+}
+
+#[test]
+fn before_the_node_is_known_nothing_leaves() {
+    let mut scene = Scene::new();
+    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (OUTSIDE, 53)));
+    scene.set_node(|node| node.snat_count = 0);
+    let before = scene.all_drops();
+    let ran = scene.from_a(&packet);
+    scene.assert_dropped("no SNAT range yet", &ran, &before, DropReason::NotReady);
+}
