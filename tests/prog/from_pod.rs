@@ -67,8 +67,8 @@ fn what_the_stack_has_to_answer_goes_to_it_unchanged() {
         ),
         ("last hop, to outside", Frame::udp((a.ip, 1), (OUTSIDE, 2)).ttl(1), TrafficClass::ToStack),
         (
-            "larger than the route's MTU",
-            Frame::udp((a.ip, 1), (narrow, 2)).payload(big),
+            "larger than the uplink's MTU",
+            Frame::udp((a.ip, 1), (OUTSIDE, 2)).payload(vec![0; 1473]),
             TrafficClass::ToStack,
         ),
         (
@@ -151,7 +151,7 @@ fn refused_packets_have_a_reason() {
         ("total length below the header", short_total, DropReason::Malformed),
         ("UDP length beyond the packet", udp_length, DropReason::Malformed),
         ("TCP header of 16 bytes", tcp_offset, DropReason::Malformed),
-        ("Ethernet and two bytes", mac(to_b())[..16].to_vec(), DropReason::Malformed),
+        ("cut in the first IP words", mac(to_b())[..26].to_vec(), DropReason::Malformed),
         ("cut in the IP header", mac(to_b())[..30].to_vec(), DropReason::Malformed),
         ("cut in the UDP header", mac(to_b())[..38].to_vec(), DropReason::Malformed),
         (
