@@ -7,7 +7,7 @@
 pub mod modes;
 mod rr;
 pub mod sockets;
-mod stats;
+pub(crate) mod stats;
 
 use std::{collections::BTreeMap, io, net::Ipv4Addr, time::Duration};
 

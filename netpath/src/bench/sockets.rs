@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use crate::net::Netns;
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a server waits before it looks whether it should stop.
-pub const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(20);
 
 fn open(netns: &Netns, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     netns.enter(|| Socket::new(Domain::IPV4, kind, Some(protocol))).map_err(io::Error::other)?
@@ -236,17 +236,6 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
-}
-
-/// The IPv4 form of a socket address; an error for IPv6.
-///
-/// # Errors
-/// If it is IPv6.
-pub fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => Err(io::Error::other(format!("{address} is not IPv4"))),
-    }
 }
 
 #[cfg(test)]

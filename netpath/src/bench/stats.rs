@@ -18,7 +18,7 @@ pub(super) fn micros(nanoseconds: u64) -> f64 {
 }
 
 /// Median of numbers in any order; the mean of the middle two if their count is even. `None` if there are none.
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
