@@ -1,0 +1,285 @@
+//! A pod's link: a veth pair between node and pod, with everything that lets packets use it.
+
+mod side;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo, VethEnd, error::mac_text,
+    netlink::LinkDetail,
+};
+use side::{Knob, Side};
+
+/// The least MTU IPv6 works with, bytes (RFC 8200, 5); below, the kernel switches it off on the link.
+const MTU_V6: u32 = 1280;
+
+/// How long a new pair may take to carry packets: the kernel's link watch runs at least once a second.
+const CARRIER: Duration = Duration::from_secs(5);
+/// How often to look.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A pod's link, fully described: what [`PodLink::ensure`] makes true.
+#[derive(Clone, Debug)]
+pub struct PodLink {
+    /// Host end's name.
+    pub host_name: String,
+    /// Host end's MAC: the gateway MAC.
+    pub host_mac: [u8; 6],
+    /// Name inside the pod, `eth0`.
+    pub pod_name: String,
+    /// MAC inside the pod.
+    pub pod_mac: [u8; 6],
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// The pod's addresses, each a host prefix (/32, /128).
+    pub addresses: Vec<IpAddr>,
+    /// Gateway the pod routes via, at most one per family in use: 169.254.1.1, and fe80::1-style later.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl PodLink {
+    /// Makes host and pod side match this description, changing only what differs, undoing its own steps on failure:
+    /// the veth pair; in the pod `lo` up, addresses, `gateway` as link route with a permanent neighbour, default route,
+    /// IPv6 off if no address needs it; on the host end: up, IPv4 forwarding, permanent neighbour and host route for
+    /// each address. Returns the host end's index.
+    ///
+    /// A veth of this name with this host MAC is taken for ours, and made again if its other end is not the pod's.
+    /// Fails without touching it if the host name belongs to another link, if the pod has another link of its name, or
+    /// if an address is routed elsewhere already. Addresses and routes that the pod added for itself stay. IPv6 pods
+    /// get `force_forwarding` on the host end where the kernel has it (6.17); before, `all.forwarding` is the node's
+    /// business.
+    pub async fn ensure(&self, host: &Netlink, host_ns: &Netns, pod_ns: &Netns) -> Result<u32, NetError> {
+        let mut undo = Undo::new();
+        let error = match self.make_true(host, host_ns, pod_ns, &mut undo).await {
+            Ok(ifindex) => {
+                undo.commit();
+                return Ok(ifindex);
+            }
+            Err(error) => error.within(&format!("attach pod link {}", self.host_name)),
+        };
+        Err(match undo.rollback().await {
+            Ok(()) => error,
+            Err(left) => error.hint(&left.to_string()),
+        })
+    }
+
+    /// Removes it, and with it its addresses, neighbours and routes on both sides; no error if it is gone. Refuses a
+    /// link of this name that is not ours.
+    pub async fn remove(&self, host: &Netlink) -> Result<(), NetError> {
+        self.remove_ours(host)
+            .await
+            .map_err(|error| error.within(&format!("remove pod link {}", self.host_name)))
+    }
+
+    async fn remove_ours(&self, host: &Netlink) -> Result<(), NetError> {
+        let Some(found) = host.link(&self.host_name).await? else { return Ok(()) };
+        self.check_ours(&found)?;
+        host.delete_link(found.index).await
+    }
+
+    async fn make_true(
+        &self,
+        host: &Netlink,
+        host_ns: &Netns,
+        pod_ns: &Netns,
+        undo: &mut Undo,
+    ) -> Result<u32, NetError> {
+        self.validate()?;
+        if host_ns.inode() == pod_ns.inode() {
+            return Err(NetError::new(
+                "check the pod",
+                "its network namespace is the node's own; it needs no link",
+            ));
+        }
+        let pod = Netlink::connect(pod_ns).await?;
+        let (outer, inner) = self.veth(host, &pod, pod_ns, undo).await?;
+        self.inside(&mut Side::new(&pod, pod_ns, undo), &inner).await?;
+        self.outside(&mut Side::new(host, host_ns, undo), &outer).await?;
+        operational(host, &self.host_name).await?;
+        operational(&pod, &self.pod_name).await?;
+        Ok(outer.index)
+    }
+
+    /// Finds the pair, or makes it; both ends.
+    async fn veth(
+        &self,
+        host: &Netlink,
+        pod: &Netlink,
+        pod_ns: &Netns,
+        undo: &mut Undo,
+    ) -> Result<(Link, Link), NetError> {
+        let found = host.link_detail(&self.host_name).await?;
+        let inner = pod.link_detail(&self.pod_name).await?;
+        if let Some(found) = &found {
+            self.check_ours(&found.link)?;
+        }
+        match (found, inner) {
+            (Some(outer), Some(inner)) if is_pair(&outer, &inner, host.netns_number(pod_ns).await?) => {
+                return Ok((outer.link, inner.link));
+            }
+            (_, Some(_)) => {
+                let reason = "the pod has another interface of this name; choose another, or remove it there";
+                return Err(NetError::new(format!("make {} in the pod", self.pod_name), reason));
+            }
+            // Its other end is in another namespace, or has another name: it is of no use to this pod.
+            (Some(outer), None) => host.delete_link(outer.link.index).await?,
+            (None, None) => {}
+        }
+        // Before the pair is there, so that being cancelled while the kernel makes it leaves nothing either.
+        let (link, netlink) = (self.clone(), host.clone());
+        undo.push(
+            format!("remove link {}", self.host_name),
+            || async move { link.remove_ours(&netlink).await },
+        );
+        let outer = VethEnd { name: &self.host_name, mac: Some(self.host_mac), netns: None };
+        let inner = VethEnd { name: &self.pod_name, mac: Some(self.pod_mac), netns: Some(pod_ns) };
+        host.add_veth(&outer, &inner, Some(self.mtu)).await?;
+        Ok((existing(host, &self.host_name).await?, existing(pod, &self.pod_name).await?))
+    }
+
+    /// What the pod needs.
+    async fn inside(&self, pod: &mut Side<'_>, link: &Link) -> Result<(), NetError> {
+        // Before the link is up: IPv6 would announce itself at once.
+        let name = &self.pod_name;
+        pod.knobs(vec![Knob::optional(format!("net/ipv6/conf/{name}/disable_ipv6"), self.ipv6_off())])
+            .await?;
+        pod.mtu(link, self.mtu).await?;
+        pod.mac(link, self.pod_mac, &self.gateways).await?;
+        let loopback = existing(pod.netlink, "lo").await?;
+        pod.up(&loopback).await?;
+        pod.up(link).await?;
+        pod.addresses(link, &self.addresses).await?;
+        for gateway in &self.gateways {
+            pod.neighbour(link, *gateway, self.host_mac).await?;
+        }
+        pod.routes(link, &self.inner_routes(link.index)).await
+    }
+
+    /// What the node needs.
+    async fn outside(&self, host: &mut Side<'_>, link: &Link) -> Result<(), NetError> {
+        host.knobs(self.outer_knobs()).await?;
+        host.mtu(link, self.mtu).await?;
+        host.up(link).await?;
+        for address in &self.addresses {
+            host.neighbour(link, *address, self.pod_mac).await?;
+        }
+        let wanted: Vec<_> =
+            self.addresses.iter().map(|address| direct(IpNet::from(*address), link.index)).collect();
+        host.routes(link, &wanted).await?;
+        host.remove_own_routes_except(link, &wanted).await
+    }
+
+    fn inner_routes(&self, ifindex: u32) -> Vec<Route> {
+        let routes = |gateway: &IpAddr| {
+            let default = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let default = default.parse().expect("a prefix");
+            // First the gateway: the kernel accepts a next hop only if it knows the way there.
+            [
+                direct(IpNet::from(*gateway), ifindex),
+                Route { via: Some(*gateway), ..direct(default, ifindex) },
+            ]
+        };
+        self.gateways.iter().flat_map(routes).collect()
+    }
+
+    fn outer_knobs(&self) -> Vec<Knob> {
+        let name = &self.host_name;
+        let mut knobs = vec![
+            Knob::needed(format!("net/ipv4/conf/{name}/forwarding"), "1"),
+            Knob::optional(format!("net/ipv6/conf/{name}/disable_ipv6"), self.ipv6_off()),
+        ];
+        if self.uses_v6() {
+            // A pod must not become the node's router by advertising itself.
+            knobs.push(Knob::optional(format!("net/ipv6/conf/{name}/accept_ra"), "0"));
+            knobs.push(Knob::optional(format!("net/ipv6/conf/{name}/force_forwarding"), "1"));
+        }
+        knobs
+    }
+
+    fn uses_v6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
+    fn ipv6_off(&self) -> &'static str {
+        if self.uses_v6() { "0" } else { "1" }
+    }
+
+    /// A veth with our host MAC is ours, whoever made it; anything else never.
+    fn check_ours(&self, link: &Link) -> Result<(), NetError> {
+        let kind = link.kind.as_deref();
+        if kind == Some("veth") && link.mac == self.host_mac {
+            return Ok(());
+        }
+        let reason = format!(
+            "a link of this name is there that netpath did not make (kind {}, address {}; ours is a veth with {}); \
+             rename or remove it",
+            kind.unwrap_or("none"),
+            mac_text(link.mac),
+            mac_text(self.host_mac)
+        );
+        Err(NetError::new(format!("check link {}", self.host_name), reason))
+    }
+
+    /// What the kernel would accept and make useless.
+    fn validate(&self) -> Result<(), NetError> {
+        let fail = |reason: String| Err(NetError::new("check the description", reason));
+        for mac in [self.host_mac, self.pod_mac] {
+            if mac == [0; 6] || mac[0] & 1 == 1 {
+                return fail(format!("{} is not the address of one interface", mac_text(mac)));
+            }
+        }
+        if self.uses_v6() && self.mtu < MTU_V6 {
+            return fail(format!("IPv6 needs an MTU of at least {MTU_V6}, this one is {}", self.mtu));
+        }
+        for (name, of_family) in [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)]
+        {
+            let gateways = self.gateways.iter().filter(|address| of_family(address)).count();
+            let used = self.addresses.iter().any(of_family);
+            // None is fine: a pod's second interface leads to its own addresses only.
+            if gateways > usize::from(used) {
+                let most = if used { "one" } else { "no" };
+                return fail(format!("these addresses need {most} {name} gateway, not {gateways}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether these are the two ends of one pair; `number` is how the outer end's namespace knows the inner one's. The
+/// indexes alone would not do: each namespace counts for itself.
+fn is_pair(outer: &LinkDetail, inner: &LinkDetail, number: Option<i32>) -> bool {
+    number.is_some() && outer.peer_netns == number && outer.peer == Some(inner.link.index)
+}
+
+/// A route to what is on the link itself.
+fn direct(prefix: IpNet, ifindex: u32) -> Route {
+    Route { prefix, kind: RouteKind::Unicast, via: None, ifindex: Some(ifindex), onlink: false, mtu: None }
+}
+
+/// Waits until packets pass. The end that came up first has no carrier then, and drops what it is to send until the
+/// kernel's link watch gets to it: up to a second later, where both ends have the same index. Asking about a link
+/// makes it act at once since kernel 6.8; before, asking again is all there is.
+async fn operational(netlink: &Netlink, name: &str) -> Result<(), NetError> {
+    let deadline = Instant::now() + CARRIER;
+    loop {
+        match netlink.link_detail(name).await? {
+            Some(detail) if detail.operational => return Ok(()),
+            Some(_) if Instant::now() < deadline => sleep(POLL).await,
+            _ => {
+                let reason = "it got no carrier; does another program manage it, or take its other end down?";
+                return Err(NetError::new(format!("wait for link {name}"), reason));
+            }
+        }
+    }
+}
+
+async fn existing(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
+    let gone =
+        || NetError::new(format!("look up link {name}"), "it is gone; does another program manage it?");
+    netlink.link(name).await?.ok_or_else(gone)
+}

@@ -1,0 +1,119 @@
+//! Sysctls of the calling thread's network namespace, by dotted or slashed key below `/proc/sys`.
+//!
+//! `/proc/sys/net` shows the namespace of the task that opens the file, not that of the mount: call these inside
+//! [`Netns::enter`](super::Netns::enter) for another namespace.
+//!
+//! As in sysctl(8), the first separator of a key decides what separates: in `net/ipv4/conf/eth0.5/forwarding` dots
+//! belong to names, and in `net.ipv4.conf.eth0/5.forwarding` a slash stands for the dot of `eth0.5`.
+
+use std::{fs, path::PathBuf};
+
+use nix::errno::Errno;
+
+use super::NetError;
+
+/// Reads a value, trimmed. Fails on a malformed key, or if the kernel has no such key.
+pub fn read(key: &str) -> Result<String, NetError> {
+    let doing = || format!("read sysctl {key}");
+    let path = path(key).map_err(|reason| NetError::new(doing(), reason))?;
+    let text = fs::read_to_string(&path).map_err(|error| explain(NetError::io(doing(), &error)))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Writes a value if it differs; returns what was there before, or `None` if nothing had to change. Fails on a
+/// malformed key, if the kernel has no such key, or if it refuses the value.
+pub fn write(key: &str, value: &str) -> Result<Option<String>, NetError> {
+    let before = read(key)?;
+    if before == value.trim() {
+        return Ok(None);
+    }
+    let doing = || format!("set sysctl {key} to {value}");
+    let path = path(key).map_err(|reason| NetError::new(doing(), reason))?;
+    // No truncation or creation: the file is a door to the kernel, and one write is one value.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes()))
+        .map_err(|error| explain(NetError::io(doing(), &error)))?;
+    Ok(Some(before))
+}
+
+/// The file of a key.
+fn path(key: &str) -> Result<PathBuf, &'static str> {
+    let slashed = match key.find(['.', '/']) {
+        Some(at) if key.as_bytes()[at] == b'.' => key
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => key.to_owned(),
+    };
+    if slashed.split('/').any(|part| matches!(part, "" | "." | "..") || part.contains('\0')) {
+        return Err("not a sysctl key; write it like net.ipv4.ip_forward or net/ipv4/conf/eth0/forwarding");
+    }
+    Ok(PathBuf::from("/proc/sys").join(slashed))
+}
+
+/// A missing file means a missing feature or interface.
+fn explain(error: NetError) -> NetError {
+    if error.is(Errno::ENOENT) {
+        error.hint("the kernel lacks this feature, or the interface is gone")
+    } else {
+        error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing;
+
+    #[test]
+    fn keys_become_paths() {
+        for (key, file) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/ip_forward", "net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/5.forwarding", "net/ipv4/conf/eth0.5/forwarding"),
+            ("net/ipv4/conf/eth0.5/forwarding", "net/ipv4/conf/eth0.5/forwarding"),
+        ] {
+            assert_eq!(path(key).unwrap(), PathBuf::from("/proc/sys").join(file), "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_never_leave_proc_sys() {
+        for key in
+            ["", "/etc/passwd", "net/../../etc", "net/./x", "net..x", "..", "net/ipv4/", ".net", "a\0b"]
+        {
+            let error = read(key).unwrap_err();
+            assert!(error.reason.contains("not a sysctl key"), "{key}: {error}");
+            assert!(write(key, "1").is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn writes_only_differences_and_tells_what_was_there() {
+        testing::isolate();
+        let key = "net.ipv4.ip_forward";
+        assert_eq!(read(key).unwrap(), "0");
+        assert_eq!(write(key, "1").unwrap().as_deref(), Some("0"));
+        assert_eq!(write(key, "1").unwrap(), None);
+        assert_eq!(write(key, "0").unwrap().as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn errors_name_the_key_and_the_reason() {
+        testing::isolate();
+        let error = read("net.ipv4.conf.none0.forwarding").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "read sysctl net.ipv4.conf.none0.forwarding: No such file or directory; \
+             the kernel lacks this feature, or the interface is gone"
+        );
+        let error = write("net.ipv4.ip_forward", "many").unwrap_err().to_string();
+        assert_eq!(error, "set sysctl net.ipv4.ip_forward to many: Invalid argument");
+    }
+}
