@@ -8,6 +8,8 @@ pub mod modes;
 mod rr;
 pub mod sockets;
 pub(crate) mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, io, net::Ipv4Addr, time::Duration};
 

@@ -11,9 +11,12 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use ipnet::{IpNet, Ipv4Net};
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+use tokio::time::sleep;
 
 use crate::net::{NetError, Netlink, Netns, Route, RouteKind, VethEnd, sysctl};
 
@@ -29,6 +32,10 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
 const ROUTER_TO_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// Block that pod addresses come from. Only the node knows it.
 pub const BLOCK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 61, 0, 0), 24);
+
+/// How long a link may take to carry, and how often it is asked.
+const CARRIER: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(10);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -99,6 +106,23 @@ impl Space {
         Ok(index)
     }
 
+    /// Waits until packets pass a link. The end that came up first has no carrier then, and drops what it is to send
+    /// until the kernel's link watch gets to it, up to a second later; asking about the link makes it act at once since
+    /// kernel 6.8.
+    async fn carries(&self, link: &str) -> Result<(), NetError> {
+        let failed =
+            |reason: String| NetError { doing: format!("waiting for link {link}"), reason, errno: None };
+        let deadline = Instant::now() + CARRIER;
+        while Instant::now() < deadline {
+            self.netlink.link(link).await?;
+            if self.netns.enter(|| running(link))?.map_err(|error| failed(error.to_string()))? {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+        Err(failed("it got no carrier".into()))
+    }
+
     /// Adds or replaces a route through a gateway.
     ///
     /// # Errors
@@ -149,7 +173,7 @@ pub struct End<'a> {
     pub address: Option<IpNet>,
 }
 
-/// Connects two namespaces by a veth pair, both ends up. `mtu` in bytes.
+/// Connects two namespaces by a veth pair, both ends up and carrying. `mtu` in bytes.
 ///
 /// # Errors
 /// What the kernel says.
@@ -159,7 +183,13 @@ pub async fn wire(a: End<'_>, b: End<'_>, mtu: Option<u32>) -> Result<(), NetErr
     a.space.netlink.add_veth(&near, &far, mtu).await?;
     a.space.configure(a.link, a.address).await?;
     b.space.configure(b.link, b.address).await?;
-    Ok(())
+    a.space.carries(a.link).await?;
+    b.space.carries(b.link).await
+}
+
+/// Whether the kernel counts a link of the calling thread's namespace as running.
+fn running(link: &str) -> nix::Result<bool> {
+    Ok(getifaddrs()?.any(|one| one.interface_name == link && one.flags.contains(InterfaceFlags::IFF_RUNNING)))
 }
 
 /// An address with its prefix length.
