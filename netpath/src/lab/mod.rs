@@ -11,6 +11,8 @@ mod report;
 mod run;
 mod session;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod topology;
 
 pub use self::{

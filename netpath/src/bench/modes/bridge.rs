@@ -59,11 +59,7 @@ impl Bridge {
             node.netlink.set_master(port, bridge).await?;
             pod.default_route(GATEWAY).await?;
         }
-        node.netns.enter(|| nftables::helper::apply_ruleset(&masquerade()))?.map_err(|error| NetError {
-            doing: format!("masquerading {SUBNET} with nft (Debian package nftables)"),
-            reason: explain(&error),
-            errno: None,
-        })?;
+        masquerade(&node, SUBNET, BRIDGE)?;
         Ok(Self { _node: node, client, server, topology })
     }
 }
@@ -82,6 +78,20 @@ impl Mode for Bridge {
     }
 }
 
+/// Gives what leaves a node from `pods` the address of the interface it leaves by, as Docker does: not towards
+/// `inside`. Needs the program `nft`.
+///
+/// # Errors
+/// What `nft` says.
+pub(crate) fn masquerade(node: &Space, pods: Ipv4Net, inside: &str) -> Result<(), NetError> {
+    let rules = rules(pods, inside);
+    node.netns.enter(|| nftables::helper::apply_ruleset(&rules))?.map_err(|error| NetError {
+        doing: format!("masquerading {pods} with nft (Debian package nftables)"),
+        reason: explain(&error),
+        errno: None,
+    })
+}
+
 /// `nft` tells its reason on standard error, which the error's text leaves out.
 fn explain(error: &nftables::helper::NftablesError) -> String {
     match error {
@@ -90,12 +100,12 @@ fn explain(error: &nftables::helper::NftablesError) -> String {
     }
 }
 
-/// `ip saddr SUBNET oifname != BRIDGE masquerade`, after routing.
-fn masquerade() -> Nftables<'static> {
+/// `ip saddr PODS oifname != INSIDE masquerade`, after routing.
+fn rules(pods: Ipv4Net, inside: &str) -> Nftables<'static> {
     let field = PayloadField { protocol: "ip".into(), field: "saddr".into() };
     let prefix = Prefix {
-        addr: Box::new(Expression::String(Cow::Owned(SUBNET.network().to_string()))),
-        len: u32::from(SUBNET.prefix_len()),
+        addr: Box::new(Expression::String(Cow::Owned(pods.network().to_string()))),
+        len: u32::from(pods.prefix_len()),
     };
     let from_pods = Match {
         left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))),
@@ -104,7 +114,7 @@ fn masquerade() -> Nftables<'static> {
     };
     let to_elsewhere = Match {
         left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Oifname })),
-        right: Expression::String(BRIDGE.into()),
+        right: Expression::String(Cow::Owned(inside.to_owned())),
         op: Operator::NEQ,
     };
     let mut batch = Batch::new();

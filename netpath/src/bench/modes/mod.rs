@@ -1,6 +1,6 @@
 //! The modes, one file each.
 
-mod bridge;
+pub(crate) mod bridge;
 mod direct;
 mod netpath;
 

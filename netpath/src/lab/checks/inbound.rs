@@ -45,7 +45,7 @@ fn refused(scene: &Scene) -> Verdict {
 }
 
 /// Tries TCP, UDP and ICMP from outside to a pod that listens. Tells how each failed, or which one got through.
-fn attempt(scene: &Scene) -> Result<String, String> {
+pub(super) fn attempt(scene: &Scene) -> Result<String, String> {
     let (outside, pod) = (&scene.topology.outside.netns, &scene.pods[0]);
     let (listener, tcp) = listen_tcp(&pod.netns, pod.address)?;
     let (server, udp) = listen_udp(&pod.netns, pod.address)?;

@@ -6,6 +6,8 @@ mod arp;
 mod exchange;
 mod inbound;
 mod outside;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -205,39 +207,5 @@ fn check(scene: &Scene, name: &str, function: fn(&Scene) -> Verdict) -> Check {
             };
             Check::failed(name.into(), format!("{reason} [{counted}]"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counters(values: &[(&str, u64)]) -> Counters {
-        Counters(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
-    }
-
-    #[test]
-    fn growth_is_told_and_nothing_else() {
-        let before = counters(&[("InboundDenied", 2), ("local", 10)]);
-        let after = counters(&[("InboundDenied", 5), ("Malformed", 1), ("local", 10)]);
-        assert_eq!(after.growth(&before, "InboundDenied"), 3);
-        assert_eq!(after.explain(&before), "InboundDenied +3, Malformed +1");
-        assert!(before.explain(&before).contains("no packet"));
-    }
-
-    #[test]
-    fn round_trip_is_the_median_in_microseconds() {
-        let times = [30_000, 10_000, 20_456].map(Duration::from_nanos).to_vec();
-        assert_eq!(Seen::new(times, "").rtt_us(), Some(20.46));
-        assert_eq!(Seen::default().rtt_us(), None);
-    }
-
-    #[test]
-    fn names_are_unique_and_enough() {
-        let mut names: Vec<_> = ROWS.iter().map(|row| row.0).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ROWS.len());
-        assert!(names.len() >= 14);
     }
 }
