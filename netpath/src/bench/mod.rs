@@ -205,7 +205,8 @@ pub fn run(modes: &[&dyn Mode], plan: &Plan, progress: &ProgressBar) -> io::Resu
                 && let Err(error) = case.measure(plan, core)
             {
                 let (mode, path, protocol) = (case.mode, case.path.name(), case.protocol.name());
-                case.failure = Some(Failure { mode, path, protocol, round, reason: error.to_string() });
+                case.failure =
+                    Some(Failure { mode, path, protocol, round, reason: sockets::explain(&error) });
             }
             progress.inc(1);
         }

@@ -101,6 +101,14 @@ pub fn ticked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// An error in words: the kernel calls a timeout "resource temporarily unavailable".
+pub fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer".into(),
+        _ => error.to_string(),
+    }
+}
+
 /// Identifiers of echo requests: each pinger of this process has its own.
 static IDENTIFIERS: AtomicU16 = AtomicU16::new(1);
 
@@ -259,6 +267,7 @@ mod tests {
     #[test]
     fn a_timeout_is_no_error() {
         assert!(matches!(ticked::<()>(Err(io::ErrorKind::WouldBlock.into())), Ok(None)));
+        assert_eq!(explain(&io::ErrorKind::WouldBlock.into()), "no answer");
         assert!(ticked::<()>(Err(io::ErrorKind::ConnectionRefused.into())).is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
@@ -80,11 +81,12 @@ pub fn run(options: RunOptions) -> Result<Outcome, LabError> {
     if !session::is_root() {
         return Err(LabError::NotRoot);
     }
+    let deferred = Deferred::new()?;
     let places = Places::default();
     let lock = Lock::take(&places)?;
     state::sweep(&places)?;
     let mut state = State::new(Process::current().doing(|| "looking up this process".into())?);
-    let ended = state.save(&places).and_then(|()| stage(options, &mut state, &places));
+    let ended = state.save(&places).and_then(|()| stage(options, &mut state, &places, deferred));
     let kept = options.keep
         && matches!(&ended, Ok((Stop::Done, _)) | Ok((Stop::Interrupted, Outcome { report: Some(_) })));
     if kept {
@@ -114,12 +116,18 @@ pub fn down() -> Result<bool, LabError> {
 }
 
 /// From the private mount namespace on. The runtime starts after it, so that its threads are in it.
-fn stage(options: RunOptions, state: &mut State, places: &Places) -> Result<(Stop, Outcome), LabError> {
+fn stage(
+    options: RunOptions,
+    state: &mut State,
+    places: &Places,
+    deferred: Deferred,
+) -> Result<(Stop, Outcome), LabError> {
     session::isolate(state, places)?;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.doing(|| "starting the runtime".into())?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen().doing(|| "listening for signals".into())?;
+        drop(deferred);
         let mut report = None;
         let stop = tokio::select! {
             done = play(options, state, places, &mut report) => done.map(|()| Stop::Done),
@@ -130,6 +138,25 @@ fn stage(options: RunOptions, state: &mut State, places: &Places) -> Result<(Sto
     // Threads that still measure must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// Keeps SIGINT, SIGTERM and SIGHUP waiting while this exists, so that none of them ends the process between its first
+/// trace on the machine and the moment it listens. Children do not inherit it: `Command` clears the mask.
+struct Deferred(SigSet);
+
+impl Deferred {
+    fn new() -> Result<Self, LabError> {
+        let set = SigSet::from_iter([Number::SIGINT, Number::SIGTERM, Number::SIGHUP]);
+        set.thread_block().doing(|| "blocking signals".into())?;
+        Ok(Self(set))
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        // Fails for an unknown operation only.
+        let _ = self.0.thread_unblock();
+    }
 }
 
 struct Signals {

@@ -162,7 +162,8 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    let pid = State::load(places)?.map(|state| state.run.pid);
+                    let pid =
+                        State::load(places)?.filter(|state| state.run.alive()).map(|state| state.run.pid);
                     return Err(LabError::Busy { pid });
                 }
                 Err(TryLockError::Error(error)) => return Err(error).doing(doing),

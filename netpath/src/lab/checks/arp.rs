@@ -15,7 +15,7 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{LabPod, Scene, Seen, Verdict};
-use crate::bench::sockets::PATIENCE;
+use crate::bench::sockets::{PATIENCE, explain};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const ETH_P_ARP: u16 = 0x0806;
@@ -34,7 +34,7 @@ pub(super) fn gateway(scene: &Scene) -> Verdict {
     let mut times = Vec::new();
     for turn in 0..REQUESTS {
         let (time, mac) =
-            ask(&socket, own, pod.address).map_err(|error| format!("request {turn}: {error}"))?;
+            ask(&socket, own, pod.address).map_err(|error| format!("request {turn}: {}", explain(&error)))?;
         if mac != want {
             return Err(format!("{GATEWAY} is at {}, not at the host end's {}", text(mac), text(want)));
         }

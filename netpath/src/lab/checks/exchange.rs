@@ -10,7 +10,7 @@ use std::{
 
 use super::{Seen, Verdict};
 use crate::{
-    bench::sockets::{self, PATIENCE, Pinger},
+    bench::sockets::{self, PATIENCE, Pinger, explain},
     net::Netns,
 };
 
@@ -36,7 +36,7 @@ fn repeats(size: usize) -> usize {
 
 /// Echo requests, answered by the kernel at `to`.
 pub(super) fn icmp(from: &Netns, to: Ipv4Addr) -> Verdict {
-    let doing = |error: io::Error| format!("echo request to {to}: {error}");
+    let doing = |error: io::Error| format!("echo request to {to}: {}", explain(&error));
     let mut pinger = Pinger::open(from, to, PATIENCE).map_err(doing)?;
     let times: io::Result<Vec<_>> = (0..SMALL).map(|_| pinger.ping()).collect();
     Ok(Seen::new(times.map_err(doing)?, format!("{SMALL} echoes answered by {to}")))
@@ -65,15 +65,15 @@ pub(super) fn tcp_exchange(
     let (times, peers) = with_server(
         |done| serve_tcp(&listener, size, done),
         || {
-            let mut stream =
-                sockets::tcp_connect(from, 0, to, PATIENCE).map_err(|e| format!("connect to {to}: {e}"))?;
+            let mut stream = sockets::tcp_connect(from, 0, to, PATIENCE)
+                .map_err(|e| format!("connect to {to}: {}", explain(&e)))?;
             let sent = pattern(size, 0);
             let mut back = vec![0; size];
             let mut times = Vec::new();
             for turn in 0..repeats(size) {
                 let start = Instant::now();
                 let exchanged = stream.write_all(&sent).and_then(|()| stream.read_exact(&mut back));
-                exchanged.map_err(|error| format!("turn {turn} with {to}: {error}"))?;
+                exchanged.map_err(|error| format!("turn {turn} with {to}: {}", explain(&error)))?;
                 times.push(start.elapsed());
                 compare(&sent, &back).map_err(|error| format!("turn {turn} with {to}: {error}"))?;
             }
@@ -134,8 +134,8 @@ pub(super) fn udp_exchange(
     let (times, peers) = with_server(
         |done| serve_udp(&listener, done),
         || {
-            let socket =
-                sockets::udp_connect(from, 0, to, PATIENCE).map_err(|e| format!("connect to {to}: {e}"))?;
+            let socket = sockets::udp_connect(from, 0, to, PATIENCE)
+                .map_err(|e| format!("connect to {to}: {}", explain(&e)))?;
             let datagrams = split(size, datagram);
             let turns = 0..repeats(size);
             turns
@@ -171,7 +171,7 @@ fn window(socket: &UdpSocket, datagrams: &[Vec<u8>]) -> Result<Duration, String>
             sent += 1;
         }
         let at = |error| format!("echo of datagram {received} of {}: {error}", datagrams.len());
-        let length = socket.recv(&mut back).map_err(|error| at(error.to_string()))?;
+        let length = socket.recv(&mut back).map_err(|error| at(explain(&error)))?;
         compare(want, &back[..length]).map_err(at)?;
     }
     Ok(start.elapsed())

@@ -68,14 +68,15 @@ pub(super) fn attempt(scene: &Scene) -> Result<String, String> {
         Err(error) => error,
     };
     let datagram = datagram.map_or_else(|error| error.to_string(), |_| "never arrived".into());
-    Ok(format!("TCP: {}; UDP: {datagram}; ICMP: {}", silence(&connect), silence(&echo)))
+    Ok(format!("TCP: {}; UDP: {datagram}; ICMP: {}", sockets::explain(&connect), sockets::explain(&echo)))
 }
 
 /// The same server answers the node: what outside does not get is not for want of a server.
 fn control(scene: &Scene, listener: &TcpListener, to: SocketAddr) -> Result<(), String> {
     let node = &scene.topology.node.netns;
     let stream = sockets::tcp_connect(node, 0, to, PATIENCE);
-    let stream = stream.map_err(|error| format!("not even the node can connect to {to}: {error}"))?;
+    let stream = stream
+        .map_err(|error| format!("not even the node can connect to {to}: {}", sockets::explain(&error)))?;
     let own = stream.local_addr().map_err(|error| error.to_string())?;
     match sockets::tcp_accept(listener) {
         Ok(Some((_, peer))) if peer == own => Ok(()),
@@ -87,11 +88,4 @@ fn control(scene: &Scene, listener: &TcpListener, to: SocketAddr) -> Result<(), 
 fn received(server: &UdpSocket) -> std::io::Result<Option<SocketAddr>> {
     server.set_read_timeout(Some(SILENCE))?;
     Ok(sockets::ticked(server.recv_from(&mut [0; 16]))?.map(|(_, peer)| peer))
-}
-
-fn silence(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "no answer".into(),
-        _ => error.to_string(),
-    }
 }

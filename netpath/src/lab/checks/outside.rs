@@ -67,7 +67,9 @@ pub(super) fn same_port_tcp(scene: &Scene) -> Verdict {
     let client = || {
         let connect = |pod: &LabPod| {
             let stream = sockets::tcp_connect(&pod.netns, SHARED_PORT, to, PATIENCE);
-            stream.map_err(|error| format!("pod {} from port {SHARED_PORT} to {to}: {error}", pod.pod.name))
+            stream.map_err(|error| {
+                format!("pod {} from port {SHARED_PORT} to {to}: {}", pod.pod.name, sockets::explain(&error))
+            })
         };
         let mut streams = [connect(&scene.pods[0])?, connect(&scene.pods[2])?];
         alternate(scene, |at, message, back| {
@@ -85,7 +87,9 @@ pub(super) fn same_port_udp(scene: &Scene) -> Verdict {
     let client = || {
         let connect = |pod: &LabPod| {
             let socket = sockets::udp_connect(&pod.netns, SHARED_PORT, to, PATIENCE);
-            socket.map_err(|error| format!("pod {} from port {SHARED_PORT} to {to}: {error}", pod.pod.name))
+            socket.map_err(|error| {
+                format!("pod {} from port {SHARED_PORT} to {to}: {}", pod.pod.name, sockets::explain(&error))
+            })
         };
         let sockets = [connect(&scene.pods[0])?, connect(&scene.pods[2])?];
         alternate(scene, |at, message, back| {
@@ -109,7 +113,8 @@ fn alternate(
         let name = &scene.pods[at * 2].pod.name;
         let message = pattern(MESSAGE, turn);
         let mut back = vec![0; MESSAGE];
-        exchange(at, &message, &mut back).map_err(|error| format!("pod {name}, message {turn}: {error}"))?;
+        exchange(at, &message, &mut back)
+            .map_err(|error| format!("pod {name}, message {turn}: {}", sockets::explain(&error)))?;
         if back != message {
             return Err(format!("pod {name}, message {turn}: something else came back"));
         }
