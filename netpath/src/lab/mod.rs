@@ -1,1 +1,23 @@
-//! lab
+//! The lab: a node with pods, a router and an outside on one machine, in namespaces of its own.
+//!
+//! [`run`] builds it around a real agent, proves it with real traffic ([`checks`]), measures it beside other networks
+//! ([`crate::bench`]), shows it, and removes it. [`topology`] is the network alone, for tests too.
+
+pub mod checks;
+mod error;
+mod live;
+mod process;
+mod report;
+mod run;
+mod session;
+mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod topology;
+
+pub use self::{
+    error::LabError,
+    report::Report,
+    run::{Outcome, RunOptions, down, run},
+    session::hold,
+};

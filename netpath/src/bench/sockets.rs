@@ -1,0 +1,273 @@
+//! Sockets opened inside a namespace and used from any thread: a socket stays in the namespace it was made in.
+
+use std::{
+    io::{self, Read},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::net::Netns;
+
+/// Whoever waits for an answer gives up after this.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server waits before it looks whether it should stop.
+pub const TICK: Duration = Duration::from_millis(20);
+
+fn open(netns: &Netns, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    netns.enter(|| Socket::new(Domain::IPV4, kind, Some(protocol))).map_err(io::Error::other)?
+}
+
+/// A TCP server on a free port of `address`. `accept` gives up with `WouldBlock` after [`TICK`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn tcp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<TcpListener> {
+    let socket = open(netns, Type::STREAM, Protocol::TCP)?;
+    socket.bind(&SocketAddr::from((address, 0)).into())?;
+    socket.set_read_timeout(Some(TICK))?;
+    socket.listen(16)?;
+    Ok(socket.into())
+}
+
+/// A TCP connection, TCP_NODELAY, from `port` (0: any). Connecting takes at most `patience`, each read and write
+/// [`PATIENCE`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn tcp_connect(netns: &Netns, port: u16, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let socket = open(netns, Type::STREAM, Protocol::TCP)?;
+    if port != 0 {
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    }
+    socket.connect_timeout(&to.into(), patience)?;
+    let stream = TcpStream::from(socket);
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+/// The next connection, TCP_NODELAY, each read and write at most [`PATIENCE`]; `None` if none came within [`TICK`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn tcp_accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    let Some((stream, peer)) = ticked(listener.accept())? else { return Ok(None) };
+    prepare(&stream)?;
+    Ok(Some((stream, peer)))
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+/// A UDP server on a free port of `address`; receiving gives up with `WouldBlock` after [`TICK`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn udp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = open(netns, Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&SocketAddr::from((address, 0)).into())?;
+    socket.set_read_timeout(Some(TICK))?;
+    Ok(socket.into())
+}
+
+/// A UDP socket from `port` (0: any) that only talks to `to`; receiving gives up after `patience`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn udp_connect(netns: &Netns, port: u16, to: SocketAddr, patience: Duration) -> io::Result<UdpSocket> {
+    let socket = open(netns, Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.connect(&to.into())?;
+    socket.set_read_timeout(Some(patience))?;
+    Ok(socket.into())
+}
+
+/// Turns a timeout into `None`.
+///
+/// # Errors
+/// Every other error.
+pub fn ticked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An error in words: the kernel calls a timeout "resource temporarily unavailable".
+pub fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Identifiers of echo requests: each pinger of this process has its own.
+static IDENTIFIERS: AtomicU16 = AtomicU16::new(1);
+
+/// An ICMP echo client.
+#[derive(Debug)]
+pub struct Pinger {
+    socket: Socket,
+    to: Ipv4Addr,
+    identifier: u16,
+    sequence: u16,
+    buffer: [u8; 2048],
+}
+
+impl Pinger {
+    /// Payload of every echo request.
+    pub const PAYLOAD: &'static [u8; 16] = b"netpath lab echo";
+
+    /// A pinger that waits at most `patience` for each answer. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(netns: &Netns, to: Ipv4Addr, patience: Duration) -> io::Result<Self> {
+        let socket = open(netns, Type::RAW, Protocol::ICMPV4)?;
+        socket.connect(&SocketAddr::from((to, 0)).into())?;
+        socket.set_read_timeout(Some(patience))?;
+        let identifier = IDENTIFIERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { socket, to, identifier, sequence: 0, buffer: [0; 2048] })
+    }
+
+    /// One echo; the whole round trip.
+    ///
+    /// # Errors
+    /// `TimedOut` or `WouldBlock` without an answer, else what the kernel says.
+    pub fn ping(&mut self) -> io::Result<Duration> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = echo_request(self.identifier, self.sequence);
+        let sent = Instant::now();
+        self.socket.send(&request)?;
+        loop {
+            let length = (&self.socket).read(&mut self.buffer)?;
+            let Some(echo) = Echo::parse(&self.buffer[..length]) else { continue };
+            let answer = (echo.kind, echo.identifier, echo.sequence);
+            if answer == (Echo::REPLY, self.identifier, self.sequence) && echo.source == self.to {
+                if echo.payload != Self::PAYLOAD {
+                    return Err(io::Error::other("the answer carries another payload than the request"));
+                }
+                return Ok(sent.elapsed());
+            }
+            // Talking to itself, a raw socket sees the requests too; they must not make it wait forever.
+            if sent.elapsed() > PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+/// Sees the echo requests that arrive in a namespace.
+#[derive(Debug)]
+pub struct EchoWitness(Socket);
+
+impl EchoWitness {
+    /// Starts to listen. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(netns: &Netns) -> io::Result<Self> {
+        let socket = open(netns, Type::RAW, Protocol::ICMPV4)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Sources of the [`Pinger`] requests that came since the last call, each once. Does not wait.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sources(&self) -> io::Result<Vec<Ipv4Addr>> {
+        let mut sources = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Some(length) = ticked((&self.0).read(&mut buffer))? {
+            if let Some(echo) = Echo::parse(&buffer[..length])
+                && echo.kind == Echo::REQUEST
+                && echo.payload == Pinger::PAYLOAD
+                && !sources.contains(&echo.source)
+            {
+                sources.push(echo.source);
+            }
+        }
+        Ok(sources)
+    }
+}
+
+/// An echo message as a raw socket delivers it, IPv4 header included.
+#[derive(Debug, PartialEq, Eq)]
+struct Echo<'a> {
+    source: Ipv4Addr,
+    kind: u8,
+    identifier: u16,
+    sequence: u16,
+    payload: &'a [u8],
+}
+
+impl<'a> Echo<'a> {
+    /// ICMP type of an echo reply.
+    const REPLY: u8 = 0;
+    /// ICMP type of an echo request.
+    const REQUEST: u8 = 8;
+
+    fn parse(packet: &'a [u8]) -> Option<Self> {
+        let header = usize::from(packet.first()? & 0x0f) * 4;
+        let source = Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?);
+        let (icmp, payload) = packet.get(header..)?.split_at_checked(8)?;
+        let word = |at: usize| u16::from_be_bytes([icmp[at], icmp[at + 1]]);
+        Some(Self { source, kind: icmp[0], identifier: word(4), sequence: word(6), payload })
+    }
+}
+
+fn echo_request(identifier: u16, sequence: u16) -> [u8; 24] {
+    let mut packet = [0; 24];
+    packet[0] = Echo::REQUEST;
+    packet[4..6].copy_from_slice(&identifier.to_be_bytes());
+    packet[6..8].copy_from_slice(&sequence.to_be_bytes());
+    packet[8..].copy_from_slice(Pinger::PAYLOAD);
+    let sum = internet_checksum(&packet);
+    packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// RFC 1071 over an even number of bytes.
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 =
+        bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_sums_to_zero_and_parses_back() {
+        let request = echo_request(7, 513);
+        assert_eq!(internet_checksum(&request), 0);
+        let mut packet = vec![0x45; 20];
+        packet[12..16].copy_from_slice(&[10, 61, 0, 2]);
+        packet.extend(request);
+        let source = Ipv4Addr::new(10, 61, 0, 2);
+        let want = Echo { source, kind: 8, identifier: 7, sequence: 513, payload: Pinger::PAYLOAD };
+        assert_eq!(Echo::parse(&packet), Some(want));
+        assert_eq!(Echo::parse(&packet[..27]), None);
+        assert_eq!(Echo::parse(&[]), None);
+    }
+
+    #[test]
+    fn a_timeout_is_no_error() {
+        assert!(matches!(ticked::<()>(Err(io::ErrorKind::WouldBlock.into())), Ok(None)));
+        assert_eq!(explain(&io::ErrorKind::WouldBlock.into()), "no answer");
+        assert!(ticked::<()>(Err(io::ErrorKind::ConnectionRefused.into())).is_err());
+    }
+}

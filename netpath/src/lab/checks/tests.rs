@@ -1,0 +1,95 @@
+//! The matrix itself: its arithmetic, and what it says of a node that has pods but no netpath.
+
+use super::*;
+use crate::{
+    bench::modes::bridge::masquerade,
+    lab::{testing::with_topology, topology::BLOCK},
+    net::PodLink,
+};
+
+fn counters(values: &[(&str, u64)]) -> Counters {
+    Counters(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
+}
+
+#[test]
+fn growth_is_told_and_nothing_else() {
+    let before = counters(&[("InboundDenied", 2), ("local", 10)]);
+    let after = counters(&[("InboundDenied", 5), ("Malformed", 1), ("local", 10)]);
+    assert_eq!(after.growth(&before, "InboundDenied"), 3);
+    assert_eq!(after.explain(&before), "InboundDenied +3, Malformed +1");
+    assert!(before.explain(&before).contains("no packet"));
+}
+
+#[test]
+fn round_trip_is_the_median_in_microseconds() {
+    let times = [30_000, 10_000, 20_456].map(Duration::from_nanos).to_vec();
+    assert_eq!(Seen::new(times, "").rtt_us(), Some(20.46));
+    assert_eq!(Seen::default().rtt_us(), None);
+}
+
+#[test]
+fn names_are_unique_and_enough() {
+    let mut names: Vec<_> = ROWS.iter().map(|row| row.0).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ROWS.len());
+    assert!(names.len() >= 14);
+}
+
+/// A pod attached to the node, with nobody at 169.254.1.1 but a permanent neighbour entry.
+async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
+    let (node, interface) = (&topology.node, format!("veth-{name}"));
+    let address = Ipv4Addr::new(10, 61, 0, number);
+    let space = topology.spec.space(name).await.unwrap();
+    let link = PodLink {
+        host_name: interface.clone(),
+        host_mac: [2, 0, 0, 0, 1, 1],
+        pod_name: "eth0".into(),
+        pod_mac: [2, 0, 0, 0, 0, number],
+        mtu: 1500,
+        addresses: vec![address.into()],
+        gateways: vec![Ipv4Addr::new(169, 254, 1, 1).into()],
+    };
+    let ifindex = link.ensure(&node.netlink, &node.netns, &space.netns).await.unwrap();
+    let pod = Pod {
+        name: name.into(),
+        network: "default".into(),
+        addresses: vec![address.into()],
+        mac: String::new(),
+        interface,
+        ifindex,
+        netns: topology.spec.dir.join(&space.name).display().to_string(),
+        state: "ready".into(),
+        rx_packets: 0,
+        rx_bytes: 0,
+        tx_packets: 0,
+        tx_bytes: 0,
+        mtu: 1500,
+        labels: BTreeMap::new(),
+    };
+    LabPod::open(pod).unwrap()
+}
+
+#[test]
+fn a_node_that_routes_and_masquerades_fails_only_what_netpath_adds() {
+    with_topology(None, |topology| async move {
+        topology.node.forward().unwrap();
+        masquerade(&topology.node, BLOCK, "none").unwrap();
+        let mut pods = Vec::new();
+        for (number, name) in (2..).zip(["a", "b", "c"]) {
+            pods.push(attach(&topology, name, number).await);
+        }
+        let client = Client::new("/nonexistent/agent.sock");
+        let scene = Scene { topology: Arc::new(topology), pods, client, runtime: Handle::current() };
+        let stage = scene.clone();
+        let checks = tokio::task::spawn_blocking(move || run(&stage, |_| ())).await.unwrap();
+        let failed: Vec<_> =
+            checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
+        assert_eq!(failed, ["pod → gateway 169.254.1.1, ARP", "outside → pod, routed via the node: refused"]);
+        assert!(checks.iter().filter(|check| check.rtt_us.is_some()).count() >= 20);
+        // With the way known, nothing stops outside here, and that is seen.
+        scene.topology.router.route(BLOCK.into(), NODE).await.unwrap();
+        let through = tokio::task::spawn_blocking(move || inbound::attempt(&scene)).await.unwrap();
+        assert!(through.unwrap_err().starts_with("outside connected to 10.61.0.2:"));
+    });
+}

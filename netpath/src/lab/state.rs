@@ -1,0 +1,312 @@
+//! What a lab leaves on the machine while it is up: processes and a few directories, written down so that the next run
+//! or `lab down` can remove them whatever happened to this one.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::{
+        linux::fs::MetadataExt,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{Doing, LabError},
+    process::{self, Process},
+    session,
+};
+
+/// Instance name of the lab's agent.
+pub(super) const INSTANCE: &str = "lab";
+/// Layout of the state file.
+const VERSION: u32 = 1;
+
+/// Where things are. Other places than the machine's are for tests.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    /// Lock and state file.
+    pub(super) lab: PathBuf,
+    /// The agent's socket, configuration and log.
+    pub(super) runtime: PathBuf,
+    /// The agent's store.
+    pub(super) store: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            lab: "/run/netpath-lab".into(),
+            runtime: Path::new("/run/netpath").join(INSTANCE),
+            store: Path::new("/var/lib/netpath").join(INSTANCE),
+        }
+    }
+}
+
+impl Places {
+    fn state(&self) -> PathBuf {
+        self.lab.join("lab.json")
+    }
+}
+
+/// Processes of a lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    instance: String,
+    /// The `lab run` itself.
+    pub(super) run: Process,
+    /// Keeps the mount namespace.
+    pub(super) holder: Option<Process>,
+    /// The agent.
+    pub(super) agent: Option<Process>,
+    /// The lab made the directory for namespaces.
+    pub(super) made_netns_dir: bool,
+}
+
+impl State {
+    /// A lab that only has its `lab run` yet.
+    pub(super) fn new(run: Process) -> Self {
+        Self {
+            version: VERSION,
+            instance: INSTANCE.into(),
+            run,
+            holder: None,
+            agent: None,
+            made_netns_dir: false,
+        }
+    }
+
+    /// Reads the state file; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a later version wrote it.
+    fn load(places: &Places) -> Result<Option<Self>, LabError> {
+        let path = places.state();
+        let doing = || format!("reading {}", path.display());
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.doing(doing)?,
+        };
+        let state: Self = serde_json::from_str(&text).doing(doing)?;
+        if state.version > VERSION {
+            let reason = format!(
+                "version {} of netpath's lab wrote it; remove that lab with the same netpath",
+                state.version
+            );
+            return Err(LabError::Step { doing: doing(), reason });
+        }
+        Ok(Some(state))
+    }
+
+    /// Writes the state file in one step, readable by root only.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn save(&self, places: &Places) -> Result<(), LabError> {
+        let path = places.state();
+        let fresh = path.with_extension("new");
+        let write = || -> io::Result<()> {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(&serde_json::to_vec(self)?)?;
+            fs::rename(&fresh, &path)
+        };
+        write().doing(|| format!("writing {}", path.display()))
+    }
+
+    /// Everything that belongs to the lab except this process: what is written down, and whatever else lives in the
+    /// lab's mount namespace (an agent that was started just before a crash, a shell of `pod exec`).
+    fn processes(&self) -> Vec<Process> {
+        let machine = Process::find(1).and_then(Process::mount_namespace);
+        let known: Vec<_> =
+            [self.agent, self.holder].into_iter().flatten().filter(|one| one.alive()).collect();
+        let inside =
+            known.first().and_then(|one| one.mount_namespace()).filter(|&inode| Some(inode) != machine);
+        let mut all = known;
+        for process in inside.map(process::in_mount_namespace).unwrap_or_default() {
+            if !all.contains(&process) {
+                all.push(process);
+            }
+        }
+        all.retain(|process| process.pid != std::process::id());
+        all
+    }
+}
+
+/// The right to make or remove the lab; freed by the kernel when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock, making its directory.
+    ///
+    /// # Errors
+    /// [`LabError::Busy`] if somebody has it, else what the kernel says.
+    pub(super) fn take(places: &Places) -> Result<Self, LabError> {
+        let path = places.lab.join("lock");
+        let doing = || format!("locking {}", path.display());
+        loop {
+            DirBuilder::new().recursive(true).mode(0o700).create(&places.lab).doing(doing)?;
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .doing(doing)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let pid =
+                        State::load(places)?.filter(|state| state.run.alive()).map(|state| state.run.pid);
+                    return Err(LabError::Busy { pid });
+                }
+                Err(TryLockError::Error(error)) => return Err(error).doing(doing),
+            }
+            // Whoever had it may have removed the file in between: then this is a lock on nothing.
+            let (own, there) = (file.metadata().doing(doing)?, fs::metadata(&path));
+            if there.is_ok_and(|there| there.st_ino() == own.st_ino()) {
+                return Ok(Self { _file: file });
+            }
+        }
+    }
+}
+
+/// Ends a running `lab run` of somebody else, so that its lock becomes free. Returns whether there was one.
+///
+/// # Errors
+/// If it does not end.
+pub(super) fn end_run(places: &Places) -> Result<bool, LabError> {
+    let Some(state) = State::load(places)? else { return Ok(false) };
+    if state.run.pid == std::process::id() {
+        return Ok(false);
+    }
+    Ok(process::end(&[state.run], process::PATIENCE)
+        .doing(|| format!("ending lab run (process {})", state.run.pid))?
+        > 0)
+}
+
+/// Removes a lab: its processes (and with the last of them every namespace, link and pin), then its files, the lock's
+/// last. Nothing to remove is no error. Returns whether there was something.
+///
+/// # Errors
+/// If a process does not end or a file cannot be removed.
+pub(super) fn remove(places: &Places, lock: Lock) -> Result<bool, LabError> {
+    let found = sweep(places)?;
+    remove_dir(&places.lab)?;
+    drop(lock);
+    Ok(found)
+}
+
+/// As [`remove`], but keeps the lock for a new lab.
+///
+/// # Errors
+/// As [`remove`].
+pub(super) fn sweep(places: &Places) -> Result<bool, LabError> {
+    let state = State::load(places)?;
+    let found = state.is_some();
+    if let Some(state) = &state {
+        process::end(&state.processes(), process::PATIENCE).doing(|| "ending the lab's processes".into())?;
+        if state.made_netns_dir {
+            // Stays if somebody else uses it by now.
+            let _ = fs::remove_dir(session::NETNS_DIR);
+        }
+    }
+    for dir in [&places.runtime, &places.store] {
+        remove_dir(dir)?;
+        // Its parent belongs to all instances: goes with the last of them.
+        if let Some(parent) = dir.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+    match fs::remove_file(places.state()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).doing(|| format!("removing {}", places.state().display()))
+        }
+        _ => Ok(found),
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<(), LabError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).doing(|| format!("removing {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::PermissionsExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    fn places(dir: &tempfile::TempDir) -> Places {
+        let at = |name: &str| dir.path().join(name);
+        Places { lab: at("lab"), runtime: at("run/netpath/lab"), store: at("var/netpath/lab") }
+    }
+
+    #[test]
+    fn a_second_lab_is_refused_and_told_who_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(&dir);
+        let lock = Lock::take(&places).unwrap();
+        let run = Process::current().unwrap();
+        State::new(run).save(&places).unwrap();
+        let mode = fs::metadata(places.state()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let error = Lock::take(&places).unwrap_err();
+        assert!(matches!(error, LabError::Busy { pid } if pid == Some(run.pid)), "{error}");
+        assert!(error.to_string().contains("lab down"));
+        assert!(remove(&places, lock).unwrap());
+        assert!(!places.lab.exists());
+        assert!(!remove(&places, Lock::take(&places).unwrap()).unwrap(), "nothing left to remove");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed_but_no_reused_pid_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(&dir);
+        let lock = Lock::take(&places).unwrap();
+        let cat = || Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (mut agent, mut stranger) = (cat(), cat());
+        let mut state = State::new(Process { pid: 1, start: u64::MAX });
+        state.agent = Process::find(agent.id());
+        let reused = Process::find(stranger.id()).unwrap();
+        state.holder = Some(Process { start: reused.start - 1, ..reused });
+        state.save(&places).unwrap();
+        fs::create_dir_all(&places.runtime).unwrap();
+        fs::write(places.runtime.join("agent.log"), "x").unwrap();
+        assert!(!end_run(&places).unwrap(), "process 1 began at another time");
+        // The child shares this process's mount namespace. If that is not the machine's, everything in it would be taken
+        // for the lab's; so only look at what is written down here.
+        let known: Vec<_> = [state.agent, state.holder].into_iter().flatten().collect();
+        process::end(&known, process::PATIENCE).unwrap();
+        assert!(agent.try_wait().unwrap().is_some());
+        assert!(reused.alive());
+        assert!(sweep(&places).unwrap());
+        assert!(!places.runtime.exists() && !places.state().exists());
+        drop(lock);
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_later_layout_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(&dir);
+        let _lock = Lock::take(&places).unwrap();
+        let later = State { version: VERSION + 1, ..State::new(Process::current().unwrap()) };
+        later.save(&places).unwrap();
+        assert!(State::load(&places).unwrap_err().to_string().contains("same netpath"));
+    }
+}
