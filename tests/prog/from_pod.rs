@@ -124,7 +124,7 @@ fn refused_packets_have_a_reason() {
     let (a, b) = (scene.a, scene.b);
     let to_b = || Frame::udp((a.ip, 1000), (b.ip, 53));
     let mac = |frame: Frame| own(&scene, frame);
-    let mut ipv6 = mac(to_b());
+    let mut ipv6 = mac(to_b().payload(vec![0; 40]));
     ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
     let mut version = mac(to_b());
     version[14] = 0x55;
