@@ -33,11 +33,12 @@ use crate::{api::client::Client, config::Instance};
     version,
     about = "A container network whose packets are forwarded, translated and filtered by eBPF",
     after_help = "Examples:
-  netpath lab run                        a network of namespaces on this machine, checked and measured
-  netpath agent run --uplink eth0        make this machine a node
-  netpath pod add web                    a namespace `web` with an address; then `netpath pod exec web -- sh`
-  netpath flow ls --pod web              what it talks to, and as whom
-  netpath drop ls                        what was dropped, why, and what to change
+  netpath lab run                  a network of namespaces, checked and measured
+  netpath agent run --uplink eth0  make this machine a node
+  netpath pod add web              a namespace `web` with an address
+  netpath pod exec web -- sh       a shell in its network
+  netpath flow ls --pod web        what it talks to, and as whom
+  netpath drop ls                  what was dropped, why, and what to change
 
 Exit status: 0 done, 1 failed, 2 wrong arguments, 3 the agent is not reachable.",
     disable_help_subcommand = true,

@@ -73,13 +73,21 @@ impl ClientError {
                 reason: format!("not HTTP: {}", deepest(error)),
             };
         }
-        let reason = if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        let reason = if error.is_incomplete_message() || error.is_closed() || is_early_end(error) {
             "the agent closed the connection before its answer was complete".to_owned()
         } else {
             format!("the connection broke: {}", deepest(error))
         };
         Self::NotReachable { socket: socket.to_owned(), reason }
     }
+}
+
+/// A body that ends before its length or its last chunk comes as an I/O error inside hyper's.
+fn is_early_end(error: &hyper::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn deepest(error: &dyn Error) -> String {

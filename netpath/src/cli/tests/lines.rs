@@ -141,7 +141,7 @@ fn the_log_level_comes_from_the_line_then_the_environment_then_the_command() {
 }
 
 #[test]
-fn completions_name_the_commands_and_hide_what_is_hidden() {
+fn completions_name_commands_and_options() {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let script = completions::script(shell);
         assert!(script.contains("uninstall") && script.contains("instance"), "{shell}");
