@@ -188,10 +188,7 @@ impl Client {
         Ok((status, body.to_bytes()))
     }
 
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, ClientError> {
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         tokio::time::timeout(self.patience, work).await.unwrap_or_else(|_| {
             Err(ClientError::NotReachable {
                 socket: self.socket.clone(),

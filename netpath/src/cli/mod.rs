@@ -1,1 +1,167 @@
-//! cli
+//! The command line: one file a subcommand. Everything but `agent run` and `lab` talks to a running agent.
+
+mod agent;
+mod completions;
+mod drop;
+mod failure;
+mod flow;
+mod lab;
+mod man;
+mod monitor;
+mod network;
+mod output;
+mod pod;
+mod status;
+#[cfg(test)]
+mod tests;
+mod uninstall;
+mod units;
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+use clap::{ArgAction, Parser, Subcommand};
+use tokio::runtime;
+
+pub use self::{failure::Report, output::Format};
+use crate::{api::client::Client, config::Instance};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netpath",
+    version,
+    about = "A container network whose packets are forwarded, translated and filtered by eBPF",
+    after_help = "Examples:
+  netpath lab run                  a network of namespaces, checked and measured
+  netpath agent run --uplink eth0  make this machine a node
+  netpath pod add web              a namespace `web` with an address
+  netpath pod exec web -- sh       a shell in its network
+  netpath flow ls --pod web        what it talks to, and as whom
+  netpath drop ls                  what was dropped, why, and what to change
+
+Exit status: 0 done, 1 failed, 2 wrong arguments, 3 the agent is not reachable.",
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Options that are valid anywhere on the line.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that are valid anywhere on the line.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Which agent of this machine: each instance has its own socket, state and pins
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "NETPATH_INSTANCE",
+        default_value = "default",
+        value_parser = instance
+    )]
+    pub instance: Instance,
+    /// How to print what was asked for
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Format,
+    /// Log more to stderr: -v info, -vv debug, -vvv trace; NETPATH_LOG takes filters such as `netpath::net=debug`
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent that makes this machine a node
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Add, remove, list and enter pods
+    #[command(subcommand)]
+    Pod(pod::Command),
+    /// List networks
+    #[command(subcommand)]
+    Network(network::Command),
+    /// List tracked connections and their translations
+    #[command(subcommand)]
+    Flow(flow::Command),
+    /// List dropped packets by reason
+    #[command(subcommand)]
+    Drop(drop::Command),
+    /// Print drops and new flows as they happen
+    Monitor(monitor::Args),
+    /// Show the agent, its programs, tables and problems
+    Status,
+    /// Remove everything netpath put on this machine and restore what it changed
+    Uninstall,
+    /// A network of namespaces on this machine, to look at, check and measure
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the man page, or write all of them
+    Man(man::Args),
+}
+
+impl Cli {
+    /// Log filter for this line: `-v` if given, else `environment` (NETPATH_LOG), else what suits the command.
+    pub fn log_filter(&self, environment: Option<String>) -> String {
+        let level = match (self.global.verbose, &self.command) {
+            (0, command) => {
+                let quiet = if matches!(command, Command::Agent(_)) { "info" } else { "warn" };
+                return environment.filter(|filter| !filter.is_empty()).unwrap_or_else(|| quiet.to_owned());
+            }
+            (1, _) => "info",
+            (2, _) => "debug",
+            _ => "trace",
+        };
+        level.to_owned()
+    }
+}
+
+impl Global {
+    fn client(&self) -> Client {
+        Client::new(self.instance.socket())
+    }
+}
+
+/// Does what the line says and returns the exit status. An error is not yet printed; see [`Report`].
+///
+/// Call it while the process has one thread: `lab` gives the process a mount namespace of its own first.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Agent(command) => agent::run(global, &command)?,
+        Command::Pod(command) => return pod::run(global, command),
+        Command::Network(command) => network::run(global, &command)?,
+        Command::Flow(command) => flow::run(global, &command)?,
+        Command::Drop(command) => drop::run(global, &command)?,
+        Command::Monitor(args) => monitor::run(global, &args)?,
+        Command::Status => status::run(global)?,
+        Command::Uninstall => uninstall::run(global)?,
+        Command::Lab(command) => return lab::run(global, &command),
+        Command::Completions(args) => completions::run(&args)?,
+        Command::Man(args) => man::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for `work` on a runtime that adds no thread to the process.
+fn wait<T, E>(work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    Ok(runtime.block_on(work)?)
+}
+
+fn instance(name: &str) -> Result<Instance, String> {
+    Instance::new(name).map_err(|error| error.to_string())
+}

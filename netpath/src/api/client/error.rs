@@ -53,8 +53,12 @@ impl ClientError {
 
     pub(super) fn connecting(socket: &Path, error: &io::Error) -> Self {
         let reason = match error.kind() {
-            io::ErrorKind::NotFound => "there is no such socket, so no agent of this instance runs here".to_owned(),
-            io::ErrorKind::ConnectionRefused => "nobody listens on the socket, so the agent has ended".to_owned(),
+            io::ErrorKind::NotFound => {
+                "there is no such socket, so no agent of this instance runs here".to_owned()
+            }
+            io::ErrorKind::ConnectionRefused => {
+                "nobody listens on the socket, so the agent has ended".to_owned()
+            }
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
             _ => error.to_string(),
         };
@@ -64,15 +68,26 @@ impl ClientError {
     /// An error of the HTTP connection: bytes that are not HTTP are the peer's fault, all else is its absence.
     pub(super) fn transport(socket: &Path, request: &str, error: &hyper::Error) -> Self {
         if error.is_parse() {
-            return Self::Protocol { request: request.to_owned(), reason: format!("not HTTP: {}", deepest(error)) };
+            return Self::Protocol {
+                request: request.to_owned(),
+                reason: format!("not HTTP: {}", deepest(error)),
+            };
         }
-        let reason = if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        let reason = if error.is_incomplete_message() || error.is_closed() || is_early_end(error) {
             "the agent closed the connection before its answer was complete".to_owned()
         } else {
             format!("the connection broke: {}", deepest(error))
         };
         Self::NotReachable { socket: socket.to_owned(), reason }
     }
+}
+
+/// A body that ends before its length or its last chunk comes as an I/O error inside hyper's.
+fn is_early_end(error: &hyper::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn deepest(error: &dyn Error) -> String {

@@ -74,7 +74,8 @@ impl EventStream {
 }
 
 fn parse(line: &[u8]) -> Result<Event, ClientError> {
-    serde_json::from_slice(line).map_err(|error| protocol(format!("not an event: {error} in {}", excerpt(line))))
+    serde_json::from_slice(line)
+        .map_err(|error| protocol(format!("not an event: {error} in {}", excerpt(line))))
 }
 
 fn protocol(reason: String) -> ClientError {

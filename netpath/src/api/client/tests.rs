@@ -205,6 +205,7 @@ async fn an_agent_that_dies_in_the_stream_is_an_error_after_the_whole_events() {
     assert_eq!(stream.next().await.unwrap().unwrap().source_port, 9);
     let error = stream.next().await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::NotReachable { .. }), "{error}");
+    assert!(error.to_string().ends_with("the agent closed the connection before its answer was complete"));
     assert!(stream.next().await.is_none());
 }
 

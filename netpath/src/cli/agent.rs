@@ -1,0 +1,39 @@
+//! `netpath agent`.
+
+use anyhow::Context;
+use clap::Subcommand;
+use tokio::runtime;
+
+use super::{Global, failure::Usage};
+use crate::{
+    agent,
+    config::{AgentFlags, Config},
+};
+
+/// The agent's own commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground until SIGTERM or Ctrl-C
+    ///
+    /// It loads the programs, attaches them, serves the API and repairs what others break. Pods and their connections
+    /// stay when it ends, also by `kill -9`: the programs are pinned, and the next agent takes them over. What it put
+    /// on the machine is removed by `netpath uninstall`.
+    #[command(after_help = "Examples:
+  netpath agent run                            the default route's interface is the uplink
+  netpath agent run --uplink eth0 -v
+  netpath agent run --config /etc/netpath/netpath.toml
+  netpath --instance two agent run             a second agent, with its own socket, state and pins")]
+    Run(AgentFlags),
+}
+
+pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
+    let Command::Run(flags) = command;
+    let config = Config::load(flags, &global.instance).map_err(Usage::new)?;
+    // Two threads serve the API and the event ring while a pass of the reconcile loop is at work.
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    Ok(runtime.block_on(agent::run(config))?)
+}

@@ -1,0 +1,237 @@
+//! `netpath pod`.
+
+mod exec;
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use super::{
+    Global, Report,
+    output::{Column, Format, fields, print, table},
+    units::{bytes, list},
+    wait,
+};
+use crate::api::types::{Pod, PodAdd};
+
+/// Pods: network namespaces with an address of the node's block.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add a pod: a namespace with an interface, an address and a route
+    Add(AddArgs),
+    /// Remove pods with everything made for them
+    #[command(after_help = "Examples:
+  netpath pod rm web
+  netpath pod rm web db")]
+    Rm {
+        /// Names of the pods
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+    /// List pods
+    #[command(after_help = "Examples:
+  netpath pod ls
+  netpath pod ls -o json | jq -r '.[] | .name + \" \" + .addresses[0]'")]
+    Ls,
+    /// Show all that is known of a pod
+    Show {
+        /// Name of the pod
+        name: String,
+    },
+    /// Run a command in a pod's network namespace
+    ///
+    /// Only the network is the pod's: files, users and processes stay the caller's. The command takes netpath's place, so
+    /// signals reach it and its exit status is the one seen; 126 if it cannot be run, 127 if it is not found.
+    #[command(after_help = "Examples:
+  netpath pod exec web -- ip addr
+  netpath pod exec web -- sh")]
+    Exec {
+        /// Name of the pod
+        name: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+/// `pod add`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  netpath pod add web
+  netpath pod add db --ip 10.244.0.9 --label tier=data
+  netpath pod add ct --netns /proc/4711/ns/net")]
+pub struct AddArgs {
+    /// Name of the pod, unique on the node
+    name: String,
+    /// Network to join [default: the node's default network]
+    #[arg(long)]
+    network: Option<String>,
+    /// Address wanted; may be given once a family [default: the agent chooses]
+    #[arg(long, value_name = "A")]
+    ip: Vec<IpAddr>,
+    /// MAC wanted, such as 02:00:00:00:00:01 [default: made from the address]
+    #[arg(long, value_name = "M", value_parser = mac)]
+    mac: Option<String>,
+    /// Existing network namespace to attach [default: /run/netns/NAME is made]
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// Free label; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// MTU of the pod's interface, bytes [default: the uplink's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(68..=65535))]
+    mtu: Option<u32>,
+}
+
+impl AddArgs {
+    fn request(self) -> anyhow::Result<PodAdd> {
+        // The agent has another working directory.
+        let netns = self.netns.map(|path| {
+            let path = std::path::absolute(&path).with_context(|| format!("resolving {}", path.display()))?;
+            path.into_os_string()
+                .into_string()
+                .map_err(|path| anyhow::anyhow!("resolving {}: not UTF-8", path.display()))
+        });
+        Ok(PodAdd {
+            name: self.name,
+            network: self.network,
+            addresses: self.ip,
+            mac: self.mac,
+            netns: netns.transpose()?,
+            labels: BTreeMap::from_iter(self.labels),
+            mtu: self.mtu,
+        })
+    }
+}
+
+pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    let client = global.client();
+    match command {
+        Command::Add(args) => {
+            let request = args.request()?;
+            global.output.show(&wait(client.pod_add(&request))?, |pod| {
+                format!("pod {} has {} in {}\n", pod.name, list(&pod.addresses), pod.netns)
+            })?;
+        }
+        Command::Rm { names } => return remove(global, &names),
+        Command::Ls => global.output.show(&wait(client.pods())?[..], render)?,
+        Command::Show { name } => global.output.show(&wait(client.pod(&name))?, render_one)?,
+        Command::Exec { name, command } => {
+            let (pod, status) = wait(async { tokio::try_join!(client.pod(&name), client.status()) })?;
+            return Err(exec::replace_process(&pod, status.pid, &command));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes what can be removed; the status is the first failure's.
+fn remove(global: &Global, names: &[String]) -> anyhow::Result<ExitCode> {
+    let client = global.client();
+    let mut status = 0;
+    for name in names {
+        match wait(client.pod_rm(name)) {
+            Ok(()) if global.output == Format::Table => print(&format!("pod {name} is removed\n"))?,
+            Ok(()) => {}
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                let report = Report::of(&error);
+                eprint!("{report}");
+                status = if status == 0 { report.status } else { status };
+            }
+        }
+    }
+    Ok(ExitCode::from(status))
+}
+
+pub(super) fn render(pods: &[Pod]) -> String {
+    let columns = [
+        Column::Left("NAME"),
+        Column::Left("NETWORK"),
+        Column::Left("ADDRESSES"),
+        Column::Left("INTERFACE"),
+        Column::Left("STATE"),
+        Column::Right("RECEIVED"),
+        Column::Right("SENT"),
+    ];
+    let rows = pods.iter().map(|pod| {
+        [
+            pod.name.clone(),
+            pod.network.clone(),
+            list(&pod.addresses),
+            pod.interface.clone(),
+            pod.state.clone(),
+            bytes(pod.rx_bytes),
+            bytes(pod.tx_bytes),
+        ]
+    });
+    table(&columns, rows)
+}
+
+pub(super) fn render_one(pod: &Pod) -> String {
+    let labels: Vec<_> = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let traffic = |packets, count| format!("{packets} packets, {}", bytes(count));
+    fields([
+        ("name", pod.name.clone()),
+        ("network", pod.network.clone()),
+        ("state", pod.state.clone()),
+        ("addresses", list(&pod.addresses)),
+        ("mac", pod.mac.clone()),
+        ("mtu", pod.mtu.to_string()),
+        ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
+        ("netns", pod.netns.clone()),
+        ("received", traffic(pod.rx_packets, pod.rx_bytes)),
+        ("sent", traffic(pod.tx_packets, pod.tx_bytes)),
+        ("labels", list(&labels)),
+    ])
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE".to_owned()),
+    }
+}
+
+fn mac(text: &str) -> Result<String, String> {
+    // `from_str_radix` would take a sign.
+    let octet = |digits: &str| match digits.len() {
+        2 if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => u8::from_str_radix(digits, 16).ok(),
+        _ => None,
+    };
+    let octets = text
+        .split(':')
+        .map(octet)
+        .collect::<Option<Vec<_>>>()
+        .filter(|octets| octets.len() == 6)
+        .ok_or("a MAC is six hexadecimal octets, such as 02:00:00:00:00:01")?;
+    // An interface cannot have a group address, nor none.
+    if octets[0] & 1 != 0 || octets.iter().all(|&octet| octet == 0) {
+        return Err("not a unicast MAC; 02:00:00:00:00:01 would be one".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_are_unicast_and_whole() {
+        assert_eq!(mac("02:AB:00:00:00:01").unwrap(), "02:ab:00:00:00:01");
+        for wrong in
+            ["", "02:ab", "1:2:3:4:5:6", "03:00:00:00:00:01", "00:00:00:00:00:00", "+2:00:00:00:00:01"]
+        {
+            mac(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        assert_eq!(label("a=b=c").unwrap(), ("a".into(), "b=c".into()));
+        assert_eq!(label("a=").unwrap(), ("a".into(), String::new()));
+        for wrong in ["", "a", "=b"] {
+            label(wrong).unwrap_err();
+        }
+    }
+}

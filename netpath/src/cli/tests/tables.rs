@@ -1,0 +1,125 @@
+//! What is printed.
+
+use super::*;
+use crate::api::types::{Drop, Flow, Network};
+
+#[test]
+fn pods() {
+    let failed = Pod {
+        name: "database".into(),
+        addresses: vec![],
+        state: "failed: no free address".into(),
+        labels: Default::default(),
+        ..web()
+    };
+    assert_eq!(
+        pod::render(&[web(), failed.clone()]),
+        "\
+NAME      NETWORK  ADDRESSES           INTERFACE  STATE                    RECEIVED   SENT
+web       default  10.244.0.2,fd00::2  np1        ready                     2.0 KiB  999 B
+database  default  -                   np1        failed: no free address   2.0 KiB  999 B
+"
+    );
+    assert_eq!(
+        pod::render_one(&web()),
+        "\
+name       web
+network    default
+state      ready
+addresses  10.244.0.2,fd00::2
+mac        0a:58:0a:f4:00:02
+mtu        1500
+interface  np1 (7)
+netns      /run/netns/web
+received   3 packets, 2.0 KiB
+sent       4 packets, 999 B
+labels     app=web,tier=front
+"
+    );
+    assert!(pod::render_one(&failed).ends_with("labels     -\n"));
+}
+
+#[test]
+fn networks() {
+    let network: Network = sample(json!({
+        "name": "default", "subnets": ["10.244.0.0/24"], "masquerade": true, "inbound": "cluster", "mtu": 1500,
+        "pods": 3,
+    }));
+    assert_eq!(
+        network::render(&[network]),
+        "\
+NAME     SUBNETS        MASQUERADE  INBOUND   MTU  PODS
+default  10.244.0.0/24  yes         cluster  1500     3
+"
+    );
+}
+
+#[test]
+fn flows() {
+    let tcp: Flow = sample(json!({
+        "protocol": "tcp", "source": "10.244.0.2", "source_port": 40000, "destination": "192.0.2.9",
+        "destination_port": 443, "translated_source": "198.51.100.1", "translated_port": 40000,
+        "state": "established", "pod": "web", "age_s": 192, "idle_s": 1, "packets": 12, "bytes": 1536,
+        "reply_packets": 10, "reply_bytes": 20480,
+    }));
+    let echo = Flow {
+        protocol: "icmp".into(),
+        source_port: 77,
+        destination_port: 77,
+        translated_source: None,
+        translated_port: None,
+        state: "unreplied".into(),
+        reply_packets: 0,
+        reply_bytes: 0,
+        ..tcp.clone()
+    };
+    assert_eq!(
+        flow::render(&[tcp, echo]),
+        "\
+PROTO  SOURCE            DESTINATION      TRANSLATED          STATE        POD    AGE  IDLE  PACKETS               BYTES
+tcp    10.244.0.2:40000  192.0.2.9:443    198.51.100.1:40000  established  web  3m12s    1s  12 / 10  1.5 KiB / 20.0 KiB
+icmp   10.244.0.2 id 77  192.0.2.9 id 77  -                   unreplied    web  3m12s    1s   12 / 0       1.5 KiB / 0 B
+"
+    );
+    assert_eq!(flow::render(&[]).lines().count(), 1);
+}
+
+#[test]
+fn drops() {
+    let drop: Drop = sample(json!({
+        "reason": "SpoofedSource", "packets": 12, "bytes": 720, "advice": "the pod sends from an address not its own",
+    }));
+    assert_eq!(
+        drop::render(&[drop]),
+        "\
+REASON         PACKETS  BYTES  ADVICE
+SpoofedSource       12  720 B  the pod sends from an address not its own
+"
+    );
+}
+
+#[test]
+fn status_says_what_is_wrong() {
+    assert_eq!(
+        status::render(&status()),
+        "\
+node      n1
+agent     0.1.0, process 42, up 3m12s
+uplinks   eth0
+store     redb /var/lib/netpath/default/state.redb
+pods      1
+flows     5 of 262144
+snat      ports 32768-49151, 2 in use, 0 packets found none free
+problems  none
+
+PROGRAM   INTERFACE  ATTACH  ID
+from_pod  np1        tcx      9
+
+TRAFFIC     PACKETS    BYTES
+pod_to_pod       10  1.0 KiB
+"
+    );
+    let problems = vec!["eth0 is down".to_owned(), "no default route".to_owned()];
+    let text = status::render(&Status { problems, ..status() });
+    assert!(text.contains("problems\n  eth0 is down\n  no default route\n\n"), "{text}");
+}
