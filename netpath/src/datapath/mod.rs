@@ -5,7 +5,9 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
-use netpath_common::abi::{Counter, DropReason, Endpoint, Flow, FlowKey, Node, PodCounter, Route, TrafficClass};
+use netpath_common::abi::{
+    Counter, DropReason, Endpoint, Flow, FlowKey, Node, PodCounter, Route, TrafficClass,
+};
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]

@@ -148,7 +148,12 @@ impl Netlink {
     }
 
     /// Makes a veth pair, each end at once in its namespace (3.8 ms; moving an end costs 24 ms), with `mtu` on both.
-    pub async fn add_veth(&self, _a: &VethEnd<'_>, _b: &VethEnd<'_>, _mtu: Option<u32>) -> Result<(), NetError> {
+    pub async fn add_veth(
+        &self,
+        _a: &VethEnd<'_>,
+        _b: &VethEnd<'_>,
+        _mtu: Option<u32>,
+    ) -> Result<(), NetError> {
         todo!()
     }
 
@@ -198,7 +203,12 @@ impl Netlink {
     }
 
     /// Adds or replaces a permanent neighbour entry.
-    pub async fn replace_neighbour(&self, _ifindex: u32, _address: IpAddr, _mac: [u8; 6]) -> Result<(), NetError> {
+    pub async fn replace_neighbour(
+        &self,
+        _ifindex: u32,
+        _address: IpAddr,
+        _mac: [u8; 6],
+    ) -> Result<(), NetError> {
         todo!()
     }
 }
