@@ -1,2 +1,59 @@
-//! cargo xtask.
-fn main() {}
+//! `cargo xtask`: everything a checkout needs, one file a subcommand.
+//!
+//! Standard output belongs to what is run (`cargo xtask run -- --once -o json` prints only JSON); what xtask itself
+//! has to say goes to standard error.
+
+mod lint;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and checks netpath.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building, running and testing need
+    Setup,
+    /// Build, then bring up a node with pods, check it with real traffic and measure it
+    Run {
+        /// Arguments of `netpath lab run`, such as `-- --once -o json`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run all tests
+    Test {
+        /// Arguments of `cargo nextest run`, such as `-- -E 'test(arp)'`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check format, clippy, rustdoc and the rules of the code base
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::setup(setup::Purpose::Everything).map(|_| ()),
+        Command::Run { args } => run::run(&args),
+        Command::Test { args } => test::test(&args),
+        Command::Lint => lint::lint(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod load;
 mod pins;
 mod tables;
 
+<<<<<<< HEAD
 use std::{net::IpAddr, path::PathBuf};
 
 use aya::{
@@ -33,6 +34,11 @@ use self::{error::kernel, pins::Pins, tables::Tables};
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
 pub const POD_SLOTS: u32 = 4096;
+=======
+use netpath_common::abi::{
+    Counter, DropReason, Endpoint, Flow, FlowKey, Node, PodCounter, Route, TrafficClass,
+};
+>>>>>>> xtask
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]

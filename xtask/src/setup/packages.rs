@@ -1,0 +1,161 @@
+//! Debian packages.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use super::Purpose;
+use crate::process::{as_root, command, output, run, say};
+
+/// A package to install, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    /// What needs it.
+    pub(crate) why: String,
+}
+
+impl Package {
+    /// A package with its reason.
+    pub(crate) fn new(name: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { name: name.into(), why: why.into() }
+    }
+}
+
+/// A program that the lab or the tests start. netpath itself starts none of them.
+struct Program {
+    /// What is looked for on `PATH`, so that it does not matter how it came there.
+    name: &'static str,
+    /// The Debian package that has it.
+    package: &'static str,
+    /// Who needs it for what.
+    why: &'static str,
+    /// Whether `run` needs it, not only `test`.
+    lab: bool,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "nft",
+        package: "nftables",
+        why: "the lab's bridge mode, which netpath is compared with, masquerades with it",
+        lab: true,
+    },
+    Program {
+        name: "ip",
+        package: "iproute2",
+        why: "tests look at links, routes and namespaces with other eyes than netpath's own",
+        lab: false,
+    },
+    Program {
+        name: "ping",
+        package: "iputils-ping",
+        why: "tests send ICMP echo from a client that is not ours",
+        lab: false,
+    },
+    Program {
+        name: "tcpdump",
+        package: "tcpdump",
+        why: "tests read what is on the wire of an uplink",
+        lab: false,
+    },
+];
+
+/// The Debian packages of a compiler with source that builds for BPF.
+pub(crate) fn toolchain() -> Vec<Package> {
+    [
+        ("rustc-web", "a compiler that comes with its standard library's source"),
+        ("cargo-web", "the cargo that fits it"),
+        ("rust-web-src", "the standard library's source: cargo builds `core` for the BPF target from it"),
+        ("rust-web-clippy", "clippy for the eBPF programs"),
+    ]
+    .into_iter()
+    .map(|(name, why)| Package::new(name, why))
+    .collect()
+}
+
+/// Packages of the programs that are not there.
+pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
+    let needed = PROGRAMS.iter().filter(|program| match purpose {
+        Purpose::Lint => false,
+        Purpose::Run => program.lab,
+        Purpose::Test | Purpose::Everything => true,
+    });
+    needed
+        .filter(|program| !is_there(program.name))
+        .map(|program| Package::new(program.package, program.why))
+        .collect()
+}
+
+/// On `PATH`, or where Debian keeps what only root runs.
+fn is_there(program: &str) -> bool {
+    which::which(program).is_ok()
+        || ["/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(program).is_file())
+}
+
+/// Fetches the lists of packages, once.
+///
+/// # Errors
+/// No apt, no root, no network.
+pub(crate) fn update() -> Result<()> {
+    static FAILED: OnceLock<Option<String>> = OnceLock::new();
+    let failed = FAILED.get_or_init(|| {
+        say("apt-get update: fetching the lists of packages");
+        apt_get().and_then(|mut apt| run(apt.args(["-qq", "update"]))).err().map(|error| format!("{error:#}"))
+    });
+    failed.as_ref().map_or(Ok(()), |reason| Err(anyhow!("{reason}")))
+}
+
+/// Whether a package can be installed.
+pub(crate) fn known(package: &str) -> bool {
+    let policy = output(command("apt-cache").args(["policy", package]).env("LC_ALL", "C"));
+    policy.is_ok_and(|text| has_candidate(&text))
+}
+
+/// Whether `apt-cache policy` names a version to install.
+fn has_candidate(policy: &str) -> bool {
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    candidate.is_some_and(|version| version != "(none)")
+}
+
+/// Installs packages, saying which and why.
+///
+/// # Errors
+/// No root, no network, or apt fails; it says why above.
+pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    update()?;
+    for package in packages {
+        say(format!("installing Debian package {}: {}", package.name, package.why));
+    }
+    let mut install = apt_get()?;
+    install.args(["-qq", "-o=Dpkg::Use-Pty=0", "install", "-y", "--no-install-recommends", "--no-remove"]);
+    install.args(packages.iter().map(|package| &package.name));
+    run(&mut install).context("installing Debian packages")
+}
+
+/// apt-get as root, never asking.
+fn apt_get() -> Result<std::process::Command> {
+    ensure!(which::which("apt-get").is_ok(), "there is no apt-get here");
+    let mut apt = as_root("apt-get")?;
+    apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    Ok(apt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_without_candidate_is_unknown() {
+        assert!(has_candidate("nftables:\n  Installed: (none)\n  Candidate: 1.0.6-2\n"));
+        assert!(!has_candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"));
+        assert!(!has_candidate(""));
+    }
+
+    #[test]
+    fn run_needs_fewer_programs_than_test() {
+        assert!(PROGRAMS.iter().any(|program| program.lab) && PROGRAMS.iter().any(|program| !program.lab));
+        assert!(missing(Purpose::Lint).is_empty());
+    }
+}

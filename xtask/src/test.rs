@@ -1,0 +1,125 @@
+//! `cargo xtask test`: all tests.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    process::{cargo, root_prefix, run, say},
+    setup::{Purpose, setup},
+    workspace,
+};
+
+/// Tests that may be skipped where CI runs; every other skip fails there.
+const EXPECTED: &str = "tests/expected-skips.txt";
+
+/// Sets up, builds, runs unit, program, namespace, end-to-end and documentation tests, and says what was skipped.
+///
+/// # Errors
+/// Something is missing, a test fails, or CI skipped a test that is not in tests/expected-skips.txt.
+pub(crate) fn test(args: &[OsString]) -> Result<()> {
+    setup(Purpose::Test)?;
+    let skips = workspace::state().join("skipped.txt");
+    fs::write(&skips, "").with_context(|| format!("emptying {}", skips.display()))?;
+    // All targets at once: the features of shared dependencies, hence their artifacts, are then those nextest wants.
+    run(cargo().args(["build", "--bin", "netpath", "--lib", "--tests"]).args(PACKAGES))?;
+
+    let ci = env::var_os("CI").is_some_and(|value| value == "true");
+    let mut nextest = nextest()?;
+    nextest.args(["nextest", "run"]).args(PACKAGES);
+    if ci {
+        nextest.args(["--profile", "ci"]);
+    }
+    let tests = run(nextest.args(args).env("NETPATH_SKIP_FILE", &skips));
+    // A selection of tests asks for these only.
+    let docs = if args.is_empty() { docs() } else { Ok(()) };
+
+    let text = fs::read_to_string(&skips).with_context(|| format!("reading {}", skips.display()))?;
+    let skipped = parse(&text);
+    report(&skipped);
+    tests.and(docs)?;
+    if ci {
+        check(&skipped)?;
+    }
+    Ok(())
+}
+
+/// The programs build for another target.
+const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebpf"];
+
+/// cargo with what the tests expect in the environment, its test binaries running as root.
+fn nextest() -> Result<Command> {
+    let mut cargo = cargo();
+    let tools = workspace::tools().join("bin");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path =
+        env::join_paths(env::split_paths(&path).chain([tools])).context("adding target/tools/bin to PATH")?;
+    cargo.env("PATH", path).env("NETPATH_BIN", workspace::target().join("debug/netpath"));
+    let prefix = root_prefix()?;
+    if !prefix.is_empty() {
+        cargo.env(format!("CARGO_TARGET_{}_RUNNER", host()?), prefix.join(OsStr::new(" ")));
+    }
+    Ok(cargo)
+}
+
+/// The host's triple as cargo spells it in variables.
+fn host() -> Result<String> {
+    let text = crate::process::output(Command::new("rustc").arg("-vV"))?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV says no host")?;
+    Ok(host.to_uppercase().replace(['-', '.'], "_"))
+}
+
+/// nextest runs none of these.
+fn docs() -> Result<()> {
+    run(cargo().args(["test", "--quiet", "--doc", "--package", "netpath-common", "--package", "netpath"]))
+}
+
+/// Skipped tests by name, each with its reason: `name: reason` a line.
+fn parse(text: &str) -> BTreeMap<&str, &str> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| line.split_once(": ").unwrap_or((line, "no reason given"))).collect()
+}
+
+fn report(skipped: &BTreeMap<&str, &str>) {
+    if skipped.is_empty() {
+        return say("no test was skipped");
+    }
+    say(format!("{} skipped:", skipped.len()));
+    for (name, reason) in skipped {
+        say(format!("  {name}: {reason}"));
+    }
+}
+
+/// CI knows what its machine cannot do; anything else that is skipped is a test that proves nothing.
+fn check(skipped: &BTreeMap<&str, &str>) -> Result<()> {
+    let path = workspace::root().join(Path::new(EXPECTED));
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let unexpected = unexpected(skipped, &parse(&text));
+    ensure!(unexpected.is_empty(), "skipped, but not in {EXPECTED}: {}", unexpected.join(", "));
+    Ok(())
+}
+
+fn unexpected<'a>(skipped: &BTreeMap<&'a str, &str>, expected: &BTreeMap<&str, &str>) -> Vec<&'a str> {
+    skipped.keys().filter(|name| !expected.contains_key(*name)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_has_to_be_expected() {
+        let expected = parse("# comment\n\nvm::old_kernel: no kernel package here\n");
+        let skipped = parse("vm::old_kernel: no qemu\nnetns::netkit: kernel has none: really\n");
+        assert_eq!(skipped["netns::netkit"], "kernel has none: really");
+        assert_eq!(unexpected(&skipped, &expected), ["netns::netkit"]);
+        assert!(unexpected(&parse("vm::old_kernel\n"), &expected).is_empty());
+    }
+}
