@@ -46,11 +46,7 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 }
 
 #[panic_handler]
-<<<<<<< HEAD
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // The verifier proves this is never reached: a loop that can be is refused at load.
-=======
-fn panic(_: &core::panic::PanicInfo) -> ! {
->>>>>>> xtask
     loop {}
 }

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The `netpath` command: parses, logs to stderr, and turns errors into exit statuses.
 
 use std::{
@@ -29,6 +28,3 @@ fn main() -> ExitCode {
         ExitCode::from(report.status)
     })
 }
-=======
-fn main() {}
->>>>>>> xtask

@@ -11,7 +11,6 @@ mod load;
 mod pins;
 mod tables;
 
-<<<<<<< HEAD
 use std::{net::IpAddr, path::PathBuf};
 
 use aya::{
@@ -34,11 +33,6 @@ use self::{error::kernel, pins::Pins, tables::Tables};
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
 pub const POD_SLOTS: u32 = 4096;
-=======
-use netpath_common::abi::{
-    Counter, DropReason, Endpoint, Flow, FlowKey, Node, PodCounter, Route, TrafficClass,
-};
->>>>>>> xtask
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
@@ -256,4 +250,20 @@ impl Datapath {
     pub fn take_events(&mut self) -> Result<Option<Events>, DatapathError> {
         self.events.take().map(Events::new).transpose()
     }
+}
+
+/// Removes the clsact filters of all our programs from an interface, without loading anything; no error if there are
+/// none or the interface is gone. tcx programs go with their pins.
+///
+/// # Errors
+/// The kernel's reason, after trying all.
+pub fn remove_filters(ifname: &str) -> Result<(), DatapathError> {
+    if nix::net::if_::if_nametoindex(ifname).is_err() {
+        return Ok(());
+    }
+    let mut outcome = Ok(());
+    for program in PROGRAMS {
+        outcome = outcome.and(attach::detach_clsact(program, ifname));
+    }
+    outcome
 }
