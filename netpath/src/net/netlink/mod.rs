@@ -17,7 +17,12 @@ use rtnetlink::{
     packet_route::RouteNetlinkMessage,
     sys::AsyncSocket,
 };
-use tokio::{runtime, task::AbortHandle, time::timeout};
+use tokio::{
+    runtime,
+    sync::Mutex,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{NetError, Netns};
 
@@ -30,6 +35,8 @@ pub use route::{ROUTE_PROTOCOL, Route, RouteKind};
 const ANSWER: Duration = Duration::from_secs(30);
 /// How often a dump is asked for again because the table changed under it.
 const DUMP_ATTEMPTS: usize = 10;
+/// Pause before a dump is asked for again because another is under way.
+const BUSY: Duration = Duration::from_millis(2);
 /// Length of the request's header, which the kernel repeats in an error.
 const HEADER: usize = 16;
 /// Attribute of an extended acknowledgement that holds the kernel's words (`NLMSGERR_ATTR_MSG`).
@@ -45,6 +52,8 @@ pub struct Netlink {
 struct Connection {
     handle: Handle,
     task: AbortHandle,
+    /// Held while a table is read: a socket has one dump at a time, and the kernel answers `EBUSY` to a second.
+    dumping: Mutex<()>,
 }
 
 impl Drop for Connection {
@@ -75,7 +84,7 @@ impl Netlink {
             .await?;
         let (connection, handle) = opened.map_err(|error: std::io::Error| NetError::io(doing, &error))?;
         let task = tokio::spawn(connection).abort_handle();
-        Ok(Self { connection: Arc::new(Connection { handle, task }) })
+        Ok(Self { connection: Arc::new(Connection { handle, task, dumping: Mutex::default() }) })
     }
 
     /// Sends a request and waits until the kernel has acknowledged it; what it sent before that, for a `get`.
@@ -94,11 +103,14 @@ impl Netlink {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetError> {
+        let _turn = self.connection.dumping.lock().await;
         for _ in 0..DUMP_ATTEMPTS {
-            let (answers, interrupted) =
-                self.exchange(doing, message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
-            if !interrupted {
-                return Ok(answers);
+            match self.exchange(doing, message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await {
+                Ok((answers, false)) => return Ok(answers),
+                Ok((_, true)) => {}
+                // Whoever asked before us was cancelled, and its dump is not at its end.
+                Err(error) if error.is(Errno::EBUSY) => sleep(BUSY).await,
+                Err(error) => return Err(error),
             }
         }
         Err(NetError::new(
