@@ -1,1 +1,170 @@
-//! File + environment + flags → one validated [`Config`].
+//! File + environment + flags → one validated [`Config`]. A flag wins over its environment variable, that over the
+//! file, the file over the default.
+
+mod file;
+mod flags;
+mod instance;
+mod value;
+
+use std::{fmt, ops::RangeInclusive, path::PathBuf};
+
+use self::{file::File, value::Source};
+pub use self::{
+    flags::AgentFlags,
+    instance::{Instance, InstanceError, Paths},
+};
+use crate::{
+    datapath::AttachKind,
+    model::{DEFAULT_NETWORK, Inbound, Network},
+};
+
+/// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
+/// start, about 200 bytes each: 50 MiB.
+pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
+
+/// Source ports of translated flows if nothing else is configured: kept out of the host's own ephemeral ports, which
+/// on most kernels are 32768 to 60999, so that both have a good 10,000 and more.
+pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 32_768..=49_151;
+
+const DEFAULT_BLOCK: &str = "10.61.0.0/24";
+
+/// What an agent is told, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Which of the machine's agents this is.
+    pub instance: Instance,
+    /// Where it keeps things.
+    pub paths: Paths,
+    /// Name of the node; the host's name if not configured.
+    pub node: String,
+    /// Names of the uplinks; if empty, the interface of the default route.
+    pub uplinks: Vec<String>,
+    /// The network of this node's pods.
+    pub network: Network,
+    /// MTU of pods that ask for none, bytes; the uplinks' smallest if absent.
+    pub mtu: Option<u32>,
+    /// Source ports of translated flows.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Entries of the flow table; a flow takes two.
+    pub flow_entries: u32,
+    /// How programs are attached; the best the kernel has if absent.
+    pub attach: Option<AttachKind>,
+}
+
+/// A setting that is not valid, or a file that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// Where the setting stands.
+    pub place: Place,
+    /// The key in the file, if it is about one.
+    pub key: Option<&'static str>,
+    /// What is wrong.
+    pub reason: String,
+    /// What to write or to do instead.
+    pub instead: String,
+}
+
+/// Where a setting stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file, at a line (1 is the first) if toml tells.
+    File(PathBuf, Option<usize>),
+    /// A flag or its environment variable, as `--block or NETPATH_BLOCK`.
+    Flag(&'static str),
+    /// Nowhere: the default does not do here.
+    Default,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, Some(line)) => write!(f, "{}, line {line}", path.display()),
+            Self::File(path, None) => write!(f, "{}", path.display()),
+            Self::Flag(name) => f.write_str(name),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration ({}): ", self.place)?;
+        if let Some(key) = self.key {
+            write!(f, "{key} ")?;
+        }
+        write!(f, "{}; {}", self.reason, self.instead)
+    }
+}
+
+impl Config {
+    /// Reads the file (`--config`, else [`Instance::file`] if it is there), puts the flags over it, and checks
+    /// everything.
+    ///
+    /// # Errors
+    /// The first setting that is not valid, with where it stands and what to write instead.
+    pub fn load(flags: &AgentFlags, instance: &Instance) -> Result<Self, ConfigError> {
+        let (file, path) = read(flags, instance)?;
+        let source = Source { flags, file: &file, path: &path };
+        Ok(Self {
+            instance: instance.clone(),
+            paths: value::paths(&source, instance)?,
+            node: value::node(&source)?,
+            uplinks: value::uplinks(&source)?,
+            network: Network {
+                name: DEFAULT_NETWORK.to_owned(),
+                block: value::block(&source)?,
+                masquerade: flags.masquerade.or(file.masquerade).unwrap_or(true),
+                no_masquerade: value::no_masquerade(&source)?,
+                inbound: value::inbound(&source)?,
+            },
+            mtu: value::mtu(&source)?,
+            snat_ports: value::snat_ports(&source)?,
+            flow_entries: value::flow_entries(&source)?,
+            attach: value::attach(&source)?,
+        })
+    }
+}
+
+impl Paths {
+    /// The paths of an instance as the environment and its file in `/etc/netpath` have them, for what runs without
+    /// an agent.
+    ///
+    /// # Errors
+    /// As [`Config::load`], but only about the file as a whole and the paths.
+    pub fn load(instance: &Instance) -> Result<Self, ConfigError> {
+        let flags = AgentFlags::from_environment()?;
+        let (file, path) = read(&flags, instance)?;
+        value::paths(&Source { flags: &flags, file: &file, path: &path }, instance)
+    }
+}
+
+/// The file, and its path for messages.
+fn read(flags: &AgentFlags, instance: &Instance) -> Result<(File, PathBuf), ConfigError> {
+    let usual = instance.file();
+    let path = flags.config.as_ref().unwrap_or(&usual);
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((file::parse(&text, path)?, path.clone())),
+        Err(error) if flags.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok((File::default(), usual))
+        }
+        Err(error) => Err(ConfigError {
+            place: Place::File(path.clone(), None),
+            key: None,
+            reason: format!("cannot be read: {error}"),
+            instead: "name a readable file with --config, or none".to_owned(),
+        }),
+    }
+}
+
+impl Inbound {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "cluster" => Some(Self::Cluster),
+            "any" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! The configuration file.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{ConfigError, Place};
+
+/// The file as written. What is a text with rules of its own keeps its place, for messages.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) node: Option<Spanned<String>>,
+    pub(super) uplinks: Option<Vec<Spanned<String>>>,
+    pub(super) block: Option<Spanned<String>>,
+    pub(super) masquerade: Option<bool>,
+    pub(super) no_masquerade: Option<Vec<Spanned<String>>>,
+    pub(super) inbound: Option<Spanned<String>>,
+    pub(super) mtu: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) snat: Snat,
+    #[serde(default)]
+    pub(super) flows: Flows,
+    #[serde(default)]
+    pub(super) datapath: Datapath,
+    pub(super) run_dir: Option<Spanned<PathBuf>>,
+    pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) pin_dir: Option<Spanned<PathBuf>>,
+    pub(super) netns_dir: Option<Spanned<PathBuf>>,
+    /// Byte offsets at which lines end.
+    #[serde(skip)]
+    line_ends: Vec<usize>,
+}
+
+/// `[snat]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Snat {
+    pub(super) ports: Option<Spanned<String>>,
+}
+
+/// `[flows]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Flows {
+    pub(super) capacity: Option<Spanned<u32>>,
+}
+
+/// `[datapath]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Datapath {
+    pub(super) attach: Option<Spanned<String>>,
+}
+
+impl File {
+    /// The line (1 is the first) of a byte offset.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.line_ends.partition_point(|&end| end < offset) + 1
+    }
+}
+
+/// Reads a file's text.
+pub(super) fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
+    let line_ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
+    match toml::from_str::<File>(text) {
+        Ok(file) => Ok(File { line_ends, ..file }),
+        Err(error) => {
+            let places = File { line_ends, ..File::default() };
+            Err(ConfigError {
+                place: Place::File(path.to_owned(), error.span().map(|span| places.line(span.start))),
+                key: None,
+                reason: error.message().trim().replace('\n', ", "),
+                instead: "correct this line, or remove it for the default".to_owned(),
+            })
+        }
+    }
+}

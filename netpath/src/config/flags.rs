@@ -1,0 +1,74 @@
+//! Flags of `agent run`, each with its environment variable.
+
+use std::path::PathBuf;
+
+use super::{ConfigError, Place};
+
+/// Flags of `agent run`. Texts are checked together with the file's, in [`Config::load`](super::Config::load).
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct AgentFlags {
+    /// Configuration file [default: /etc/netpath/netpath.toml, if it is there; INSTANCE.toml for others]
+    #[arg(long, value_name = "FILE", env = "NETPATH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Interface to the outside; may be repeated [default: that of the default route]
+    #[arg(long = "uplink", value_name = "DEV", env = "NETPATH_UPLINKS", value_delimiter = ',')]
+    pub uplinks: Vec<String>,
+    /// Addresses for this node's pods [default: 10.61.0.0/24]
+    #[arg(long, value_name = "CIDR", env = "NETPATH_BLOCK")]
+    pub block: Option<String>,
+    /// Name of the node [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NETPATH_NODE")]
+    pub node: Option<String>,
+    /// Whether traffic to outside carries the node's address [default: true]
+    #[arg(long, value_name = "BOOL", env = "NETPATH_MASQUERADE")]
+    pub masquerade: Option<bool>,
+    /// Destination that sees the pod's own address all the same; may be repeated
+    #[arg(long, value_name = "CIDR", env = "NETPATH_NO_MASQUERADE", value_delimiter = ',')]
+    pub no_masquerade: Vec<String>,
+    /// Who may open connections to a pod's own address: cluster or any [default: cluster]
+    #[arg(long, value_name = "WHO", env = "NETPATH_INBOUND")]
+    pub inbound: Option<String>,
+    /// MTU of pods, bytes [default: the smallest of the uplinks]
+    #[arg(long, value_name = "BYTES", env = "NETPATH_MTU")]
+    pub mtu: Option<u32>,
+    /// Source ports of translated flows [default: 32768-49151]
+    #[arg(long, value_name = "FIRST-LAST", env = "NETPATH_SNAT_PORTS")]
+    pub snat_ports: Option<String>,
+    /// Entries of the flow table, two a flow, about 200 bytes of memory each [default: 262144]
+    #[arg(long, value_name = "ENTRIES", env = "NETPATH_FLOWS_CAPACITY")]
+    pub flows_capacity: Option<u32>,
+    /// How programs are attached: auto, tcx or clsact [default: auto]
+    #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
+    pub attach: Option<String>,
+    /// Directory of socket and lock [default: /run/netpath/INSTANCE]
+    #[arg(long, value_name = "DIR", env = "NETPATH_RUN_DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Directory of the store [default: /var/lib/netpath/INSTANCE]
+    #[arg(long, value_name = "DIR", env = "NETPATH_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory on bpffs for pins [default: /sys/fs/bpf/netpath/INSTANCE]
+    #[arg(long, value_name = "DIR", env = "NETPATH_PIN_DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Directory of the network namespaces it makes [default: /run/netns]
+    #[arg(long, value_name = "DIR", env = "NETPATH_NETNS_DIR")]
+    pub netns_dir: Option<PathBuf>,
+}
+
+#[derive(clap::Parser)]
+struct Bare {
+    #[command(flatten)]
+    flags: AgentFlags,
+}
+
+impl AgentFlags {
+    /// What the environment alone says.
+    pub(super) fn from_environment() -> Result<Self, ConfigError> {
+        let parsed = <Bare as clap::Parser>::try_parse_from(["netpath"]);
+        parsed.map(|bare| bare.flags).map_err(|error| ConfigError {
+            place: Place::Flag("environment"),
+            key: None,
+            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+            instead: "correct or unset the NETPATH_ variable".to_owned(),
+        })
+    }
+}

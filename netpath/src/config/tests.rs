@@ -1,0 +1,149 @@
+//! Every rule, and where a message points to.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn load(text: &str, change: impl FnOnce(&mut AgentFlags)) -> Result<Config, ConfigError> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("n.toml");
+    fs::write(&path, text).unwrap();
+    let mut flags = AgentFlags { config: Some(path), ..AgentFlags::default() };
+    change(&mut flags);
+    Config::load(&flags, &Instance::default())
+}
+
+fn refused(text: &str) -> String {
+    let error = load(text, |_| ()).unwrap_err().to_string();
+    let (place, rest) = error.split_once("n.toml").unwrap();
+    assert!(place.starts_with("configuration ("), "{error}");
+    rest.to_owned()
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = load("node = \"n\"", |_| ()).unwrap();
+    assert_eq!(config.network.block.to_string(), "10.61.0.0/24");
+    assert_eq!(config.paths.socket(), Path::new("/run/netpath/default/agent.sock"));
+    assert_eq!(config.paths.store(), Path::new("/var/lib/netpath/default/state.redb"));
+    assert_eq!(config.paths.pin_dir, Path::new("/sys/fs/bpf/netpath/default"));
+    assert_eq!((config.snat_ports, config.flow_entries), (DEFAULT_SNAT_PORTS, DEFAULT_FLOW_ENTRIES));
+    assert!(config.network.masquerade && config.uplinks.is_empty() && config.mtu.is_none());
+}
+
+#[test]
+fn a_full_file() {
+    let text = r#"
+        node = "node1"
+        uplinks = ["eth0", "eth1"]
+        block = "10.70.4.0/22"
+        masquerade = false
+        no_masquerade = ["192.168.0.0/16", "10.0.0.0/8", "10.0.0.0/8"]
+        inbound = "any"
+        mtu = 1400
+        run_dir = "/tmp/r"
+        state_dir = "/tmp/s"
+        pin_dir = "/tmp/p"
+        netns_dir = "/tmp/n"
+        [snat]
+        ports = "40000-40000"
+        [flows]
+        capacity = 1024
+        [datapath]
+        attach = "clsact"
+    "#;
+    let config = load(text, |_| ()).unwrap();
+    assert_eq!(config.uplinks, ["eth0", "eth1"]);
+    assert_eq!(config.network.no_masquerade.len(), 2);
+    assert_eq!(config.network.inbound, Inbound::Any);
+    assert!(!config.network.masquerade);
+    assert_eq!((config.mtu, config.flow_entries), (Some(1400), 1024));
+    assert_eq!((config.snat_ports, config.attach), (40_000..=40_000, Some(AttachKind::Clsact)));
+    assert_eq!(config.paths.lock(), Path::new("/tmp/r/lock"));
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let config = load("block = \"nonsense\"\nuplinks = [\"a\"]\nnode = \"n\"", |flags| {
+        flags.block = Some("10.1.0.0/16".to_owned());
+        flags.uplinks = vec!["b".to_owned()];
+    })
+    .unwrap();
+    assert_eq!(config.network.block.to_string(), "10.1.0.0/16");
+    assert_eq!(config.uplinks, ["b"]);
+}
+
+#[test]
+fn messages_name_file_line_key_and_what_to_write() {
+    assert_eq!(
+        refused("node = \"n\"\nblock = \"10.61.0.5/24\"\n"),
+        ", line 2): block has '10.61.0.5/24', which has bits set behind its length; write 10.61.0.0/24"
+    );
+    assert_eq!(
+        refused("\n\n[snat]\nports = \"40000\"\n"),
+        ", line 4): snat.ports is '40000'; write FIRST-LAST within 1024 to 65535, such as 32768-49151"
+    );
+    assert!(
+        refused("mtu = 1500\nblok = \"10.0.0.0/8\"\n")
+            .starts_with(", line 2): unknown field `blok`, expected")
+    );
+    assert!(
+        refused("[snat]\nport = \"1-2\"\n").starts_with(", line 2): unknown field `port`, expected `ports`")
+    );
+    assert!(refused("mtu = \"big\"\n").starts_with(", line 1): "));
+    assert!(refused("mtu = \n").starts_with(", line 1): "));
+    let error = load("", |flags| flags.mtu = Some(10)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("configuration (--mtu or NETPATH_MTU): mtu is 10; write 576 to 65535"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_rule_refuses() {
+    for text in [
+        "node = \"\"",
+        "node = \"a b\"",
+        "uplinks = [\"\"]",
+        "uplinks = [\"a/b\"]",
+        "uplinks = [\"eth0\", \"eth0\"]",
+        "uplinks = [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\"]",
+        "uplinks = [\"sixteen-letters-\"]",
+        "block = \"10.0.0.0\"",
+        "block = \"10.0.0.0/31\"",
+        "block = \"0.0.0.0/0\"",
+        "block = \"127.0.0.0/8\"",
+        "block = \"169.254.0.0/24\"",
+        "block = \"224.0.0.0/8\"",
+        "block = \"fd00::/64\"",
+        "no_masquerade = [\"10.0.0.1/8\"]",
+        "inbound = \"all\"",
+        "mtu = 500",
+        "mtu = 65536",
+        "snat.ports = \"50000-40000\"",
+        "snat.ports = \"80-90\"",
+        "snat.ports = \"40000-70000\"",
+        "flows.capacity = 0",
+        "flows.capacity = 99999999",
+        "datapath.attach = \"xdp\"",
+        "run_dir = \"run\"",
+        "pin_dir = \"\"",
+        &format!("run_dir = \"/{}\"", "x".repeat(97)),
+    ] {
+        refused(&format!("{text}\n"));
+    }
+    let error = load("", |flags| flags.config = Some("/nonexistent/n.toml".into())).unwrap_err();
+    assert!(error.to_string().contains("cannot be read: No such file"), "{error}");
+}
+
+#[test]
+fn instances() {
+    for good in ["default", "a", "node-1", &"x".repeat(15)] {
+        assert_eq!(Instance::new(good).unwrap().name(), good);
+    }
+    for bad in ["", "A", "a/b", "a.b", "..", &"x".repeat(16)] {
+        assert!(Instance::new(bad).is_err(), "{bad}");
+    }
+}

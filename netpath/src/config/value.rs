@@ -1,0 +1,308 @@
+//! The rules of each setting.
+
+use std::{
+    fmt::Display,
+    net::Ipv4Addr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use ipnet::Ipv4Net;
+use toml::Spanned;
+
+use super::{
+    AgentFlags, ConfigError, DEFAULT_BLOCK, DEFAULT_FLOW_ENTRIES, DEFAULT_SNAT_PORTS, Instance, Paths, Place,
+    file::File,
+};
+use crate::{
+    datapath::AttachKind,
+    model::{GATEWAY, Inbound},
+};
+
+/// Uplinks a node can have; the kernel tables have room for as many.
+const MAX_UPLINKS: usize = 8;
+/// Longest path of a unix socket, bytes: `sun_path` without its end.
+const MAX_SOCKET: usize = 107;
+/// Smallest MTU: what every IPv4 host must be able to receive (RFC 791).
+const MIN_MTU: u32 = 576;
+/// Largest MTU: the length field of IPv4.
+const MAX_MTU: u32 = 65_535;
+/// Below are the ports of the host's own well-known services.
+const MIN_PORT: u16 = 1024;
+const FLOW_ENTRIES: RangeInclusive<u32> = 64..=16_777_216;
+
+/// What there is to choose from.
+pub(super) struct Source<'a> {
+    pub(super) flags: &'a AgentFlags,
+    pub(super) file: &'a File,
+    pub(super) path: &'a Path,
+}
+
+/// A setting somebody made, and where.
+struct Given<T> {
+    key: &'static str,
+    value: T,
+    place: Place,
+}
+
+impl<T> Given<T> {
+    fn error(&self, reason: impl Into<String>, instead: impl Into<String>) -> ConfigError {
+        let (reason, instead) = (reason.into(), instead.into());
+        ConfigError { place: self.place.clone(), key: Some(self.key), reason, instead }
+    }
+}
+
+impl Source<'_> {
+    /// The flag if it is given, else the file's value.
+    fn given<T: Clone>(
+        &self,
+        key: &'static str,
+        flag: (&'static str, Option<&T>),
+        file: Option<&Spanned<T>>,
+    ) -> Option<Given<T>> {
+        let (name, flag) = flag;
+        let from_file = || file.map(|value| self.in_file(key, value));
+        flag.map(|value| Given { key, value: value.clone(), place: Place::Flag(name) }).or_else(from_file)
+    }
+
+    /// The flags if there are any, else the file's list.
+    fn list(
+        &self,
+        key: &'static str,
+        (name, flags): (&'static str, &[String]),
+        file: Option<&Vec<Spanned<String>>>,
+    ) -> Vec<Given<String>> {
+        if flags.is_empty() {
+            return file.into_iter().flatten().map(|value| self.in_file(key, value)).collect();
+        }
+        flags.iter().map(|value| Given { key, value: value.clone(), place: Place::Flag(name) }).collect()
+    }
+
+    fn in_file<T: Clone>(&self, key: &'static str, value: &Spanned<T>) -> Given<T> {
+        let line = self.file.line(value.span().start);
+        Given { key, value: value.get_ref().clone(), place: Place::File(self.path.to_owned(), Some(line)) }
+    }
+}
+
+pub(super) fn node(source: &Source<'_>) -> Result<String, ConfigError> {
+    let flag = ("--node or NETPATH_NODE", source.flags.node.as_ref());
+    let given = source.given("node", flag, source.file.node.as_ref()).unwrap_or_else(|| {
+        let value = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Given { key: "node", value: value.trim().to_owned(), place: Place::Default }
+    });
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=253).contains(&given.value.len()) && given.value.chars().all(allowed) {
+        return Ok(given.value);
+    }
+    let reason = format!("is '{}', which is not a host name", given.value);
+    Err(given.error(reason, "write node = \"NAME\" with letters, digits, '.', '_' and '-'"))
+}
+
+pub(super) fn uplinks(source: &Source<'_>) -> Result<Vec<String>, ConfigError> {
+    let flags = ("--uplink or NETPATH_UPLINKS", source.flags.uplinks.as_slice());
+    let given = source.list("uplinks", flags, source.file.uplinks.as_ref());
+    for (at, uplink) in given.iter().enumerate() {
+        let name = &uplink.value;
+        let usable = (1..=15).contains(&name.len())
+            && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
+            && !matches!(name.as_str(), "." | "..");
+        if !usable {
+            return Err(uplink.error(
+                format!("holds '{name}', which is not an interface's name"),
+                "write uplinks = [\"eth0\"]; 'ip link' lists the names",
+            ));
+        }
+        if given[..at].iter().any(|earlier| earlier.value == *name) {
+            return Err(uplink.error(format!("holds '{name}' twice"), "name each interface once"));
+        }
+        if at >= MAX_UPLINKS {
+            return Err(uplink.error(
+                format!("holds more than {MAX_UPLINKS} interfaces"),
+                format!("name {MAX_UPLINKS} at most"),
+            ));
+        }
+    }
+    Ok(given.into_iter().map(|uplink| uplink.value).collect())
+}
+
+pub(super) fn block(source: &Source<'_>) -> Result<Ipv4Net, ConfigError> {
+    let flag = ("--block or NETPATH_BLOCK", source.flags.block.as_ref());
+    let given = source.given("block", flag, source.file.block.as_ref()).unwrap_or_else(|| Given {
+        key: "block",
+        value: DEFAULT_BLOCK.to_owned(),
+        place: Place::Default,
+    });
+    let block = prefix(&given)?;
+    if !(8..=30).contains(&block.prefix_len()) {
+        return Err(given.error(
+            format!("is {block}, and a block has a length of /8 to /30"),
+            format!("write block = \"{DEFAULT_BLOCK}\" or the like"),
+        ));
+    }
+    let overlaps = |other: Ipv4Net| other.contains(&block.network()) || block.contains(&other.network());
+    for (special, what) in [
+        (net(0, 8), "addresses of this host"),
+        (net(127, 8), "loopback"),
+        (Ipv4Net::new_assert(GATEWAY, 16).trunc(), "link-local, with the pods' gateway"),
+        (net(224, 3), "multicast and reserved"),
+    ] {
+        if overlaps(special) {
+            return Err(given.error(
+                format!("is {block}, which overlaps {special} ({what})"),
+                format!("write a private block, such as block = \"{DEFAULT_BLOCK}\""),
+            ));
+        }
+    }
+    Ok(block)
+}
+
+fn net(first: u8, length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(first, 0, 0, 0), length)
+}
+
+pub(super) fn no_masquerade(source: &Source<'_>) -> Result<Vec<Ipv4Net>, ConfigError> {
+    let flags = ("--no-masquerade or NETPATH_NO_MASQUERADE", source.flags.no_masquerade.as_slice());
+    let given = source.list("no_masquerade", flags, source.file.no_masquerade.as_ref());
+    let mut prefixes = given.iter().map(prefix).collect::<Result<Vec<_>, _>>()?;
+    prefixes.sort();
+    prefixes.dedup();
+    Ok(prefixes)
+}
+
+/// An IPv4 prefix without host bits.
+fn prefix(given: &Given<String>) -> Result<Ipv4Net, ConfigError> {
+    let text = &given.value;
+    let prefix: Ipv4Net = text.parse().map_err(|_| {
+        let instead = format!("write ADDRESS/LENGTH, such as {DEFAULT_BLOCK}");
+        given.error(format!("has '{text}', which is not an IPv4 prefix"), instead)
+    })?;
+    if prefix == prefix.trunc() {
+        return Ok(prefix);
+    }
+    Err(given.error(format!("has '{text}', which has bits set behind its length"), {
+        let trunc = prefix.trunc();
+        format!("write {trunc}")
+    }))
+}
+
+pub(super) fn inbound(source: &Source<'_>) -> Result<Inbound, ConfigError> {
+    let flag = ("--inbound or NETPATH_INBOUND", source.flags.inbound.as_ref());
+    let Some(given) = source.given("inbound", flag, source.file.inbound.as_ref()) else {
+        return Ok(Inbound::default());
+    };
+    Inbound::parse(&given.value).ok_or_else(|| {
+        given.error(
+            format!("is '{}'", given.value),
+            "write \"cluster\" (pods and nodes) or \"any\" (everybody)",
+        )
+    })
+}
+
+pub(super) fn attach(source: &Source<'_>) -> Result<Option<AttachKind>, ConfigError> {
+    let flag = ("--attach or NETPATH_DATAPATH_ATTACH", source.flags.attach.as_ref());
+    let given = source.given("datapath.attach", flag, source.file.datapath.attach.as_ref());
+    match given.as_ref().map(|given| (given, given.value.as_str())) {
+        None | Some((_, "auto")) => Ok(None),
+        Some((_, "tcx")) => Ok(Some(AttachKind::Tcx)),
+        Some((_, "clsact")) => Ok(Some(AttachKind::Clsact)),
+        Some((given, other)) => {
+            Err(given
+                .error(format!("is '{other}'"), "write \"auto\", \"tcx\" (since Linux 6.6) or \"clsact\""))
+        }
+    }
+}
+
+pub(super) fn mtu(source: &Source<'_>) -> Result<Option<u32>, ConfigError> {
+    let flag = ("--mtu or NETPATH_MTU", source.flags.mtu.as_ref());
+    let given = source.given("mtu", flag, source.file.mtu.as_ref());
+    within(given, &(MIN_MTU..=MAX_MTU), "such as 1500, or nothing to follow the uplink")
+}
+
+pub(super) fn flow_entries(source: &Source<'_>) -> Result<u32, ConfigError> {
+    let flag = ("--flows-capacity or NETPATH_FLOWS_CAPACITY", source.flags.flows_capacity.as_ref());
+    let given = source.given("flows.capacity", flag, source.file.flows.capacity.as_ref());
+    let entries = within(given, &FLOW_ENTRIES, "such as 262144")?;
+    Ok(entries.unwrap_or(DEFAULT_FLOW_ENTRIES))
+}
+
+fn within<T: PartialOrd + Display>(
+    given: Option<Given<T>>,
+    range: &RangeInclusive<T>,
+    example: &str,
+) -> Result<Option<T>, ConfigError> {
+    match given {
+        Some(given) if !range.contains(&given.value) => Err(given.error(
+            format!("is {}", given.value),
+            format!("write {} to {}, {example}", range.start(), range.end()),
+        )),
+        given => Ok(given.map(|given| given.value)),
+    }
+}
+
+pub(super) fn snat_ports(source: &Source<'_>) -> Result<RangeInclusive<u16>, ConfigError> {
+    let flag = ("--snat-ports or NETPATH_SNAT_PORTS", source.flags.snat_ports.as_ref());
+    let Some(given) = source.given("snat.ports", flag, source.file.snat.ports.as_ref()) else {
+        return Ok(DEFAULT_SNAT_PORTS);
+    };
+    let range = given
+        .value
+        .split_once('-')
+        .and_then(|(first, last)| Some(first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?));
+    match range {
+        Some(range) if !range.is_empty() && *range.start() >= MIN_PORT => Ok(range),
+        _ => {
+            let reason = format!("is '{}'", given.value);
+            let instead = format!("write FIRST-LAST within {MIN_PORT} to 65535, such as 32768-49151");
+            Err(given.error(reason, instead))
+        }
+    }
+}
+
+pub(super) fn paths(source: &Source<'_>, instance: &Instance) -> Result<Paths, ConfigError> {
+    let (flags, file, usual) = (source.flags, source.file, instance.paths());
+    let run = source.given(
+        "run_dir",
+        ("--run-dir or NETPATH_RUN_DIR", flags.run_dir.as_ref()),
+        file.run_dir.as_ref(),
+    );
+    if let Some(given) = &run
+        && given.value.join("agent.sock").as_os_str().len() > MAX_SOCKET
+    {
+        let reason = format!("is '{}', too long for the path of a socket", given.value.display());
+        return Err(
+            given.error(reason, format!("use a path of at most {} bytes", MAX_SOCKET - "/agent.sock".len()))
+        );
+    }
+    let state = source.given(
+        "state_dir",
+        ("--state-dir or NETPATH_STATE_DIR", flags.state_dir.as_ref()),
+        file.state_dir.as_ref(),
+    );
+    let pin = source.given(
+        "pin_dir",
+        ("--pin-dir or NETPATH_PIN_DIR", flags.pin_dir.as_ref()),
+        file.pin_dir.as_ref(),
+    );
+    let netns = source.given(
+        "netns_dir",
+        ("--netns-dir or NETPATH_NETNS_DIR", flags.netns_dir.as_ref()),
+        file.netns_dir.as_ref(),
+    );
+    Ok(Paths {
+        run_dir: absolute(run, usual.run_dir)?,
+        state_dir: absolute(state, usual.state_dir)?,
+        pin_dir: absolute(pin, usual.pin_dir)?,
+        netns_dir: absolute(netns, usual.netns_dir)?,
+    })
+}
+
+fn absolute(given: Option<Given<PathBuf>>, usual: PathBuf) -> Result<PathBuf, ConfigError> {
+    match given {
+        None => Ok(usual),
+        Some(given) if given.value.is_absolute() => Ok(given.value),
+        Some(given) => {
+            let reason = format!("is '{}', which is not absolute", given.value.display());
+            Err(given.error(reason, format!("write a path like {}", usual.display())))
+        }
+    }
+}
