@@ -1,1 +1,198 @@
-//! compile
+//! Pure model → records of the kernel tables.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+use netpath_common::abi::{
+    Addr, Endpoint, MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Route, RouteKind, Uplink as UplinkRecord,
+};
+
+use crate::model::{GATEWAY, Inbound, Network, Pod};
+
+/// What the node's surroundings look like now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The uplinks that exist.
+    pub uplinks: Vec<Uplink>,
+    /// Every address of the node, on whatever interface.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An uplink that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Address that flows leaving here are translated to where the kernel's FIB names none.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// The record of a pod's addresses, all of one interface. `mtu` is the interface's.
+pub fn endpoint(pod: &Pod, ifindex: u32, mtu: u32) -> Endpoint {
+    Endpoint {
+        ifindex,
+        pod: pod.id,
+        slot: pod.slot,
+        identity: 0,
+        mac: pod.mac.0,
+        // No interface of a pod has more: the configuration and the API refuse it.
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+/// What ROUTES holds: every prefix once, in order.
+///
+/// The node's own addresses, the pods' gateway and the block belong to the node's stack, which knows the block as
+/// unreachable: local pods are found before any route. IPv4 only, as pods have no other addresses yet.
+pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(IpNet, Route)> {
+    let stack = Route::new(RouteKind::Stack, false);
+    let mut routes = BTreeMap::new();
+    routes.insert(Ipv4Net::default(), Route::new(RouteKind::Fib, network.masquerade));
+    for prefix in &network.no_masquerade {
+        routes.insert(*prefix, Route::new(RouteKind::Fib, false));
+    }
+    routes.insert(network.block, stack);
+    let own = surroundings.addresses.iter().filter_map(|address| match address {
+        // A pod's packet to 127/8 is a martian, wherever it is routed.
+        IpAddr::V4(v4) if !v4.is_loopback() => Some(*v4),
+        _ => None,
+    });
+    for address in own.chain([GATEWAY]) {
+        routes.insert(Ipv4Net::from(address), stack);
+    }
+    routes.into_iter().map(|(prefix, route)| (IpNet::V4(prefix), route)).collect()
+}
+
+/// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them.
+pub fn node(
+    network: &Network,
+    surroundings: &Surroundings,
+    snat_ports: &RangeInclusive<u16>,
+    generation: u32,
+) -> Node {
+    let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
+    for (record, uplink) in uplinks.iter_mut().zip(&surroundings.uplinks) {
+        record.ifindex = uplink.ifindex;
+        record.v4 = uplink.address.map_or(Addr::UNSPECIFIED, Addr::from);
+    }
+    Node {
+        uplinks,
+        snat_first: *snat_ports.start(),
+        snat_count: snat_ports.end().saturating_sub(*snat_ports.start()).saturating_add(1),
+        flags: if network.inbound == Inbound::Any { NODE_FLAG_INBOUND_ANY } else { 0 },
+        generation,
+        reserved: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DEFAULT_NETWORK, Mac, PodState};
+    use proptest::prelude::*;
+
+    fn network() -> Network {
+        Network {
+            name: DEFAULT_NETWORK.to_owned(),
+            block: "10.61.0.0/24".parse().unwrap(),
+            masquerade: true,
+            no_masquerade: vec!["10.0.0.0/8".parse().unwrap()],
+            inbound: Inbound::Cluster,
+        }
+    }
+
+    fn surroundings() -> Surroundings {
+        let uplink = |ifindex, address| Uplink { name: format!("eth{ifindex}"), ifindex, mtu: 1500, address };
+        let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2"];
+        Surroundings {
+            uplinks: vec![uplink(2, Some(Ipv4Addr::new(192, 0, 2, 2))), uplink(3, None)],
+            addresses: addresses.map(|text| text.parse().unwrap()).into(),
+        }
+    }
+
+    fn table(network: &Network) -> Vec<String> {
+        let words = |(prefix, route): &(IpNet, Route)| format!("{prefix} {} {}", route.kind, route.flags);
+        routes(network, &surroundings()).iter().map(words).collect()
+    }
+
+    #[test]
+    fn routes_of_a_node() {
+        // Kind 0 is the stack, 1 the FIB; flag 1 is masquerade.
+        let expected = [
+            "0.0.0.0/0 1 1",
+            "10.0.0.0/8 1 0",
+            "10.61.0.0/24 0 0",
+            "169.254.1.1/32 0 0",
+            "172.17.0.1/32 0 0",
+            "192.0.2.2/32 0 0",
+        ];
+        assert_eq!(table(&network()), expected);
+    }
+
+    #[test]
+    fn without_masquerade_every_way_out_keeps_the_pods_address() {
+        let network = Network { masquerade: false, ..network() };
+        assert!(table(&network).iter().all(|line| line.ends_with(" 0")));
+    }
+
+    #[test]
+    fn a_no_masquerade_prefix_never_hides_the_block() {
+        let network = Network { no_masquerade: vec!["10.61.0.0/24".parse().unwrap()], ..network() };
+        assert!(table(&network).contains(&"10.61.0.0/24 0 0".to_owned()));
+    }
+
+    #[test]
+    fn record_of_a_node() {
+        let record = node(&network(), &surroundings(), &(32_768..=49_151), 7);
+        assert_eq!(
+            (record.snat_first, record.snat_count, record.flags, record.generation),
+            (32_768, 16_384, 0, 7)
+        );
+        assert_eq!(record.uplinks[0].v4.to_ip().to_string(), "192.0.2.2");
+        assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v4), (3, Addr::UNSPECIFIED));
+        assert_eq!(record.uplinks[2], UplinkRecord::default());
+        let open = Network { inbound: Inbound::Any, ..network() };
+        let record = node(&open, &surroundings(), &(40_000..=40_000), 1);
+        assert_eq!((record.snat_count, record.flags), (1, NODE_FLAG_INBOUND_ANY));
+    }
+
+    #[test]
+    fn record_of_a_pod() {
+        let pod = Pod {
+            id: 9,
+            name: "web".parse().unwrap(),
+            network: DEFAULT_NETWORK.to_owned(),
+            addresses: vec!["10.61.0.5".parse().unwrap()],
+            mac: Mac([2, 0x6e, 10, 61, 0, 5]),
+            interface: "np9".to_owned(),
+            slot: 4,
+            netns: "/run/netns/web".into(),
+            owns_netns: true,
+            mtu: None,
+            labels: BTreeMap::new(),
+            state: PodState::Ready,
+        };
+        let record = endpoint(&pod, 12, 1450);
+        assert_eq!((record.ifindex, record.pod, record.slot, record.mtu), (12, 9, 4, 1450));
+        assert_eq!(record.mac, pod.mac.0);
+    }
+
+    proptest! {
+        #[test]
+        fn snat_ranges_hold_every_port(a in 1024u16.., b in 1024u16..) {
+            let range = a.min(b)..=a.max(b);
+            let record = node(&network(), &surroundings(), &range, 1);
+            prop_assert_eq!(usize::from(record.snat_count), range.len());
+        }
+    }
+}
