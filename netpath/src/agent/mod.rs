@@ -1,1 +1,142 @@
-//! agent
+//! The agent: one process a node, which holds the desired state and makes the kernel match it.
+//!
+//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory, `pods` adds and
+//! removes, `node` looks after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
+//! answers the API, `uninstall` takes everything away.
+
+mod error;
+mod events;
+mod node;
+mod pods;
+mod ports;
+mod reconcile;
+mod registry;
+mod start;
+mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod uninstall;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    panic,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
+
+pub use self::{error::AgentError, start::run, uninstall::uninstall};
+use self::{node::NodeState, registry::Registry, state::State};
+use crate::{
+    api::types::Event,
+    config::Config,
+    datapath::{AttachKind, Datapath, FlowTable, Swept},
+    net::{Netlink, Netns},
+};
+
+/// Who waits for everything to be removed.
+type Uninstall = oneshot::Sender<Result<(), AgentError>>;
+
+/// A running agent.
+pub struct Agent {
+    config: Config,
+    netns: Netns,
+    netlink: Netlink,
+    datapath: Arc<Mutex<Datapath>>,
+    attach: AttachKind,
+    /// Entries that fit into FLOWS.
+    flow_entries: u32,
+    state: State,
+    registry: Mutex<Registry>,
+    node: Mutex<NodeState>,
+    /// What is wrong now, by object.
+    problems: Mutex<BTreeMap<String, String>>,
+    swept: Mutex<Swept>,
+    events: broadcast::Sender<Arc<Event>>,
+    /// Read-held by every change that a request makes; taken for writing when the agent ends.
+    changes: Arc<RwLock<()>>,
+    uninstall: mpsc::Sender<Uninstall>,
+    /// Whether the agent is ending: nothing new is begun, event streams close.
+    ending: watch::Sender<bool>,
+    started: Instant,
+}
+
+impl Agent {
+    /// Works on programs and tables: system calls, so on a blocking thread.
+    async fn on_datapath<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Datapath) -> T + Send + 'static,
+    ) -> T {
+        let datapath = Arc::clone(&self.datapath);
+        blocking(move || work(&mut lock(&datapath))).await
+    }
+
+    /// Works on the flow table with a handle of its own: a walk may take a second, and nobody waits for it.
+    async fn on_flows<T, F>(&self, work: F) -> Result<T, AgentError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut FlowTable) -> Result<T, crate::datapath::DatapathError> + Send + 'static,
+    {
+        let mut table = self.on_datapath(|datapath| datapath.flow_table()).await?;
+        Ok(blocking(move || work(&mut table)).await?)
+    }
+
+    /// Notes what is wrong with an object, or that nothing is. Tells the log when that changes.
+    fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
+        let mut problems = lock(&self.problems);
+        match outcome {
+            Ok(()) => {
+                if problems.remove(object).is_some() {
+                    tracing::info!("{object}: well again");
+                }
+            }
+            Err(problem) => {
+                let problem = problem.to_string();
+                if problems.insert(object.to_owned(), problem.clone()).as_ref() != Some(&problem) {
+                    tracing::warn!("{object}: {problem}");
+                }
+            }
+        }
+    }
+
+    /// Removes everything this instance put on the host, and ends the agent.
+    ///
+    /// # Errors
+    /// All that failed, after trying all.
+    pub async fn request_uninstall(&self) -> Result<(), AgentError> {
+        let (tell, told) = oneshot::channel();
+        self.uninstall.send(tell).await.map_err(|_| AgentError::Ending)?;
+        told.await.map_err(|_| AgentError::Ending)?
+    }
+
+    /// A subscription to what the programs tell from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+
+    /// Turns true when the agent ends.
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+}
+
+/// Runs what blocks on a thread where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panicked) => panic::resume_unwind(panicked),
+            // The runtime is going away, and with it whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Locks a mutex whose holders cannot leave it half-changed: a panic of one of them poisons nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

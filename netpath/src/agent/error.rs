@@ -1,0 +1,172 @@
+//! What can go wrong in the agent.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use crate::{
+    api::types::{Failure, FailureCode},
+    config::ConfigError,
+    datapath::DatapathError,
+    ipam::IpamError,
+    model::{MacError, NameError},
+    net::{NetError, UndoFailed},
+    store::StoreError,
+};
+
+/// What can go wrong in the agent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The node is not fit.
+    #[error("starting the agent: {reason}; {advice}")]
+    Unfit {
+        /// What is missing.
+        reason: String,
+        /// What to try.
+        advice: String,
+    },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The request is not valid.
+    #[error("pod '{pod}': {reason}")]
+    Invalid {
+        /// The pod.
+        pod: String,
+        /// What is wrong, and what to give instead.
+        reason: String,
+    },
+    /// A pod's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A pod's MAC.
+    #[error(transparent)]
+    Mac(#[from] MacError),
+    /// No such pod.
+    #[error("pod '{0}' does not exist")]
+    NoPod(String),
+    /// The name is taken.
+    #[error("pod '{0}' exists already")]
+    PodExists(String),
+    /// The pod is being added or removed right now.
+    #[error("pod '{0}' is being added or removed")]
+    PodBusy(String),
+    /// No such network.
+    #[error("network '{0}' does not exist")]
+    NoNetwork(String),
+    /// The address is of another family than the network.
+    #[error("address {0}: the network has IPv4 addresses only")]
+    Family(IpAddr),
+    /// The namespace that would be made for the pod is there already.
+    #[error("pod '{pod}': {path} is there already, and not netpath's")]
+    NetnsExists {
+        /// The pod.
+        pod: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another pod has the namespace.
+    #[error("pod '{pod}': pod '{other}' has the namespace {path}")]
+    NetnsTaken {
+        /// The pod.
+        pod: String,
+        /// The one that has it.
+        other: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Addresses.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+    /// The node has as many pods as its tables hold.
+    #[error("the node has {0} pods, as many as its tables hold")]
+    TooManyPods(u32),
+    /// The agent is ending.
+    #[error("the agent is ending")]
+    Ending,
+    /// Links, routes and namespaces.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A failed operation left something behind; the agent goes on trying.
+    #[error("{cause}; {left}")]
+    Left {
+        /// Why the operation failed.
+        cause: Box<AgentError>,
+        /// What is left.
+        left: UndoFailed,
+    },
+    /// Programs and tables.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file or socket.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done, on which object.
+        doing: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Several things failed while everything was tried.
+    #[error("{}", .0.join("; "))]
+    Several(Vec<String>),
+}
+
+impl AgentError {
+    /// Wraps an I/O error with what was being done.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing: doing.into(), source }
+    }
+
+    pub(super) fn unfit(reason: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::Unfit { reason: reason.into(), advice: advice.into() }
+    }
+
+    /// What to try, if there is something that the message does not say.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoPod(_) => "'netpath pod ls' lists the pods of this node",
+            Self::PodExists(_) => "choose another name, or remove it with 'netpath pod rm'",
+            Self::PodBusy(_) => "try again in a moment; 'netpath status' tells what is wrong if it lasts",
+            Self::NoNetwork(_) => "'netpath network ls' lists the networks",
+            Self::Family(_) | Self::Ipam(IpamError::OutOfRange { .. }) => {
+                "'netpath network ls' shows the subnets; give no address and one is chosen"
+            }
+            Self::NetnsExists { .. } => {
+                "name it with --netns to attach it, choose another name, or remove it"
+            }
+            Self::NetnsTaken { .. } => {
+                "a namespace has one pod: remove that one first, or give another namespace"
+            }
+            Self::Ipam(IpamError::Taken { .. }) => "choose another address, or give none and one is chosen",
+            Self::Ipam(IpamError::Exhausted { .. }) => "remove pods, or give the node a larger block",
+            Self::TooManyPods(_) => "remove pods, or add them on another node",
+            Self::Ending => "start it again",
+            _ => return None,
+        })
+    }
+}
+
+impl From<&AgentError> for Failure {
+    fn from(error: &AgentError) -> Self {
+        use AgentError as E;
+        let code = match error {
+            E::Invalid { .. }
+            | E::Name(_)
+            | E::Mac(_)
+            | E::Family(_)
+            | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
+            E::NoPod(_) | E::NoNetwork(_) => FailureCode::NotFound,
+            E::PodExists(_)
+            | E::PodBusy(_)
+            | E::NetnsExists { .. }
+            | E::NetnsTaken { .. }
+            | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
+            E::Ipam(IpamError::Exhausted { .. }) | E::TooManyPods(_) => FailureCode::Exhausted,
+            E::Ending => FailureCode::Unavailable,
+            _ => FailureCode::Internal,
+        };
+        Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }
+    }
+}

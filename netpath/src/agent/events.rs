@@ -1,0 +1,91 @@
+//! What the programs tell, with names instead of numbers.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use netpath_common::abi::{self, Addr, DropReason, EventKind, Program};
+
+use super::{Agent, lock, registry::Entry, view::unix_ms};
+use crate::{
+    api::types::Event,
+    datapath::{Events, monotonic_ns},
+};
+
+/// Pause after a failure to read the ring, so that a lasting one does not burn a core.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Reads the ring until the agent ends.
+    pub(super) async fn event_loop(self: Arc<Self>, mut ring: Events) {
+        let mut ending = self.ending.subscribe();
+        loop {
+            let event = tokio::select! {
+                event = ring.next() => event,
+                _ = ending.wait_for(|ending| *ending) => return,
+            };
+            self.note("events", &event.as_ref().map(|_| ()));
+            match event {
+                // Fails if nobody listens.
+                Ok(event) => drop(self.events.send(Arc::new(self.describe_event(&event)))),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn describe_event(&self, event: &abi::Event) -> Event {
+        let known = |addr: Addr| (addr != Addr::UNSPECIFIED).then(|| addr.to_ip());
+        let (source, destination) = (known(event.src), known(event.dst));
+        let concerned = self.pod_concerned(event.ifindex, source, destination);
+        let is_flow = event.kind == EventKind::Flow as u8;
+        Event {
+            time_ms: wall_clock_ms(event.time),
+            kind: if is_flow { "flow" } else { "drop" }.into(),
+            reason: DropReason::from_u8(event.reason).map(|reason| reason.name().into()),
+            interface: match &concerned {
+                Some(entry) if entry.ifindex == event.ifindex => entry.pod.interface.clone(),
+                _ => lock(&self.node).seen.name_of(event.ifindex),
+            },
+            pod: concerned.map(|entry| entry.pod.name.to_string()),
+            program: Program::from_u8(event.program)
+                .map_or_else(|| format!("#{}", event.program), |program| program.name().into()),
+            protocol: protocol_name(event.proto),
+            source,
+            source_port: u16::from_be(event.sport),
+            destination,
+            destination_port: u16::from_be(event.dport),
+            translated_source: known(event.translated),
+            translated_port: known(event.translated).map(|_| u16::from_be(event.translated_port)),
+            length: event.length,
+        }
+    }
+
+    /// The pod whose interface it is; on an uplink, the pod whose address it is.
+    fn pod_concerned(
+        &self,
+        ifindex: u32,
+        source: Option<IpAddr>,
+        destination: Option<IpAddr>,
+    ) -> Option<Entry> {
+        let registry = lock(&self.registry);
+        let has = |address: Option<IpAddr>| {
+            let owns = |entry: &&Entry| address.is_some_and(|address| entry.pod.addresses.contains(&address));
+            registry.pods().find(owns)
+        };
+        let by_interface = registry.pods().find(|entry| entry.ifindex == ifindex);
+        by_interface.or_else(|| has(source)).or_else(|| has(destination)).cloned()
+    }
+}
+
+/// CLOCK_MONOTONIC ns → milliseconds since 1970.
+fn wall_clock_ms(monotonic: u64) -> u64 {
+    unix_ms().saturating_sub(monotonic_ns().saturating_sub(monotonic) / 1_000_000)
+}
+
+/// Name of an IP protocol; its number if the API has none for it.
+pub(super) fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,283 @@
+//! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use super::{Agent, AgentError, blocking, lock, ports::Ports};
+use crate::{
+    compile::{self, Surroundings, Uplink},
+    datapath::AttachKind,
+    model::Pod,
+    net::{Link, Route, RouteKind, sysctl},
+};
+
+/// MTU of pods while there is no uplink, bytes: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// What was found at the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) links: Vec<Link>,
+    addresses: Vec<(u32, IpNet)>,
+    /// Routes marked as ours.
+    routes: Vec<Route>,
+    pub(super) uplinks: Vec<Uplink>,
+}
+
+/// What was last found and told.
+#[derive(Default)]
+pub(super) struct NodeState {
+    pub(super) seen: Seen,
+    /// The node's record as last written, without its generation.
+    told: Option<Surroundings>,
+    generation: u32,
+}
+
+impl Seen {
+    /// Name of a link; `#INDEX` if it is not known.
+    pub(super) fn name_of(&self, ifindex: u32) -> String {
+        let link = self.links.iter().find(|link| link.index == ifindex);
+        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
+    /// Whether what netlink announces of a pod's host end is as it should be.
+    pub(super) fn has(&self, pod: &Pod, ifindex: u32, mtu: u32) -> bool {
+        let link = self.links.iter().find(|link| link.index == ifindex);
+        let routed = |address: IpAddr| {
+            let own = IpNet::from(address);
+            self.routes.iter().any(|route| {
+                route.prefix == own && route.kind == RouteKind::Unicast && route.ifindex == Some(ifindex)
+            })
+        };
+        link.is_some_and(|link| link.name == pod.interface && link.up && link.mtu == mtu)
+            && pod.addresses.iter().all(|address| routed(*address))
+    }
+}
+
+impl Agent {
+    /// MTU of a pod, bytes: its own, else the configured, else the smallest of the uplinks.
+    pub(super) fn mtu(&self, wanted: Option<u32>) -> u32 {
+        let uplinks = || lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.mtu).min();
+        wanted.or(self.config.mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
+    }
+
+    /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
+    pub(super) async fn look(&self) -> Result<bool, AgentError> {
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        let routes = self.netlink.own_routes().await?;
+        let mut uplinks = self.find_uplinks(&links, &addresses).await?;
+        let mut node = lock(&self.node);
+        if uplinks.is_empty() {
+            // A default route that comes and goes must not stop live flows: the last uplinks stay while they exist.
+            uplinks = node.seen.uplinks.clone();
+            uplinks.retain(|uplink| links.iter().any(|link| link.index == uplink.ifindex));
+        }
+        let seen = Seen { links, addresses, routes, uplinks };
+        let changed = node.seen != seen;
+        node.seen = seen;
+        Ok(changed)
+    }
+
+    async fn find_uplinks(
+        &self,
+        links: &[Link],
+        addresses: &[(u32, IpNet)],
+    ) -> Result<Vec<Uplink>, AgentError> {
+        let found: Vec<&Link> = if self.config.uplinks.is_empty() {
+            let index = self.netlink.default_route_interface(false).await?;
+            links.iter().filter(|link| Some(link.index) == index).collect()
+        } else {
+            let by_name = |name: &String| links.iter().find(|link| link.name == *name);
+            self.config.uplinks.iter().filter_map(by_name).collect()
+        };
+        let uplink = |link: &Link| Uplink {
+            name: link.name.clone(),
+            ifindex: link.index,
+            mtu: link.mtu,
+            address: source_address(addresses, link.index),
+        };
+        Ok(found.into_iter().map(uplink).collect())
+    }
+
+    /// Whether the node has what it needs before anything is changed on it.
+    pub(super) fn check_node(&self) -> Result<(), AgentError> {
+        let node = lock(&self.node);
+        let seen = &node.seen;
+        let lacking: Vec<_> = self
+            .config
+            .uplinks
+            .iter()
+            .filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
+            .collect();
+        if let Some(name) = lacking.first() {
+            let there: Vec<_> = seen.links.iter().map(|link| link.name.as_str()).collect();
+            return Err(AgentError::unfit(
+                format!("there is no interface '{name}' to be an uplink"),
+                format!("correct --uplink or uplinks; there are {}", there.join(", ")),
+            ));
+        }
+        if seen.uplinks.is_empty() {
+            return Err(AgentError::unfit(
+                "no uplink: there is no default route to tell which interface leads outside",
+                "name one with --uplink DEV or uplinks = [\"DEV\"]",
+            ));
+        }
+        let block = self.config.network.block;
+        let inside = |address: &IpNet| matches!(address.addr(), IpAddr::V4(v4) if block.contains(&v4));
+        match seen.addresses.iter().find(|(_, address)| inside(address)) {
+            Some((ifindex, address)) => Err(AgentError::unfit(
+                format!(
+                    "the block {block} holds {}, an address of {}",
+                    address.addr(),
+                    seen.name_of(*ifindex)
+                ),
+                "give pods another block with --block or block = \"CIDR\"",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
+    /// reserved ports, and programs on the uplinks. What fails does not stop the rest.
+    pub(super) async fn ensure_node(&self) {
+        let seen = lock(&self.node).seen.clone();
+        // The tables first: no program may run with an uplink it does not know.
+        self.note("tables", &self.write_tables(&seen).await);
+        self.note("block route", &self.ensure_block_route(&seen).await);
+        self.note("reserved ports", &self.reserve_ports().await);
+        for name in self.config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
+        {
+            self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
+        }
+        for uplink in seen.uplinks {
+            let outcome = match self.attach_uplink(&uplink).await {
+                Ok(()) if uplink.address.is_none() => {
+                    Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
+                }
+                outcome => outcome.map_err(|error| error.to_string()),
+            };
+            self.note(&format!("uplink {}", uplink.name), &outcome);
+        }
+    }
+
+    async fn attach_uplink(&self, uplink: &Uplink) -> Result<(), AgentError> {
+        if self.attach == AttachKind::Clsact {
+            let name = uplink.name.clone();
+            self.state
+                .record(|host| {
+                    if !host.filtered.contains(&name) {
+                        host.filtered.push(name);
+                    }
+                })
+                .await?;
+        }
+        let (name, ifindex) = (uplink.name.clone(), uplink.ifindex);
+        Ok(self.on_datapath(move |datapath| datapath.attach_uplink(&name, ifindex)).await?)
+    }
+
+    /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
+    async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
+        let addresses = seen.addresses.iter().map(|(_, address)| address.addr()).collect();
+        let surroundings = Surroundings { uplinks: seen.uplinks.clone(), addresses };
+        let generation = {
+            let mut node = lock(&self.node);
+            if node.told.as_ref() != Some(&surroundings) {
+                // Seconds, so that it counts up over restarts as well.
+                node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
+                node.told = Some(surroundings.clone());
+            }
+            node.generation
+        };
+        let network = &self.config.network;
+        let routes = compile::routes(network, &surroundings);
+        let record = compile::node(network, &surroundings, &self.config.snat_ports, generation);
+        let write = move |datapath: &mut crate::datapath::Datapath| {
+            datapath.set_routes(&routes)?;
+            datapath.set_node(&record)
+        };
+        Ok(self.on_datapath(write).await?)
+    }
+
+    /// Addresses of the block without a pod get an answer instead of leaving by the default route. Routes of earlier
+    /// blocks go.
+    async fn ensure_block_route(&self, seen: &Seen) -> Result<(), AgentError> {
+        let prefix = IpNet::V4(self.config.network.block);
+        let earlier = self.state.host().await.routes;
+        self.state
+            .record(|host| {
+                if !host.routes.contains(&prefix) {
+                    host.routes.push(prefix);
+                }
+            })
+            .await?;
+        let route = block_route(prefix);
+        if !seen.routes.contains(&route) {
+            self.netlink.replace_route(&route).await?;
+        }
+        for old in earlier.into_iter().filter(|old| *old != prefix) {
+            self.netlink.delete_route(&block_route(old)).await?;
+            self.state.record(|host| host.routes.retain(|recorded| *recorded != old)).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the SNAT range out of the host's ephemeral ports, beside whatever is reserved already.
+    async fn reserve_ports(&self) -> Result<(), AgentError> {
+        let ours = Ports::parse(&self.state.host().await.reserved_ports);
+        let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
+        let others = present.without(&ours);
+        let added = Ports::range(&self.config.snat_ports).without(&others);
+        self.state.record(|host| host.reserved_ports = added.to_string()).await?;
+        let wanted = others.with(&added);
+        if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
+    }
+}
+
+/// Takes ports off the reserved ones.
+pub(super) async fn release_ports(added: &str) -> Result<(), AgentError> {
+    let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
+    let left = present.without(&Ports::parse(added));
+    if left != present { write_reserved(&left).await } else { Ok(()) }
+}
+
+async fn write_reserved(ports: &Ports) -> Result<(), AgentError> {
+    // Nothing at all would be no write: an empty line empties the list.
+    let value = format!("{ports}\n");
+    blocking(move || sysctl::write(RESERVED_PORTS, &value)).await?;
+    Ok(())
+}
+
+/// The block's own route. `unreachable`, not `blackhole`: who talks to a pod that is gone is told so.
+pub(super) fn block_route(prefix: IpNet) -> Route {
+    Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
+}
+
+/// What flows leaving by an interface are translated to where the kernel's FIB names nothing: its first address,
+/// link-local ones last.
+fn source_address(addresses: &[(u32, IpNet)], ifindex: u32) -> Option<Ipv4Addr> {
+    let own =
+        addresses.iter().filter(|(index, _)| *index == ifindex).filter_map(|(_, net)| match net.addr() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+    own.min_by_key(Ipv4Addr::is_link_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_global_address_before_a_link_local_one() {
+        let addresses: Vec<(u32, IpNet)> =
+            [(2, "169.254.7.7/16"), (1, "10.0.0.1/8"), (2, "2001:db8::1/64"), (2, "192.0.2.5/24")]
+                .map(|(index, text)| (index, text.parse().unwrap()))
+                .into();
+        assert_eq!(source_address(&addresses, 2), Some(Ipv4Addr::new(192, 0, 2, 5)));
+        assert_eq!(source_address(&addresses[..1], 2), Some(Ipv4Addr::new(169, 254, 7, 7)));
+        assert_eq!(source_address(&addresses, 9), None);
+    }
+}

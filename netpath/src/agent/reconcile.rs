@@ -1,0 +1,173 @@
+//! The level-triggered loop: whatever happened, make the kernel match the desired state. An object that fails is noted
+//! and never stops the others.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::MissedTickBehavior;
+
+use super::{Agent, AgentError, blocking, lock, pods::object, registry::Entry};
+use crate::{
+    model::{Pod, PodState},
+    net::Netns,
+};
+
+/// Time between full passes: what nothing announces is repaired within it.
+const FULL_PASS: Duration = Duration::from_secs(10);
+/// Time between looks at what netlink tells, so that what changes there is repaired within two seconds. Three dumps
+/// cost less than being woken by every change that the agent makes itself.
+const LOOK: Duration = Duration::from_secs(1);
+/// Time between sweeps of the flow table.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// How much a pass does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Everything.
+    Full,
+    /// The node, and pods whose link or routes have changed.
+    Announced,
+}
+
+impl Agent {
+    /// Runs until the agent ends.
+    pub(super) async fn reconcile_loop(self: Arc<Self>) {
+        let mut ending = self.ending.subscribe();
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_full = Instant::now();
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+            let looked = self.look().await;
+            self.note("netlink", &looked.as_ref().map(|_| ()));
+            let extent = if last_full.elapsed() >= FULL_PASS { Extent::Full } else { Extent::Announced };
+            // After a failed look nothing is known to have changed; a pass on what was seen before harms nobody.
+            if extent == Extent::Full || looked.is_ok_and(|changed| changed) {
+                self.pass(extent).await;
+            }
+            if extent == Extent::Full {
+                last_full = Instant::now();
+            }
+        }
+    }
+
+    /// One pass over everything. What is left over is removed last, when what should be there is.
+    pub(super) async fn pass(self: &Arc<Self>, extent: Extent) {
+        self.ensure_node().await;
+        let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
+        for entry in entries {
+            if *self.ending.borrow() {
+                return;
+            }
+            self.ensure_pod(&entry, extent).await;
+        }
+        self.note("leftovers", &self.drop_leftovers().await);
+    }
+
+    /// Makes one pod's kernel state right, or finishes its removal.
+    async fn ensure_pod(&self, entry: &Entry, extent: Extent) {
+        // Whoever adds or removes it right now holds the gate and needs no help.
+        let Ok(_gate) = entry.gate.try_lock() else { return };
+        let Some(entry) = lock(&self.registry).same(entry).cloned() else { return };
+        let object = object(&entry.pod);
+        let outcome = match entry.pod.state {
+            PodState::Ready => {
+                let mtu = self.mtu(entry.pod.mtu);
+                let well = !lock(&self.problems).contains_key(&object);
+                if extent == Extent::Announced
+                    && well
+                    && lock(&self.node).seen.has(&entry.pod, entry.ifindex, mtu)
+                {
+                    return;
+                }
+                self.repair_pod(&entry.pod).await
+            }
+            // Nobody holds the gate, so whoever made or removed it failed or died. Of one being made nobody was told
+            // that it exists.
+            PodState::Creating | PodState::Removing => {
+                tracing::info!(pod = %entry.pod.name, "removing what an interrupted change left");
+                self.remove(&entry).await
+            }
+        };
+        self.note(&object, &outcome);
+    }
+
+    async fn repair_pod(&self, pod: &Pod) -> Result<(), AgentError> {
+        let (path, owned) = (pod.netns.clone(), pod.owns_netns);
+        let open = move || match Netns::open(&path) {
+            // Namespaces go with a reboot, and ours are ours to make again.
+            Err(_) if owned && path.symlink_metadata().is_err() => Netns::create(&path),
+            opened => opened,
+        };
+        let ensured = match blocking(open).await {
+            Ok(netns) => self.pod_link(pod).ensure(&self.netlink, &self.netns, &netns).await,
+            Err(error) => Err(error),
+        };
+        match ensured {
+            Ok(ifindex) => {
+                lock(&self.registry).set_ifindex(pod, ifindex);
+                self.ensure_datapath(pod, ifindex).await
+            }
+            Err(error) => {
+                // Programs stay on a link that is there: it may well still work.
+                if let Ok(link) = self.netlink.link(&pod.interface).await {
+                    lock(&self.registry).set_ifindex(pod, link.map_or(0, |link| link.index));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes endpoints without a pod, and programs from what is neither a pod's interface nor an uplink.
+    async fn drop_leftovers(self: &Arc<Self>) -> Result<(), AgentError> {
+        let agent = Arc::clone(self);
+        // In this order: what a pod that is just being added has put into the tables, the registry has had before.
+        let attached = self
+            .on_datapath(move |datapath| {
+                let endpoints = datapath.endpoints()?;
+                let registry = lock(&agent.registry);
+                let known: HashSet<_> =
+                    registry.pods().flat_map(|entry| entry.pod.addresses.iter().copied()).collect();
+                for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
+                    datapath.remove_endpoint(address)?;
+                }
+                datapath.attachments()
+            })
+            .await?;
+        let attached: HashSet<u32> = attached.iter().map(|attachment| attachment.ifindex).collect();
+        let links = self.netlink.links().await?;
+        let mut wanted: HashSet<u32> = lock(&self.registry).pods().map(|entry| entry.ifindex).collect();
+        wanted.extend(lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.ifindex));
+        for ifindex in attached {
+            match links.iter().find(|link| link.index == ifindex) {
+                Some(_) if wanted.contains(&ifindex) => {}
+                link => self.detach(link.map(|link| link.name.clone()), ifindex).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sweeps the flow table until the agent ends.
+    pub(super) async fn sweep_loop(self: Arc<Self>) {
+        let mut ending = self.ending.subscribe();
+        let mut ticks = tokio::time::interval(SWEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+            let swept = self.on_flows(|flows| flows.sweep()).await;
+            self.note("flow table", &swept.as_ref().map(|_| ()));
+            if let Ok(swept) = swept {
+                *lock(&self.swept) = swept;
+            }
+        }
+    }
+}

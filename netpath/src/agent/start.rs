@@ -1,0 +1,273 @@
+//! Bringing the agent up, and down.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions, TryLockError},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{RwLock, broadcast, mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, reconcile::Extent, registry::Registry,
+    state::State, uninstall::remove_all,
+};
+use crate::{
+    api::server,
+    config::{Config, Paths},
+    datapath::{AttachKind, Datapath, Options, Swept, ensure_bpffs},
+    model::GATEWAY_MAC,
+    net::{Netlink, Netns},
+    store::{EmbeddedStore, Store, private_dir},
+};
+
+/// Where bpffs belongs.
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
+/// The oldest kernel that is tested: that of Debian 12.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+/// Events a slow subscriber may be behind before it loses some.
+const EVENT_BACKLOG: usize = 1024;
+/// How long what has been begun may take when the agent ends.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the agent until SIGTERM, SIGINT or `uninstall`. Programs, tables, links and flows stay when it ends: the next
+/// agent takes them over.
+///
+/// # Errors
+/// Why it could not start; what was attached before stays as it was.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    check_root()?;
+    check_kernel()?;
+    let _lock = take_lock(&config.paths)?;
+    let mut signals = Signals::listen()?;
+    let store = open_store(&config.paths).await?;
+    let (agent, mut uninstall) = Agent::open(config, store).await?;
+    let tasks = agent.begin().await?;
+    let socket = agent.config.paths.socket();
+    let listener = server::bind(&socket).await?;
+    // Served until the answers are out, that of `uninstall` included.
+    let (end_server, server_ends) = watch::channel(false);
+    let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
+    tracing::info!(socket = %socket.display(), node = agent.config.node, "ready");
+    let asked = tokio::select! {
+        () = signals.either() => None,
+        asked = uninstall.recv() => asked,
+    };
+    agent.end(tasks).await;
+    let outcome = match asked {
+        Some(tell) => {
+            tracing::info!("removing everything");
+            let outcome = agent.remove_all().await;
+            let failed = outcome.as_ref().err().map(ToString::to_string);
+            // The client may have gone.
+            let _ = tell.send(outcome);
+            failed.map_or(Ok(()), |failure| Err(AgentError::Several(vec![failure])))
+        }
+        None => {
+            tracing::info!("ending; programs, links and flows stay");
+            Ok(())
+        }
+    };
+    end_server.send_replace(true);
+    if timeout(GRACE, serving).await.is_err() {
+        tracing::warn!("a client did not take its answer in time");
+    }
+    // A socket that nobody answers would look like a hanging agent.
+    let _ = std::fs::remove_file(&socket);
+    outcome
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, AgentError> {
+        let listen = |kind, name: &str| signal(kind).map_err(AgentError::io(format!("listening for {name}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+        })
+    }
+
+    async fn either(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Fails unless this is root.
+pub(super) fn check_root() -> Result<(), AgentError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(AgentError::unfit("it needs root", "start it with sudo, or by systemd"))
+}
+
+fn check_kernel() -> Result<(), AgentError> {
+    let path = "/proc/sys/kernel/osrelease";
+    let release = std::fs::read_to_string(path).map_err(AgentError::io(format!("reading {path}")))?;
+    let release = release.trim();
+    let (major, minor) = OLDEST_KERNEL;
+    if kernel_version(release) >= OLDEST_KERNEL {
+        return Ok(());
+    }
+    Err(AgentError::unfit(
+        format!("the kernel is {release}, and netpath needs {major}.{minor}"),
+        "boot a newer kernel",
+    ))
+}
+
+/// Major and minor version of a release like `6.1.0-18-amd64`.
+fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Makes sure that no other agent of this instance runs, as long as the file is open.
+pub(super) fn take_lock(paths: &Paths) -> Result<File, AgentError> {
+    private_dir(&paths.run_dir)?;
+    let path = paths.lock();
+    let doing = format!("locking {}", path.display());
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(AgentError::io(doing.clone()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AgentError::unfit(
+            format!("another agent of this instance holds {}", path.display()),
+            "stop that one, or use --instance for a second one",
+        )),
+        Err(TryLockError::Error(error)) => Err(AgentError::io(doing)(error)),
+    }
+}
+
+/// Opens the store of an instance.
+pub(super) async fn open_store(paths: &Paths) -> Result<Arc<dyn Store>, AgentError> {
+    let path = paths.store();
+    Ok(Arc::new(blocking(move || EmbeddedStore::open(&path)).await?))
+}
+
+impl Agent {
+    /// Reads the state and loads the programs; nothing on the node is changed but bpffs mounted and tables pinned.
+    pub(super) async fn open(
+        config: Config,
+        store: Arc<dyn Store>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
+        let (state, pods) = State::load(store).await?;
+        let registry = Registry::new(&config, pods);
+        let netns = Netns::current()?;
+        let netlink = Netlink::connect(&netns).await?;
+        mount_bpffs(&config.paths, &state).await?;
+        let attach = config.attach.unwrap_or_else(AttachKind::best);
+        let options = Options {
+            pin_dir: config.paths.pin_dir.clone(),
+            gateway_mac: GATEWAY_MAC.0,
+            flow_entries: config.flow_entries,
+            attach,
+        };
+        let load = move || {
+            let datapath = Datapath::load(&options)?;
+            let capacity = datapath.flow_table()?.capacity();
+            Ok::<_, AgentError>((datapath, capacity))
+        };
+        let (datapath, flow_entries) = blocking(load).await?;
+        if flow_entries != config.flow_entries {
+            tracing::warn!(
+                flow_entries,
+                "the flow table keeps the size it was made with until 'netpath uninstall'"
+            );
+        }
+        let (uninstall, asked) = mpsc::channel(1);
+        let agent = Self {
+            config,
+            netns,
+            netlink,
+            datapath: Arc::new(Mutex::new(datapath)),
+            attach,
+            flow_entries,
+            state,
+            registry: Mutex::new(registry),
+            node: Mutex::new(NodeState::default()),
+            problems: Mutex::new(BTreeMap::new()),
+            swept: Mutex::new(Swept::default()),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            changes: Arc::new(RwLock::new(())),
+            uninstall,
+            ending: watch::channel(false).0,
+            started: Instant::now(),
+        };
+        Ok((Arc::new(agent), asked))
+    }
+
+    /// Makes the kernel match the state, and starts what keeps it so. Programs of an earlier agent run until they are
+    /// replaced, with tables that are never emptier than the state.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<JoinSet<()>, AgentError> {
+        self.look().await?;
+        self.check_node()?;
+        self.pass(Extent::Full).await;
+        let mut tasks = JoinSet::new();
+        if let Some(ring) = lock(&self.datapath).take_events()? {
+            tasks.spawn(Arc::clone(self).event_loop(ring));
+        }
+        tasks.spawn(Arc::clone(self).reconcile_loop());
+        tasks.spawn(Arc::clone(self).sweep_loop());
+        Ok(tasks)
+    }
+
+    /// Ends what [`begin`](Self::begin) started, and lets what requests have begun come to its end.
+    pub(crate) async fn end(&self, mut tasks: JoinSet<()>) {
+        self.ending.send_replace(true);
+        let quiet = async {
+            while tasks.join_next().await.is_some() {}
+            let _ = self.changes.write().await;
+        };
+        if timeout(GRACE, quiet).await.is_err() {
+            tracing::warn!("what was being changed is not finished; the next agent will see to it");
+        }
+    }
+
+    /// Removes everything this instance put on the host.
+    pub(crate) async fn remove_all(&self) -> Result<(), AgentError> {
+        let pods = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
+        remove_all(&self.config.instance, &self.config.paths, pods, self.state.host().await, &self.netlink)
+            .await
+    }
+}
+
+/// Mounts bpffs if it is missing, and writes down whether it was us.
+async fn mount_bpffs(paths: &Paths, state: &State) -> Result<(), AgentError> {
+    if !paths.pin_dir.starts_with(BPFFS) {
+        return Ok(());
+    }
+    let had_pins = paths.pin_dir.exists();
+    let mounted = blocking(|| ensure_bpffs(Path::new(BPFFS))).await?;
+    // A mount of ours that is gone, after a reboot say, has taken the pins with it.
+    state.record(|host| host.mounted_bpffs = mounted || (host.mounted_bpffs && had_pins)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_version;
+
+    #[test]
+    fn kernel_versions() {
+        assert_eq!(kernel_version("6.1.0-18-amd64"), (6, 1));
+        assert_eq!(kernel_version("6.18.5"), (6, 18));
+        assert_eq!(kernel_version("5.15-generic"), (5, 15));
+        assert!(
+            kernel_version("5.19.0") < super::OLDEST_KERNEL && kernel_version("7.0") > super::OLDEST_KERNEL
+        );
+        assert_eq!(kernel_version(""), (0, 0));
+    }
+}

@@ -1,0 +1,159 @@
+//! What outlives the agent: its pods, and what it changed on the host.
+//!
+//! Everything is written down before the kernel is touched, so that a crash leaves a record of what may be half-made.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::AgentError;
+use crate::{model::Pod, store::Store};
+
+const PODS: &str = "pods/";
+const NEXT_ID: &str = "next-pod-id";
+const HOST: &str = "host";
+
+/// Numbers taken from the store at once: one write to disk for as many pods.
+const ID_BATCH: u32 = 64;
+
+/// What the agent changed on the host beside its pods, for `uninstall`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HostChanges {
+    /// Ports it added to `net.ipv4.ip_local_reserved_ports`.
+    pub(super) reserved_ports: String,
+    /// Prefixes of its routes that do not belong to a pod's link.
+    pub(super) routes: Vec<IpNet>,
+    /// Interfaces with clsact filters of ours: filters have no pins to find them by.
+    pub(super) filtered: Vec<String>,
+    /// Whether it mounted bpffs.
+    pub(super) mounted_bpffs: bool,
+}
+
+/// The store, with what of it is kept in memory.
+pub(super) struct State {
+    store: Arc<dyn Store>,
+    host: Mutex<HostChanges>,
+    ids: Mutex<Ids>,
+}
+
+#[derive(Clone, Copy)]
+struct Ids {
+    next: u32,
+    /// First number that the store has not given to this agent.
+    end: u32,
+}
+
+impl State {
+    /// Reads everything; also the pods.
+    pub(super) async fn load(store: Arc<dyn Store>) -> Result<(Self, Vec<Pod>), AgentError> {
+        let pods = store.read_all(PODS).await?;
+        let next = store.read(NEXT_ID).await?.unwrap_or(1);
+        let host = store.read(HOST).await?.unwrap_or_default();
+        Ok((Self { store, host: Mutex::new(host), ids: Mutex::new(Ids { next, end: next }) }, pods))
+    }
+
+    /// Kind and place of the store.
+    pub(super) fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    /// A number that no pod has had: flows of a removed one may outlive it.
+    pub(super) async fn next_id(&self) -> Result<u32, AgentError> {
+        let mut ids = self.ids.lock().await;
+        if ids.next == ids.end {
+            // Four thousand million pods later it starts over, and 0 is nobody.
+            let next = ids.next.max(1);
+            let end = next.checked_add(ID_BATCH).unwrap_or(0);
+            self.store.write(NEXT_ID, &end).await?;
+            *ids = Ids { next, end };
+        }
+        let id = ids.next;
+        ids.next = ids.next.wrapping_add(1);
+        Ok(id)
+    }
+
+    /// Writes down a pod that is about to be made.
+    pub(super) async fn create(&self, pod: &Pod) -> Result<(), AgentError> {
+        let created = self.store.create(&key(pod), pod).await?;
+        if created { Ok(()) } else { Err(AgentError::PodExists(pod.name.to_string())) }
+    }
+
+    /// Writes down how far a pod is.
+    pub(super) async fn save(&self, pod: &Pod) -> Result<(), AgentError> {
+        Ok(self.store.write(&key(pod), pod).await?)
+    }
+
+    /// Forgets a pod.
+    pub(super) async fn remove(&self, pod: &Pod) -> Result<(), AgentError> {
+        Ok(self.store.delete(&key(pod)).await?)
+    }
+
+    /// What was changed on the host.
+    pub(super) async fn host(&self) -> HostChanges {
+        self.host.lock().await.clone()
+    }
+
+    /// Writes down a change on the host, before it is made.
+    pub(super) async fn record(&self, change: impl FnOnce(&mut HostChanges)) -> Result<(), AgentError> {
+        let mut host = self.host.lock().await;
+        let mut changed = host.clone();
+        change(&mut changed);
+        if changed != *host {
+            self.store.write(HOST, &changed).await?;
+            *host = changed;
+        }
+        Ok(())
+    }
+}
+
+fn key(pod: &Pod) -> String {
+    format!("{PODS}{}", pod.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn numbers_are_never_given_twice() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut last = 0;
+        for _ in 0..3 {
+            let (state, _) = State::load(Arc::clone(&store)).await.unwrap();
+            for _ in 0..100 {
+                let id = state.next_id().await.unwrap();
+                assert!(id > last);
+                last = id;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn numbers_start_over_without_zero() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        store.write(NEXT_ID, &(u32::MAX - 10)).await.unwrap();
+        let (state, _) = State::load(store).await.unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            ids.push(state.next_id().await.unwrap());
+        }
+        assert_eq!((ids[10], ids[11]), (u32::MAX, 1));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_written_down_is_not_remembered() {
+        let store = Arc::new(MemoryStore::default());
+        let (state, _) = State::load(Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
+        state.record(|host| host.mounted_bpffs = true).await.unwrap();
+        store.refuse("");
+        assert!(state.record(|host| host.reserved_ports = "1".into()).await.is_err());
+        assert!(state.next_id().await.is_err());
+        let expected = HostChanges { mounted_bpffs: true, ..HostChanges::default() };
+        assert_eq!(state.host().await, expected);
+        let (later, _) = State::load(store).await.unwrap();
+        assert_eq!(later.host().await, expected);
+    }
+}

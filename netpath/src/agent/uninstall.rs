@@ -1,0 +1,176 @@
+//! Taking everything away (invariant 5).
+
+use std::{fmt::Display, fs, io, path::Path};
+
+use nix::mount::{MntFlags, umount2};
+
+use super::{
+    AgentError, blocking,
+    node::{block_route, release_ports},
+    pods::pod_link,
+    start::{self, BPFFS},
+    state::{HostChanges, State},
+};
+use crate::{
+    config::{Instance, Paths},
+    datapath::{remove_filters, remove_pins},
+    model::{GATEWAY_MAC, Pod, is_interface_of},
+    net::{Netlink, Netns},
+};
+
+/// Any MTU: the link is only to be removed.
+const ANY_MTU: u32 = 1500;
+
+/// Removes everything an instance put on this host, without a running agent. No error if there is nothing. Needs
+/// neither the eBPF programs nor tables of this build's layout; without a store it finds links and pins by their names.
+///
+/// # Errors
+/// If an agent of the instance runs, or all that failed, after trying all.
+pub async fn uninstall(instance: &Instance) -> Result<(), AgentError> {
+    start::check_root()?;
+    let paths = Paths::load(instance)?;
+    let _lock = start::take_lock(&paths)?;
+    let (pods, host) = if paths.store().exists() {
+        let (state, pods) = State::load(start::open_store(&paths).await?).await?;
+        (pods, state.host().await)
+    } else {
+        (Vec::new(), HostChanges::default())
+    };
+    let netlink = Netlink::connect(&Netns::current()?).await?;
+    remove_all(instance, &paths, pods, host, &netlink).await
+}
+
+/// Removes pods, then what keeps their packets from leaking, then the records. If something fails the records stay, so
+/// that trying again goes on from there.
+pub(super) async fn remove_all(
+    instance: &Instance,
+    paths: &Paths,
+    pods: Vec<Pod>,
+    host: HostChanges,
+    netlink: &Netlink,
+) -> Result<(), AgentError> {
+    let mut failures = Failures::default();
+    for pod in pods {
+        failures.note(pod_link(&pod, ANY_MTU).remove(netlink).await);
+        if pod.owns_netns {
+            failures.note(blocking(move || Netns::delete(&pod.netns)).await);
+        }
+    }
+    failures.note(remove_strays(instance, netlink).await);
+    for prefix in host.routes {
+        failures.note(netlink.delete_route(&block_route(prefix)).await);
+    }
+    failures.note(release_ports(&host.reserved_ports).await);
+    for interface in host.filtered {
+        failures.note(blocking(move || remove_filters(&interface)).await);
+    }
+    let pin_dir = paths.pin_dir.clone();
+    failures.note(blocking(move || remove_pins(&pin_dir)).await);
+    remove_empty_parent(&paths.pin_dir);
+    if host.mounted_bpffs {
+        failures.note(unmount_bpffs());
+    }
+    if failures.0.is_empty() {
+        failures.note(remove_files(paths));
+    }
+    if failures.0.is_empty() { Ok(()) } else { Err(AgentError::Several(failures.0)) }
+}
+
+/// Removes links of pods that no store knows any more.
+async fn remove_strays(instance: &Instance, netlink: &Netlink) -> Result<(), AgentError> {
+    for link in netlink.links().await? {
+        let ours = link.kind.as_deref() == Some("veth") && link.mac == GATEWAY_MAC.0;
+        if ours && is_interface_of(instance.name(), &link.name) {
+            netlink.delete_link(link.index).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts the bpffs that the agent mounted, unless somebody has put something else there.
+fn unmount_bpffs() -> Result<(), AgentError> {
+    let doing = || format!("unmounting {BPFFS}");
+    for entry in fs::read_dir(BPFFS).map_err(AgentError::io(doing()))? {
+        let name = entry.map_err(AgentError::io(doing()))?.file_name();
+        // The kernel puts these into every bpffs.
+        if name != "maps.debug" && name != "progs.debug" {
+            return Ok(());
+        }
+    }
+    umount2(BPFFS, MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| AgentError::io(doing())(errno.into()))
+}
+
+/// Removes the files the agent made, and their directories if nothing else is in them: the configuration may have
+/// named directories that hold other things.
+fn remove_files(paths: &Paths) -> Result<(), AgentError> {
+    for file in [paths.store(), paths.socket(), paths.lock()] {
+        absent(fs::remove_file(&file)).map_err(AgentError::io(format!("removing {}", file.display())))?;
+    }
+    for dir in [&paths.state_dir, &paths.run_dir] {
+        match absent(fs::remove_dir(dir)) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                return Err(AgentError::io(format!("removing {}", dir.display()))(error));
+            }
+            _ => remove_empty_parent(dir),
+        }
+    }
+    Ok(())
+}
+
+/// Removes `…/netpath` above an instance's directory, unless another instance is there.
+fn remove_empty_parent(dir: &Path) {
+    if let Some(parent) = dir.parent().filter(|parent| parent.ends_with("netpath")) {
+        // Not empty, or not there: both are as they should be.
+        let _ = fs::remove_dir(parent);
+    }
+}
+
+/// What is gone already is what was wanted.
+fn absent(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// What failed so far.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn note<E: Display>(&mut self, outcome: Result<(), E>) {
+        if let Err(error) = outcome {
+            self.0.push(error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(root: &Path) -> Paths {
+        let dir = |name: &str| root.join(name).join("netpath/i");
+        Paths { run_dir: dir("run"), state_dir: dir("lib"), pin_dir: dir("bpf"), netns_dir: "/".into() }
+    }
+
+    #[test]
+    fn only_own_files_and_empty_directories_go() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        remove_files(&paths).unwrap();
+        for dir in [&paths.run_dir, &paths.state_dir] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        for file in [paths.store(), paths.socket(), paths.lock(), paths.run_dir.join("somebody.else")] {
+            fs::write(file, "").unwrap();
+        }
+        remove_files(&paths).unwrap();
+        assert!(!root.path().join("lib/netpath").exists());
+        assert!(root.path().join("lib").exists());
+        let left: Vec<_> =
+            fs::read_dir(&paths.run_dir).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["somebody.else"]);
+        remove_files(&paths).unwrap();
+    }
+}

@@ -1,0 +1,173 @@
+//! The API over its socket, with the client that the command line uses and with what no client should send.
+
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{
+    agent::testing::{Node, Running, named, with_node},
+    api::{
+        client::{Client, ClientError},
+        types::{Failure, FailureCode},
+    },
+    store::memory::MemoryStore,
+};
+
+struct Served {
+    running: Running,
+    socket: PathBuf,
+    end: watch::Sender<bool>,
+    server: JoinHandle<()>,
+}
+
+async fn served(node: &Node) -> Served {
+    let running = node.start(Arc::new(MemoryStore::default())).await.unwrap();
+    let socket = node.config.paths.socket();
+    let listener = bind(&socket).await.unwrap();
+    let (end, ends) = watch::channel(false);
+    let server = tokio::spawn(serve(listener, Arc::clone(&running.agent), ends));
+    Served { running, socket, end, server }
+}
+
+/// Sends bytes and reads the answer: its status and its failure.
+async fn raw(socket: &Path, request: &str) -> (u16, Failure) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: {answer}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{request}: {error}: {body}")))
+}
+
+fn ask(line: &str, body: &str) -> String {
+    format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn a_day_of_a_client() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let client = Client::new(&socket);
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+        let added = client.post::<Pod>("/v1/pods", &named("web")).await.unwrap();
+        assert_eq!((added.name.as_str(), added.state.as_str()), ("web", "ready"));
+        assert_ne!(added.ifindex, 0);
+        assert_eq!(client.pods().await.unwrap(), [added]);
+        let status = client.status().await.unwrap();
+        assert_eq!((status.node.as_str(), status.pods, status.flow_capacity), ("n", 1, 512));
+        assert_eq!(status.programs.len(), 4);
+        assert!(status.programs.iter().all(|program| !program.interface.starts_with('#')), "{status:?}");
+        assert_eq!((status.problems.len(), status.uplinks), (0, vec!["up0".to_owned()]));
+        let networks = client.get::<Vec<Network>>("/v1/networks").await.unwrap();
+        assert_eq!((networks[0].pods, networks[0].mtu, networks[0].inbound.as_str()), (1, 1500, "cluster"));
+        assert_eq!(client.get::<Vec<Flow>>("/v1/flows?pod=web").await.unwrap(), []);
+        client.get::<Vec<Drop>>("/v1/drops").await.unwrap();
+        let Err(ClientError::Refused(failure)) = client.post::<Pod>("/v1/pods", &named("web")).await else {
+            panic!("added twice")
+        };
+        assert_eq!(failure.code, FailureCode::Conflict);
+        assert!(failure.hint.is_some());
+        // A stream of events does not keep the agent from ending.
+        let mut events = client.events().await.unwrap();
+        running.stop().await;
+        assert!(events.next().await.is_none());
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+#[test]
+fn every_refusal_is_json() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let large = format!("{{\"name\": \"{}\"}}", "x".repeat(BODY_LIMIT));
+        for (request, status, words) in [
+            (ask("GET /v2/status", ""), 404, "/v2/status"),
+            (ask("PUT /v1/pods", ""), 400, "PUT"),
+            (ask("GET /v1/pods/none", ""), 404, "'none'"),
+            (ask("GET /v1/pods/%ff", ""), 400, "UTF-8"),
+            (ask("DELETE /v1/pods/none", ""), 404, "'none'"),
+            (ask("POST /v1/pods", ""), 400, "EOF"),
+            (ask("POST /v1/pods", "{"), 400, "EOF"),
+            (ask("POST /v1/pods", "{\"name\": \"a\", \"nmae\": 1}"), 400, "nmae"),
+            (ask("POST /v1/pods", "{\"name\": \"a/b\"}"), 400, "a/b"),
+            (ask("POST /v1/pods", "{\"name\": \"a\", \"addresses\": [\"10.62.0.1\"]}"), 400, "10.62.0.1"),
+            (ask("POST /v1/pods", &large), 400, "limit"),
+            (ask("GET /v1/flows?pdo=a", ""), 400, "pdo"),
+            (ask("GET /v1/flows?pod=none", ""), 404, "'none'"),
+        ] {
+            let (got, failure) = raw(&socket, &request).await;
+            assert_eq!(got, status, "{failure:?}");
+            assert!(failure.message.contains(words), "{failure:?}");
+        }
+        running.stop().await;
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_does_not_leave_half_a_pod() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        stream.write_all(ask("POST /v1/pods", "{\"name\": \"a\"}").as_bytes()).await.unwrap();
+        let agent = Arc::clone(&running.agent);
+        while agent.pods().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop(stream);
+        // Waits for what was begun.
+        running.stop().await;
+        assert_eq!(agent.pods().await.unwrap()[0].state, "ready");
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+#[test]
+fn uninstall_answers_when_it_is_done() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let asking = tokio::spawn(async move { Client::new(socket).uninstall().await });
+        let Running { agent, tasks, mut uninstall } = running;
+        let tell = uninstall.recv().await.unwrap();
+        agent.end(tasks).await;
+        tell.send(agent.remove_all().await).unwrap();
+        end.send_replace(true);
+        server.await.unwrap();
+        asking.await.unwrap().unwrap();
+        assert!(!node.config.paths.run_dir.exists());
+    });
+}
+
+#[test]
+fn streams_and_sockets_are_limited_to_one_owner_and_some() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let error = bind(&socket).await.unwrap_err().to_string();
+        assert!(error.contains("another agent answers there"), "{error}");
+        let client = Client::new(&socket);
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS {
+            streams.push(client.events().await.unwrap());
+        }
+        assert!(matches!(client.events().await, Err(ClientError::Refused(_))));
+        streams.pop();
+        while client.events().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        running.stop().await;
+        end.send_replace(true);
+        server.await.unwrap();
+        // Nobody answers any more: the file is in nobody's way.
+        bind(&socket).await.unwrap();
+    });
+}
