@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,10 +23,18 @@ const LINKER: &str = "NETPATH_BPF_LINKER";
 /// Set in the child that builds.
 const CHILD: &str = "NETPATH_EBPF_BUILD_CHILD";
 
-fn main() -> Result<()> {
-    if let Ok(toolchain) = env::var(CHILD) {
-        return build(&toolchain);
+fn main() -> ExitCode {
+    let done = env::var(CHILD).map_or_else(|_| start(), |toolchain| build(&toolchain));
+    // Returned, it would bury the compiler's errors above it under a backtrace.
+    if let Err(error) = done {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
+}
+
+/// Finds out what to build with, and starts the child.
+fn start() -> Result<()> {
     for name in [TOOLCHAIN, BOOTSTRAP, LINKER] {
         println!("cargo::rerun-if-env-changed={name}");
     }

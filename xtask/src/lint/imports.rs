@@ -43,7 +43,7 @@ const PACKAGES: &[Package] = &[
             layer("api", &["agent", "model"]),
             layer("api/types", &[]),
             layer("api/client", &["api/types"]),
-            layer("bench", &["net"]),
+            layer("bench", &["lab", "net"]),
             layer("lab", &["bench", "net", "api/client", "api/types"]),
             layer("doctor", &["api/client", "api/types", "net", "datapath"]),
             layer("cni", &["api/client", "api/types"]),

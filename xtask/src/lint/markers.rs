@@ -12,10 +12,16 @@ const WORDS: &[&str] = &[
     concat!("#[ign", "ore"),
 ];
 
+/// What git leaves at the start of a line.
+const CONFLICT: &[&str] = &["<<<<<<< ", ">>>>>>> "];
+
 /// Marks of unfinished work in a file of any kind.
 pub(crate) fn check(path: &str, text: &str) -> Vec<Finding> {
     let lines = text.lines().enumerate();
     let found = lines.filter_map(|(index, line)| {
+        if CONFLICT.iter().any(|mark| line.starts_with(mark)) {
+            return Some(Finding::new(path, index + 1, "a merge conflict was committed"));
+        }
         let word = WORDS.iter().find(|word| stands_alone(line, word))?;
         Some(Finding::new(path, index + 1, format!("`{word}`: finish it, or open an issue")))
     });
@@ -42,6 +48,7 @@ mod tests {
         }
         let found = check(".ci/run", &format!("a\n# {}: b", WORDS[0]));
         assert_eq!(found[0].to_string(), format!(".ci/run:2: `{}`: finish it, or open an issue", WORDS[0]));
+        assert_eq!(check("a.rs", &format!("{}HEAD\na\n{}b\n", CONFLICT[0], CONFLICT[1])).len(), 2);
         let longer = format!("{}_LIST auto{} A{}", WORDS[0], WORDS[3], WORDS[2]);
         assert!(check("a.rs", &longer).is_empty());
     }

@@ -38,7 +38,7 @@ pub(crate) fn lint() -> Result<()> {
     });
     step("clippy of the eBPF programs", &|| ebpf::check(&choice));
     step("rustdoc", &|| {
-        let packages = ["--workspace", "--exclude", "netpath-ebpf", "--no-deps"];
+        let packages = ["--workspace", "--exclude", "netpath-ebpf", "--no-deps", "--document-private-items"];
         run(cargo().args(["doc", "--quiet"]).args(packages).env("RUSTDOCFLAGS", "-D warnings"))
     });
     ensure!(failed.is_empty(), "lint failed: {}", failed.join(", "));
