@@ -1,1 +1,7 @@
-//! Tier netns.
+//! Tier "netns": behaviour on the wire, with a real agent in namespaces.
+
+mod lifecycle;
+mod matrix;
+mod restart;
+mod snat;
+mod uninstall;

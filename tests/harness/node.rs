@@ -1,0 +1,175 @@
+//! A node with a real agent: the lab's topology (node, router, outside) and the `netpath` binary in it.
+
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use netpath::{
+    api::{
+        client::Client,
+        types::{Pod, PodAdd},
+    },
+    lab::{
+        checks::LabPod,
+        topology::{BLOCK, Spec, Topology, UPLINK},
+    },
+    net::Netns,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns},
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::namespace::isolate;
+
+/// Longest wait for anything that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Directory of the agent's socket, state and log; a tmpfs that only this test sees.
+const DIR: &str = "/mnt";
+
+/// A node with its agent.
+pub struct Node {
+    /// Node, router and outside.
+    pub topology: Arc<Topology>,
+    /// The agent's API.
+    pub client: Client,
+    /// The runtime everything asynchronous runs on.
+    pub runtime: Runtime,
+    agent: Child,
+}
+
+impl Node {
+    /// A node whose agent runs with these lines of configuration beside the block and the paths.
+    pub fn start(configuration: &str) -> Self {
+        let (topology, runtime) = Self::without_agent();
+        let mut node = Self::with_agent(topology, runtime, configuration);
+        node.wait_ready();
+        node
+    }
+
+    /// The topology alone, to look at before an agent has touched it.
+    pub fn without_agent() -> (Arc<Topology>, Runtime) {
+        isolate();
+        mount(Some("netpath-test"), DIR, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let topology = runtime.block_on(Topology::build(Spec::default())).expect("topology");
+        (Arc::new(topology), runtime)
+    }
+
+    /// Starts an agent on a topology, without waiting for it.
+    pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
+        let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
+        let text = format!(
+            "block = \"{BLOCK}\"\nrun_dir = \"{DIR}/run\"\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}"
+        );
+        std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
+        let agent = spawn_agent(&topology.node.netns);
+        Self { topology, client: Client::new(format!("{DIR}/run/agent.sock")), runtime, agent }
+    }
+
+    /// Waits until the agent answers.
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.runtime.block_on(self.client.status()) {
+            let ended = self.agent.try_wait().expect("agent");
+            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?} {error}\n{}", log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Adds a pod.
+    pub fn pod(&self, name: &str) -> LabPod {
+        let wanted = PodAdd { name: name.into(), ..PodAdd::default() };
+        LabPod::open(self.add(&wanted)).expect("pod")
+    }
+
+    /// Adds a pod by a whole request.
+    pub fn add(&self, wanted: &PodAdd) -> Pod {
+        self.runtime
+            .block_on(self.client.pod_add(wanted))
+            .unwrap_or_else(|error| panic!("{error}\n{}", log()))
+    }
+
+    /// `kill -9`, and nothing after it.
+    pub fn kill(&mut self) {
+        self.agent.kill().expect("kill");
+        self.agent.wait().expect("wait");
+    }
+
+    /// Starts an agent again.
+    pub fn restart(&mut self) {
+        self.agent = spawn_agent(&self.topology.node.netns);
+        self.wait_ready();
+    }
+
+    /// Packets dropped for a reason, by its stable name.
+    pub fn drops(&self, reason: &str) -> u64 {
+        let drops = self.runtime.block_on(self.client.drops()).expect("drops");
+        drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.packets)
+    }
+
+    /// Runs the command line as an operator in the node's namespace would.
+    pub fn netpath(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).env("NETPATH_CONFIG", format!("{DIR}/agent.toml"));
+        self.topology.node.netns.enter(|| command.output()).expect("namespace").expect("netpath")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", log());
+        }
+    }
+}
+
+/// The agent's log so far.
+pub fn log() -> String {
+    std::fs::read_to_string(format!("{DIR}/agent.log")).unwrap_or_default()
+}
+
+/// The binary under test: `cargo xtask test` names it; by hand it lies beside the tests.
+pub fn binary() -> PathBuf {
+    std::env::var_os("NETPATH_BIN").map_or_else(
+        || std::env::current_exe().expect("own path").ancestors().nth(2).expect("target").join("netpath"),
+        PathBuf::from,
+    )
+}
+
+/// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.
+fn spawn_agent(node: &Netns) -> Child {
+    let own = Netns::current().expect("own namespace");
+    let log =
+        std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(binary())
+        .args(["-v", "agent", "run", "--uplink", UPLINK]);
+    command.args(["--config", &format!("{DIR}/agent.toml")]);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+    setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");
+    let child = command.spawn();
+    setns(&own, CloneFlags::CLONE_NEWNET).expect("own namespace");
+    child.expect("agent: is util-linux's setpriv there, and the netpath binary built?")
+}
+
+/// Runs a command inside a namespace and returns what it printed, standard error included.
+pub fn run_in(netns: &Netns, program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = netns.enter(|| command.output()).expect("namespace");
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// An address of the block that no pod has.
+pub const UNUSED: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 200);

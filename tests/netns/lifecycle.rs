@@ -1,0 +1,106 @@
+//! Adding and removing pods: errors say what is wrong and change nothing (invariant 8).
+
+use netpath::api::{
+    client::ClientError,
+    types::{FailureCode, PodAdd},
+};
+use netpath_tests::node::{Node, UNUSED, run_in};
+
+fn add(name: &str) -> PodAdd {
+    PodAdd { name: name.into(), ..PodAdd::default() }
+}
+
+/// What of the node pods may change.
+fn picture(node: &Node) -> String {
+    let netns = &node.topology.node.netns;
+    let links = run_in(netns, "ip", &["-o", "link"]);
+    let names: Vec<_> = links.lines().filter_map(|line| line.split(": ").nth(1)).collect();
+    let routes = run_in(netns, "ip", &["route", "show", "table", "all"]);
+    let neighbours = run_in(netns, "ip", &["neigh", "show", "nud", "permanent"]);
+    let spaces = run_in(netns, "ls", &["/run/netns"]);
+    let pins = run_in(netns, "find", &["/sys/fs/bpf"]);
+    format!("{names:?}\n{routes}\n{neighbours}\n{spaces}\n{pins}")
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let node = Node::start("");
+    node.pod("a");
+    let before = picture(&node);
+    let rows = [
+        (add("a"), FailureCode::Conflict, "exists"),
+        (add("a/b"), FailureCode::Invalid, "letters"),
+        (
+            PodAdd { addresses: vec!["10.61.0.1".parse().unwrap()], ..add("b") },
+            FailureCode::Conflict,
+            "taken",
+        ),
+        (
+            PodAdd { addresses: vec!["192.0.2.1".parse().unwrap()], ..add("b") },
+            FailureCode::Invalid,
+            "10.61.0",
+        ),
+        (PodAdd { network: Some("none".into()), ..add("b") }, FailureCode::NotFound, "network"),
+        (PodAdd { mac: Some("01:00:5e:00:00:01".into()), ..add("b") }, FailureCode::Invalid, "group"),
+    ];
+    for (wanted, code, word) in rows {
+        match node.runtime.block_on(node.client.pod_add(&wanted)) {
+            Err(ClientError::Refused(failure)) => {
+                assert_eq!(failure.code, code, "{wanted:?}: {failure:?}");
+                assert!(failure.message.contains(word), "{wanted:?}: {failure:?}");
+            }
+            other => panic!("{wanted:?}: {other:?}"),
+        }
+        assert_eq!(picture(&node), before, "{wanted:?}");
+    }
+}
+
+#[test]
+fn a_failure_in_the_middle_undoes_every_step_and_releases_the_address() {
+    let node = Node::start("");
+    // The namespace is there but not one: found after the address is taken.
+    std::fs::write("/mnt/no-namespace", "").unwrap();
+    // The pod's interface name is taken: found after the namespace is open.
+    let taken = netpath::net::Netns::create("/run/netns/taken".as_ref()).unwrap();
+    run_in(&taken, "ip", &["link", "add", "eth0", "type", "bridge"]);
+    let before = picture(&node);
+    for netns in ["/mnt/no-namespace", "/run/netns/nowhere", "/run/netns/taken"] {
+        let wanted = PodAdd { netns: Some(netns.into()), addresses: vec![UNUSED.into()], ..add("x") };
+        let error = node.runtime.block_on(node.client.pod_add(&wanted)).expect_err(netns);
+        println!("{netns}: {error}");
+        assert_eq!(picture(&node), before, "{netns}");
+    }
+    let pod = node.add(&PodAdd { addresses: vec![UNUSED.into()], ..add("x") });
+    assert_eq!(pod.addresses, [std::net::IpAddr::from(UNUSED)], "the address is free again");
+    node.runtime.block_on(node.client.pod_rm("x")).unwrap();
+    assert_eq!(picture(&node), before);
+    assert!(
+        matches!(node.runtime.block_on(node.client.pod_rm("x")), Err(ClientError::Refused(f)) if f.code == FailureCode::NotFound)
+    );
+}
+
+#[test]
+fn a_spoofing_pod_reaches_nobody_and_is_named() {
+    let node = Node::start("");
+    let (a, b) = (node.pod("a"), node.pod("b"));
+    run_in(&a.netns, "ip", &["addr", "add", "10.61.0.77/32", "dev", "lo"]);
+    let target = b.address.to_string();
+    let out = run_in(&a.netns, "ping", &["-c", "2", "-i", "0.01", "-W", "1", "-I", "10.61.0.77", &target]);
+    assert!(out.contains("100% packet loss"), "{out}");
+    assert!(node.drops("SpoofedSource") >= 2);
+    let own = run_in(&a.netns, "ping", &["-c", "1", "-W", "1", &target]);
+    assert!(own.contains(" 0% packet loss"), "{own}");
+    assert!(own.contains("ttl=63"), "one hop: {own}");
+}
+
+#[test]
+fn a_pod_that_is_gone_answers_host_unreachable() {
+    let node = Node::start("");
+    let a = node.pod("a");
+    let out = run_in(&a.netns, "ping", &["-c", "1", "-W", "2", &UNUSED.to_string()]);
+    assert!(out.contains("Unreachable"), "{out}");
+    let traced = run_in(&a.netns, "ping", &["-c", "1", "-t", "1", "-W", "2", "198.18.1.2"]);
+    assert!(traced.contains("Time to live exceeded"), "the node is a hop: {traced}");
+    let big = run_in(&a.netns, "ping", &["-c", "1", "-M", "do", "-s", "1473", "-W", "2", "198.18.1.2"]);
+    assert!(big.contains("too long") || big.contains("Frag needed"), "{big}");
+}

@@ -1,0 +1,32 @@
+//! The connectivity matrix, and what it must not leave behind.
+
+use netpath::lab::checks::{self, Scene};
+use netpath_tests::node::Node;
+
+fn matrix(configuration: &str) {
+    let node = Node::start(configuration);
+    let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
+    let scene = Scene {
+        topology: node.topology.clone(),
+        pods,
+        client: node.client.clone(),
+        runtime: node.runtime.handle().clone(),
+    };
+    let checks = checks::run(&scene, |check| println!("{} {}: {}", check.ok, check.name, check.detail));
+    let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    // The one check that is meant to be refused is the only one that was.
+    let drops = node.runtime.block_on(node.client.drops()).expect("drops");
+    let reasons: Vec<_> = drops.iter().map(|drop| drop.reason.as_str()).collect();
+    assert_eq!(reasons, ["InboundDenied"], "no unexpected drop: {drops:?}");
+}
+
+#[test]
+fn matrix_with_tcx() {
+    matrix("[datapath]\nattach = \"tcx\"");
+}
+
+#[test]
+fn matrix_with_clsact() {
+    matrix("[datapath]\nattach = \"clsact\"");
+}

@@ -1,0 +1,107 @@
+//! Translation on the wire.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use netpath::{lab::topology::OUTSIDE, net::Netns};
+use netpath_tests::node::{Node, PATIENCE, run_in};
+
+const WAIT: Duration = Duration::from_millis(300);
+
+/// Sends from a pod to outside and says whom outside saw, if the datagram arrived.
+fn ask(pod: &Netns, server: &UdpSocket, source_port: u16) -> Option<SocketAddr> {
+    let to = server.local_addr().expect("server");
+    let socket = pod.enter(|| UdpSocket::bind(("0.0.0.0", source_port))).expect("namespace").expect("socket");
+    socket.send_to(b"?", to).expect("send");
+    server.recv_from(&mut [0; 8]).ok().map(|(_, peer)| peer)
+}
+
+#[test]
+fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks() {
+    let node = Node::start("[snat]\nports = \"40000-40003\"");
+    let pod = node.pod("a");
+    let server = node.topology.outside.netns.enter(|| UdpSocket::bind((OUTSIDE, 5000))).unwrap().unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ports: Vec<u16> =
+        (0..4).map(|n| ask(&pod.netns, &server, 1000 + n).expect("translated").port()).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [40_000, 40_001, 40_002, 40_003], "every port of the range");
+    server.set_read_timeout(Some(WAIT)).unwrap();
+    for n in 0..3 {
+        assert_eq!(ask(&pod.netns, &server, 2000 + n), None, "nothing leaves untranslated");
+    }
+    assert_eq!(node.drops("SnatExhausted"), 3);
+    let status = node.runtime.block_on(node.client.status()).unwrap();
+    assert_eq!(status.snat.exhausted, 3, "the operator sees it");
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(ask(&pod.netns, &server, 1000).is_some(), "live flows go on");
+    assert!(node.runtime.block_on(node.client.status()).unwrap().problems.is_empty());
+}
+
+#[test]
+fn the_hosts_ephemeral_ports_stay_out_of_the_range() {
+    let node = Node::start("[snat]\nports = \"40000-40999\"");
+    let reserved = run_in(&node.topology.node.netns, "cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]);
+    assert_eq!(reserved.trim(), "40000-40999");
+}
+
+/// Invariant 1, by a capture on the router: whatever takes the host stack (last hop, fragments) is translated or stays.
+#[test]
+fn no_pod_address_is_seen_on_the_wire() {
+    let node = Node::start("");
+    let pod = node.pod("a");
+    let router = &node.topology.router.netns;
+    let mut capture = std::process::Command::new("tcpdump");
+    capture
+        .args(["-i", "to-node", "-n", "-l", "--immediate-mode", "ip"])
+        .stdout(std::process::Stdio::piped());
+    capture.stderr(std::process::Stdio::piped());
+    let mut capture = router.enter(|| capture.spawn()).unwrap().expect("tcpdump");
+    let mut started = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(capture.stderr.take().unwrap()), &mut started)
+        .unwrap();
+    let outside = OUTSIDE.to_string();
+    for arguments in [
+        vec!["-c", "2", "-i", "0.01", "-W", "1", &outside],
+        vec!["-c", "1", "-t", "1", "-W", "1", &outside],
+        vec!["-c", "1", "-s", "4000", "-W", "1", &outside],
+        vec!["-c", "1", "-M", "do", "-s", "1473", "-W", "1", &outside],
+    ] {
+        println!("{}", run_in(&pod.netns, "ping", &arguments));
+    }
+    // A last packet that is known to pass, so that what was before it has been seen.
+    run_in(&pod.netns, "ping", &["-c", "1", "-W", "1", &outside]);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(capture.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    let seen = String::from_utf8(capture.wait_with_output().unwrap().stdout).unwrap();
+    assert!(seen.contains(&format!("198.18.0.2 > {outside}: ICMP echo request")), "{seen}");
+    assert!(!seen.contains(&pod.address.to_string()), "a pod's address left the node:\n{seen}");
+    assert!(node.drops("FragmentNotTranslated") > 0, "fragments are refused, and counted");
+}
+
+#[test]
+fn a_tcp_stream_through_snat_keeps_its_segments_whole() {
+    let node = Node::start("");
+    let pod = node.pod("a");
+    for offload in ["on", "off"] {
+        run_in(&pod.netns, "ethtool", &["-K", "eth0", "tx", offload]);
+        let listener =
+            node.topology.outside.netns.enter(|| TcpListener::bind((OUTSIDE, 0))).unwrap().unwrap();
+        let to = listener.local_addr().unwrap();
+        let sender = pod.netns.enter(|| TcpStream::connect(to)).unwrap().expect("connected");
+        let (mut receiver, _) = listener.accept().unwrap();
+        let sent = std::thread::spawn(move || {
+            std::io::Write::write_all(&mut &sender, &vec![7; 50_000_000]).expect("sent");
+        });
+        let got = std::io::copy(&mut receiver, &mut std::io::sink()).expect("received");
+        sent.join().unwrap();
+        assert_eq!(got, 50_000_000, "tx checksums {offload}");
+    }
+    let flows = node.runtime.block_on(node.client.flows(Some("a"))).unwrap();
+    let flow = flows.iter().max_by_key(|flow| flow.bytes).expect("flow");
+    // With GSO a train of 64 kB is one packet here; cut up in software it would be 1,448 bytes each.
+    let average = flow.bytes / flow.packets;
+    assert!(average > 10_000, "{average} bytes a packet: {flows:?}");
+}

@@ -1,0 +1,58 @@
+//! Invariant 5: what netpath put on a node it can remove, and the node is as it was.
+
+use netpath::net::Netns;
+use netpath_tests::node::{Node, run_in};
+
+/// Everything of a node that netpath could touch.
+fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
+    let show = |program, arguments: &[&str]| run_in(netns, program, arguments);
+    let rows = vec![
+        ("links", show("ip", &["-o", "link"])),
+        ("addresses", show("ip", &["-o", "address"])),
+        ("routes", show("ip", &["route", "show", "table", "all"])),
+        ("rules", show("ip", &["rule"])),
+        ("neighbours", show("ip", &["neigh", "show", "nud", "permanent"])),
+        ("qdiscs", show("tc", &["qdisc"])),
+        ("filters", show("tc", &["filter", "show", "dev", "up0", "ingress"])),
+        (
+            "sysctls",
+            show(
+                "sh",
+                &["-c", "grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_* 2>/dev/null | sort"],
+            ),
+        ),
+        ("pins", show("find", &["/sys/fs/bpf"])),
+        ("namespaces", show("ls", &["/run/netns"])),
+        ("files", show("find", &["/mnt/run", "/mnt/state", "/run/netpath", "/var/lib/netpath"])),
+        ("programs", show("bpftool", &["net", "show"])),
+    ];
+    rows.into_iter().map(|(name, text)| (name, text.replace("No such file or directory", "none"))).collect()
+}
+
+#[test]
+fn uninstall_leaves_the_node_as_it_was() {
+    for running in [true, false] {
+        std::thread::scope(|threads| threads.spawn(|| uninstall(running)).join().expect("as it was"));
+    }
+}
+
+fn uninstall(running: bool) {
+    let (topology, runtime) = Node::without_agent();
+    let before = picture(&topology.node.netns);
+    let mut node = Node::with_agent(topology, runtime, "");
+    node.wait_ready();
+    node.pod("a");
+    let b = node.pod("b");
+    assert_ne!(picture(&node.topology.node.netns), before, "the picture shows what netpath does");
+    if running {
+        node.runtime.block_on(node.client.uninstall()).expect("uninstalled");
+    } else {
+        drop(b);
+        node.kill();
+        let output = node.netpath(&["uninstall"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    for ((name, was), (_, is)) in before.iter().zip(picture(&node.topology.node.netns)) {
+        assert_eq!(*was, is, "{name} (agent running: {running})");
+    }
+}
