@@ -10,6 +10,7 @@
     unreachable_pub,
     reason = "a program has no users of its items; aya's macro repeats each entry undocumented"
 )]
+#![allow(clippy::needless_pass_by_value, reason = "aya's macro calls an entry with its context by value")]
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
 mod bpf;
@@ -19,7 +20,7 @@ mod stages;
 mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use netpath_common::abi::Program;
+use programs::Program;
 
 /// tc ingress of a pod's host interface: everything the pod sends.
 #[classifier]

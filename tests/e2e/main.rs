@@ -1,1 +1,4 @@
-//! Tier e2e.
+//! Tier "e2e": the commands a person types, as they type them.
+
+mod command_line;
+mod lab_run;

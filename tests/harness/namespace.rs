@@ -8,7 +8,7 @@ use nix::{
     unistd::Uid,
 };
 
-/// Moves the calling thread into new network and mount namespaces with an empty `/run/netns` and a bpffs; threads and
+/// Moves the calling thread into new network and mount namespaces with an empty `/run` and a bpffs; threads and
 /// processes it starts from now on follow. nextest gives each test a process, so nothing of another test is moved.
 ///
 /// # Panics
@@ -18,9 +18,8 @@ pub fn isolate() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("new namespaces");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    std::fs::create_dir_all("/run/netns").expect("/run/netns");
-    mount(Some("netpath-test"), "/run/netns", Some("tmpfs"), MsFlags::empty(), none)
-        .expect("tmpfs on /run/netns");
+    mount(Some("netpath-test"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs on /run");
+    std::fs::create_dir("/run/netns").expect("/run/netns");
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700")).expect("bpffs");
 }
 

@@ -29,7 +29,7 @@ use crate::namespace::isolate;
 
 /// Longest wait for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Directory of the agent's socket, state and log; a tmpfs that only this test sees.
+/// Directory of the agent's configuration, state and log; a tmpfs that only this test sees.
 const DIR: &str = "/mnt";
 
 /// A node with its agent.
@@ -64,12 +64,10 @@ impl Node {
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
         let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
-        let text = format!(
-            "block = \"{BLOCK}\"\nrun_dir = \"{DIR}/run\"\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}"
-        );
+        let text = format!("block = \"{BLOCK}\"\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
         std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
         let agent = spawn_agent(&topology.node.netns);
-        Self { topology, client: Client::new(format!("{DIR}/run/agent.sock")), runtime, agent }
+        Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
     }
 
     /// Waits until the agent answers.

@@ -23,7 +23,7 @@ fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
         ),
         ("pins", show("find", &["/sys/fs/bpf"])),
         ("namespaces", show("ls", &["/run/netns"])),
-        ("files", show("find", &["/mnt/run", "/mnt/state", "/run/netpath", "/var/lib/netpath"])),
+        ("files", show("find", &["/mnt/state", "/run/netpath", "/var/lib/netpath"])),
         ("programs", show("bpftool", &["net", "show"])),
     ];
     rows.into_iter().map(|(name, text)| (name, text.replace("No such file or directory", "none"))).collect()

@@ -117,83 +117,88 @@ fn the_gateway_answers_echo_and_nothing_else() {
     scene.assert_dropped("UDP to the gateway", &ran, &before, DropReason::RouteDrop);
 }
 
-/// Invariant 4, and invariant 7 with it: each refusal has its reason and its counter.
-#[test]
-fn refused_packets_have_a_reason() {
-    let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    let to_b = || Frame::udp((a.ip, 1000), (b.ip, 53));
-    let mac = |frame: Frame| own(&scene, frame);
-    let mut ipv6 = mac(to_b().payload(vec![0; 40]));
-    ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
-    let mut version = mac(to_b());
-    version[14] = 0x55;
-    let mut short_header = mac(to_b());
-    short_header[14] = 0x44;
-    let mut long_total = mac(to_b());
-    long_total[16..18].copy_from_slice(&[1, 0]);
-    let mut short_total = mac(to_b());
-    short_total[16..18].copy_from_slice(&[0, 19]);
-    let mut udp_length = mac(to_b());
-    udp_length[38..40].copy_from_slice(&[0, 99]);
-    let mut tcp_offset = mac(Frame::tcp((a.ip, 1), (b.ip, 2), SYN));
-    tcp_offset[46] = 0x40;
-    let unreachable = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
-    let rows = [
-        ("another pod's address", mac(Frame::udp((b.ip, 1), (a.ip, 2))), DropReason::SpoofedSource),
-        ("nobody's address", mac(Frame::udp((OUTSIDE, 1), (b.ip, 2))), DropReason::SpoofedSource),
-        ("the node's address", mac(Frame::udp((NODE, 1), (OUTSIDE, 2))), DropReason::SpoofedSource),
-        ("another MAC", to_b().macs(b.mac, GATEWAY_MAC).bytes(), DropReason::SpoofedSource),
-        ("IPv6 on an IPv4 network", ipv6, DropReason::UnsupportedProtocol),
-        ("version 5", version, DropReason::Malformed),
-        ("header of 16 bytes", short_header, DropReason::Malformed),
-        ("total length beyond the packet", long_total, DropReason::Malformed),
-        ("total length below the header", short_total, DropReason::Malformed),
-        ("UDP length beyond the packet", udp_length, DropReason::Malformed),
-        ("TCP header of 16 bytes", tcp_offset, DropReason::Malformed),
-        // A frame that ends inside the IP header cannot be tried: the kernel refuses such a test run.
-        ("cut in the UDP header", mac(to_b())[..38].to_vec(), DropReason::Malformed),
-        (
-            "multicast",
-            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(224, 0, 0, 251), 5353))),
-            DropReason::Multicast,
-        ),
-        ("broadcast", mac(Frame::udp((a.ip, 68), (Ipv4Addr::BROADCAST, 67))), DropReason::Multicast),
-        ("loopback", mac(Frame::udp((a.ip, 1), (Ipv4Addr::LOCALHOST, 2))), DropReason::MartianDestination),
-        ("0/8", mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(0, 1, 2, 3), 2))), DropReason::MartianDestination),
-        (
-            "240/4",
-            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(250, 0, 0, 1), 2))),
-            DropReason::MartianDestination,
-        ),
-        (
-            "a drop route",
-            mac(Frame::udp((a.ip, 1), (Ipv4Addr::new(198, 51, 100, 66), 2))),
-            DropReason::RouteDrop,
-        ),
-        (
-            "fragment to translate",
-            mac(Frame::udp((a.ip, 1), (OUTSIDE, 2)).fragment(0, true)),
-            DropReason::FragmentNotTranslated,
-        ),
-        ("SCTP to translate", mac(Frame::raw(a.ip, OUTSIDE, 132)), DropReason::ProtocolNotTranslated),
-        (
-            "ICMP error without a flow",
-            mac(Frame::icmp(a.ip, OUTSIDE, unreachable)),
-            DropReason::ProtocolNotTranslated,
-        ),
-        (
-            "echo reply without a question",
-            mac(Frame::icmp(a.ip, OUTSIDE, Icmpv4Type::EchoReply(IcmpEchoHeader { id: 1, seq: 1 }))),
-            DropReason::ProtocolNotTranslated,
-        ),
-    ];
+fn assert_refused(scene: &Scene, rows: impl IntoIterator<Item = (&'static str, Vec<u8>, DropReason)>) {
     for (name, packet, reason) in rows {
         let before = scene.all_drops();
         let ran = scene.from_a(&packet);
         scene.assert_dropped(name, &ran, &before, reason);
     }
     assert!(scene.pairs().is_empty(), "what is dropped makes no flow");
+}
+
+/// Invariant 4, and invariant 7 with it: each refusal has its reason and its counter.
+#[test]
+fn spoofed_packets_are_refused() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let mac = |frame: Frame| own(&scene, frame);
+    let spoofed = DropReason::SpoofedSource;
+    let rows = [
+        ("another pod's address", mac(Frame::udp((b.ip, 1), (a.ip, 2))), spoofed),
+        ("nobody's address", mac(Frame::udp((OUTSIDE, 1), (b.ip, 2))), spoofed),
+        ("the node's address", mac(Frame::udp((NODE, 1), (OUTSIDE, 2))), spoofed),
+        ("another MAC", Frame::udp((a.ip, 1), (b.ip, 2)).macs(b.mac, GATEWAY_MAC).bytes(), spoofed),
+    ];
+    assert_refused(&scene, rows);
+}
+
+/// Invariant 9.
+#[test]
+fn malformed_packets_are_refused() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let udp = own(&scene, Frame::udp((a.ip, 1000), (b.ip, 53)).payload(vec![0; 40]));
+    let tcp = own(&scene, Frame::tcp((a.ip, 1), (b.ip, 2), SYN));
+    let patched = |packet: &[u8], at: usize, bytes: &[u8]| {
+        let mut packet = packet.to_vec();
+        packet[at..at + bytes.len()].copy_from_slice(bytes);
+        packet
+    };
+    let rows = [
+        ("IPv6 on an IPv4 network", patched(&udp, 12, &[0x86, 0xdd]), DropReason::UnsupportedProtocol),
+        ("version 5", patched(&udp, 14, &[0x55]), DropReason::Malformed),
+        ("header of 16 bytes", patched(&udp, 14, &[0x44]), DropReason::Malformed),
+        ("total length beyond the packet", patched(&udp, 16, &[1, 0]), DropReason::Malformed),
+        ("total length below the header", patched(&udp, 16, &[0, 19]), DropReason::Malformed),
+        ("UDP length beyond the packet", patched(&udp, 38, &[0, 99]), DropReason::Malformed),
+        ("TCP header of 16 bytes", patched(&tcp, 46, &[0x40]), DropReason::Malformed),
+        // A frame that ends inside the IP header cannot be tried: the kernel refuses such a test run.
+        ("cut in the UDP header", udp[..38].to_vec(), DropReason::Malformed),
+    ];
+    assert_refused(&scene, rows);
+}
+
+#[test]
+fn destinations_that_are_not_for_pods_are_refused() {
+    let scene = Scene::new();
+    let to = |last: [u8; 4]| own(&scene, Frame::udp((scene.a.ip, 1), (Ipv4Addr::from(last), 2)));
+    let rows = [
+        ("multicast", to([224, 0, 0, 251]), DropReason::Multicast),
+        ("broadcast", to([255; 4]), DropReason::Multicast),
+        ("loopback", to([127, 0, 0, 1]), DropReason::MartianDestination),
+        ("0/8", to([0, 1, 2, 3]), DropReason::MartianDestination),
+        ("240/4", to([250, 0, 0, 1]), DropReason::MartianDestination),
+        ("a drop route", to([198, 51, 100, 66]), DropReason::RouteDrop),
+    ];
+    assert_refused(&scene, rows);
+}
+
+#[test]
+fn what_cannot_be_translated_is_refused() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let mac = |frame: Frame| own(&scene, frame);
+    let unreachable = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+    let reply = Icmpv4Type::EchoReply(IcmpEchoHeader { id: 1, seq: 1 });
+    let fragment = mac(Frame::udp((a.ip, 1), (OUTSIDE, 2)).fragment(0, true));
+    let cannot = DropReason::ProtocolNotTranslated;
+    let rows = [
+        ("fragment", fragment, DropReason::FragmentNotTranslated),
+        ("SCTP", mac(Frame::raw(a.ip, OUTSIDE, 132)), cannot),
+        ("ICMP error without a flow", mac(Frame::icmp(a.ip, OUTSIDE, unreachable)), cannot),
+        ("echo reply without a question", mac(Frame::icmp(a.ip, OUTSIDE, reply)), cannot),
+    ];
+    assert_refused(&scene, rows);
 }
 
 #[test]

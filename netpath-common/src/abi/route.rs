@@ -1,4 +1,4 @@
-//! ROUTES: LPM trie, prefix over [`Addr`](super::Addr) → [`Route`]. An IPv4 prefix of length n is stored as 96 + n.
+//! ROUTES: LPM trie, prefix over [`Addr`] → [`Route`]. An IPv4 prefix of length n is stored as 96 + n.
 
 use super::Addr;
 

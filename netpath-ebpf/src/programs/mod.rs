@@ -6,7 +6,8 @@ pub mod to_pod;
 pub mod to_uplink;
 
 use aya_ebpf::programs::TcContext;
-use netpath_common::abi::{Addr, DropReason, Program};
+pub use netpath_common::abi::Program;
+use netpath_common::abi::{Addr, DropReason};
 
 use crate::{
     packet::{Headers, rewrite::Translation, tc::Packet},

@@ -1,6 +1,6 @@
 //! The lab: a node with pods, a router and an outside on one machine, in namespaces of its own.
 //!
-//! [`run`] builds it around a real agent, proves it with real traffic ([`checks`]), measures it beside other networks
+//! [`run()`] builds it around a real agent, proves it with real traffic ([`checks`]), measures it beside other networks
 //! ([`crate::bench`]), shows it, and removes it. [`topology`] is the network alone, for tests too.
 
 pub mod checks;

@@ -116,7 +116,7 @@ impl dyn Store {
     /// Reads all values below a prefix.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// As `read`.
     pub async fn read_all<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, StoreError> {
         self.list(prefix).await?.iter().map(|(key, bytes)| self.decode(key, bytes)).collect()
     }

@@ -49,6 +49,24 @@ const PROGRAMS: &[Program] = &[
         lab: false,
     },
     Program {
+        name: "ethtool",
+        package: "ethtool",
+        why: "tests switch a pod's checksum offload off",
+        lab: false,
+    },
+    Program {
+        name: "bpftool",
+        package: "bpftool",
+        why: "tests look at attached programs with other eyes than netpath's own",
+        lab: false,
+    },
+    Program {
+        name: "setpriv",
+        package: "util-linux",
+        why: "tests start agents that end with them, even when a test is killed",
+        lab: false,
+    },
+    Program {
         name: "ping",
         package: "iputils-ping",
         why: "tests send ICMP echo from a client that is not ours",

@@ -1,6 +1,6 @@
 //! The connectivity matrix: real sockets in real namespaces, one row a check.
 //!
-//! A check is a function from a [`Scene`] to what was seen; [`ROWS`] is the one list.
+//! A check is a function from a [`Scene`] to what was seen; `ROWS` is the one list.
 
 mod arp;
 mod exchange;
