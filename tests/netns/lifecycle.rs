@@ -70,7 +70,16 @@ fn a_failure_in_the_middle_undoes_every_step_and_releases_the_address() {
         println!("{netns}: {error}");
         assert_eq!(picture(&node), before, "{netns}");
     }
-    let pod = node.add(&PodAdd { addresses: vec![UNUSED.into()], ..add("x") });
+    // The address is routed elsewhere: found after the pod's own namespace has been made.
+    let elsewhere = format!("{UNUSED}/32");
+    let node_ns = &node.topology.node.netns;
+    run_in(node_ns, "ip", &["route", "add", &elsewhere, "dev", "up0"]);
+    let routed = picture(&node);
+    let wanted = PodAdd { addresses: vec![UNUSED.into()], ..add("x") };
+    println!("{}", node.runtime.block_on(node.client.pod_add(&wanted)).expect_err("routed elsewhere"));
+    assert_eq!(picture(&node), routed, "routed elsewhere");
+    run_in(node_ns, "ip", &["route", "del", &elsewhere, "dev", "up0"]);
+    let pod = node.add(&wanted);
     assert_eq!(pod.addresses, [std::net::IpAddr::from(UNUSED)], "the address is free again");
     node.runtime.block_on(node.client.pod_rm("x")).unwrap();
     assert_eq!(picture(&node), before);

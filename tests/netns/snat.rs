@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use netpath::{lab::topology::OUTSIDE, net::Netns};
+use netpath::{
+    api::types::PodAdd,
+    lab::{checks::LabPod, topology::OUTSIDE},
+    net::Netns,
+};
 use netpath_tests::node::{Node, PATIENCE, run_in};
 
 const WAIT: Duration = Duration::from_millis(300);
@@ -53,7 +57,9 @@ fn the_hosts_ephemeral_ports_stay_out_of_the_range() {
 #[test]
 fn no_pod_address_is_seen_on_the_wire() {
     let node = Node::start("");
-    let pod = node.pod("a");
+    // Larger packets than the uplink carries: what may be fragmented is fragmented and forwarded by the host stack.
+    let wanted = PodAdd { name: "a".into(), mtu: Some(2000), ..PodAdd::default() };
+    let pod = LabPod::open(node.add(&wanted)).expect("pod");
     let router = &node.topology.router.netns;
     let mut capture = Command::new("tcpdump");
     capture.args(["-i", "to-node", "-n", "-l", "--immediate-mode", "ip"]);
@@ -67,6 +73,7 @@ fn no_pod_address_is_seen_on_the_wire() {
         vec!["-c", "1", "-t", "1", "-W", "1", &outside],
         vec!["-c", "1", "-s", "4000", "-W", "1", &outside],
         vec!["-c", "1", "-M", "do", "-s", "1473", "-W", "1", &outside],
+        vec!["-c", "1", "-M", "dont", "-s", "1800", "-W", "1", &outside],
     ] {
         println!("{}", run_in(&pod.netns, "ping", &arguments));
     }
