@@ -305,3 +305,22 @@ fn before_the_node_is_known_nothing_leaves() {
     let ran = scene.from_a(&packet);
     scene.assert_dropped("no SNAT range yet", &ran, &before, DropReason::NotReady);
 }
+
+/// Invariant 1 for a live flow whose way changes: out by a VPN first, then by the uplink.
+#[test]
+fn a_flow_that_moves_to_the_uplink_is_translated_from_then_on() {
+    let scene = Scene::new();
+    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (OUTSIDE, 53)));
+    let by_vpn = route("203.0.113.0/24", scene.vpn);
+    scene.add_route(&by_vpn);
+    scene.from_a(&packet).assert_untouched("by the VPN", &packet);
+    assert_eq!(scene.pairs().len(), 1);
+    scene.add_route(&netpath::net::Route {
+        via: Some(netpath_tests::scene::ROUTER.into()),
+        ..route("203.0.113.0/24", scene.uplink)
+    });
+    let ran = scene.from_a(&packet);
+    assert_eq!((ran.code, see(&ran.packet).source), (REDIRECT, NODE));
+    let pairs = scene.pairs();
+    assert!(pairs.len() == 1 && pairs[0].is_translated() && pairs[0].reply.is_some(), "{pairs:?}");
+}

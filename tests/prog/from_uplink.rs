@@ -3,7 +3,7 @@
 use etherparse::{IcmpEchoHeader, Icmpv4Type};
 use netpath_common::abi::{DropReason, NODE_FLAG_INBOUND_ANY, TrafficClass};
 use netpath_tests::{
-    packet::{ACK, Frame, SYN, SYN_ACK, see},
+    packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
     scene::{GATEWAY_MAC, NEXT, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED},
 };
 
@@ -118,4 +118,33 @@ fn the_answer_to_a_pod_that_is_gone_is_the_stacks() {
     let answer = wire(Frame::tcp((OUTSIDE, 443), (NODE, 40_000), SYN_ACK));
     let ran = scene.from_wire(&answer);
     assert_eq!((ran.code, ran.packet), (NEXT, answer));
+}
+
+#[test]
+fn a_pods_address_does_not_come_from_the_wire() {
+    let scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    scene.from_a(&Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN).macs(a.mac, GATEWAY_MAC).bytes());
+    let rows = [
+        ("into its own flow", Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), RST)),
+        ("to the node", Frame::udp((a.ip, 1), (NODE, 53))),
+        ("to another pod", Frame::udp((a.ip, 1), (b.ip, 53))),
+    ];
+    for (name, frame) in rows {
+        let before = scene.all_drops();
+        let ran = scene.from_wire(&wire(frame));
+        scene.assert_dropped(name, &ran, &before, DropReason::SpoofedSource);
+    }
+}
+
+#[test]
+fn a_question_does_not_pass_for_the_answer() {
+    let scene = Scene::new();
+    let a = scene.a;
+    let echo = IcmpEchoHeader { id: 40_000, seq: 1 };
+    scene.from_a(&Frame::icmp(a.ip, OUTSIDE, Icmpv4Type::EchoRequest(echo)).macs(a.mac, GATEWAY_MAC).bytes());
+    let question = wire(Frame::icmp(OUTSIDE, NODE, Icmpv4Type::EchoRequest(echo)));
+    scene.from_wire(&question).assert_untouched("the node answers it itself", &question);
+    let answer = scene.from_wire(&wire(Frame::icmp(OUTSIDE, NODE, Icmpv4Type::EchoReply(echo))));
+    assert_eq!((answer.code, see(&answer.packet).destination), (REDIRECT, a.ip));
 }

@@ -86,6 +86,13 @@ impl Packet {
         unsafe { (*self.skb).ingress_ifindex }
     }
 
+    /// Whether the frame came with a VLAN tag, which the kernel keeps beside it.
+    #[inline(always)]
+    pub fn vlan_present(&self) -> bool {
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
     /// Payload bytes of a segment if this is a GSO train, else 0.
     #[inline(always)]
     pub fn gso_size(&self) -> u32 {

@@ -12,6 +12,10 @@ use crate::{
 /// parse → guard → a local pod, or: route → flow → nat → the wire. ARP is answered at once.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
+    // The kernel takes a tag off before we see the frame and puts it back on the way out: a pod would choose the VLAN.
+    if packet.vlan_present() {
+        return Err(DropReason::UnsupportedProtocol);
+    }
     let frame = parse::ethernet(packet)?;
     match frame.kind {
         parse::IPV4 => parse::ipv4(packet, headers)?,
@@ -55,7 +59,7 @@ fn to_outside(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) ->
         flow::track(packet, headers, pod)?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     }
-    let translation = match flow::lookup(packet, headers) {
+    let translation = match flow::lookup_leaving(packet, headers, masquerade) {
         Some(known) => flow::translation(known),
         None if masquerade => Some(bind(packet, headers, pod, hop.source, Program::FromPod)?),
         None => {

@@ -12,6 +12,10 @@ use crate::{
 /// the node's.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
+    // Another VLAN of a trunk is not this uplink's.
+    if packet.vlan_present() {
+        return Ok(Verdict::NEXT);
+    }
     let frame = parse::ethernet(packet)?;
     if frame.kind != parse::IPV4 {
         return Ok(Verdict::NEXT);
@@ -22,6 +26,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     }
     let known = flow::lookup(packet, headers);
     if let Some(translation) = known.and_then(flow::translation) {
+        // A packet of the original direction: a pod's address cannot come from the wire.
+        if translation.source {
+            return Err(DropReason::SpoofedSource);
+        }
         // A pod that has just gone: the stack answers its peer with a reset.
         let Some(pod) = endpoint::find(&translation.addr) else {
             return Ok(Verdict::NEXT);
@@ -32,6 +40,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         rewrite::translate(packet, headers, &translation)?;
         metric::received(packet, pod);
         return deliver::to_pod(packet, pod, TrafficClass::Reply);
+    }
+    // Forwarded, it would leave as the pod's; delivered, the node would take it for the pod's.
+    if endpoint::find(&headers.key.src).is_some() {
+        return Err(DropReason::SpoofedSource);
     }
     let Some(pod) = endpoint::find(&headers.key.dst) else {
         return Ok(Verdict::NEXT);

@@ -35,11 +35,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Ok(Verdict::NEXT);
     };
     sound?;
-    let translation = match flow::lookup(packet, headers) {
+    let masquerade = route::lookup(&headers.key.dst).masquerade;
+    let translation = match flow::lookup_leaving(packet, headers, masquerade) {
         Some(known) => flow::translation(known),
-        None if route::lookup(&headers.key.dst).masquerade => {
-            Some(bind(packet, headers, pod.pod, uplink, Program::ToUplink)?)
-        }
+        None if masquerade => Some(bind(packet, headers, pod.pod, uplink, Program::ToUplink)?),
         None => None,
     };
     if let Some(translation) = translation {

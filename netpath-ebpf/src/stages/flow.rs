@@ -50,7 +50,30 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
         return None;
     }
     let flow = FLOWS.get_mut(&headers.key)?;
+    // Question and answer of an echo have one key each way: a question must not pass for the answer.
+    let original = flow.direction == FlowDirection::Original as u8;
+    if headers.key.proto == ICMP
+        && flow.rewrite != Rewrite::None as u8
+        && original != (headers.icmp_type == ECHO_REQUEST)
+    {
+        return None;
+    }
     refresh(flow, packet, headers);
+    Some(flow)
+}
+
+/// The same for a packet about to leave by a route that may say masquerade. A flow that a pod opened untranslated (its
+/// route led by a VPN then, or had no masquerade) is forgotten, so that it gets a binding now: kept, it would leave with
+/// the pod's address for as long as it lives (invariant 1).
+#[inline(always)]
+pub fn lookup_leaving(packet: &Packet, headers: &Headers, masquerade: bool) -> Option<&'static Flow> {
+    let flow = lookup(packet, headers)?;
+    let untranslated = flow.rewrite == Rewrite::None as u8;
+    if masquerade && untranslated && flow.direction == FlowDirection::Original as u8 {
+        FLOWS.remove(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
+        FLOWS.remove(&headers.key);
+        return None;
+    }
     Some(flow)
 }
 
