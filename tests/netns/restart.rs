@@ -21,8 +21,8 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Datagrams between two pods, there and back. Each is sent once: a lost one stops the exchange, and the test.
-    fn pod_to_pod(&self, client: &UdpSocket, server: &UdpSocket) {
+    /// Datagrams there and back. Each is sent once: a lost one stops the exchange, and the test.
+    fn datagrams(&self, client: &UdpSocket, server: &UdpSocket) {
         let to = server.local_addr().unwrap();
         let mut sent = 0_u64;
         while !self.stop.load(Ordering::Relaxed) {
@@ -33,7 +33,7 @@ impl Traffic {
             client.recv_from(&mut buffer).expect("an answer was lost");
             assert_eq!(u64::from_be_bytes(buffer), sent);
             sent += 1;
-            self.echoes.store(sent, Ordering::Relaxed);
+            self.echoes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -52,7 +52,7 @@ impl Traffic {
     /// Waits until both have moved on.
     fn moves(&self, when: &str) {
         let (echoes, bytes) = (self.echoes.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        wait_for(|| self.echoes.load(Ordering::Relaxed) > echoes + 50, &format!("pod to pod {when}"));
+        wait_for(|| self.echoes.load(Ordering::Relaxed) > echoes + 100, &format!("datagrams {when}"));
         wait_for(|| self.bytes.load(Ordering::Relaxed) > bytes + 500, &format!("through SNAT {when}"));
     }
 }
@@ -77,7 +77,9 @@ fn crash_and_restart_of_the_agent_lose_no_packet() {
     let stream = a.netns.enter(|| TcpStream::connect((OUTSIDE, 7001))).unwrap().expect("connected");
     let (peer, seen) = listener.accept().unwrap();
     assert_eq!(seen.ip().to_string(), "198.18.0.2");
-    for socket in [&server, &client] {
+    let outside = node.topology.outside.netns.enter(|| UdpSocket::bind((OUTSIDE, 7002))).unwrap().unwrap();
+    let inside = b.netns.enter(|| UdpSocket::bind((b.address, 7002))).unwrap().unwrap();
+    for socket in [&server, &client, &outside, &inside] {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
     }
     for socket in [&stream, &peer] {
@@ -85,7 +87,8 @@ fn crash_and_restart_of_the_agent_lose_no_packet() {
     }
     std::thread::scope(|threads| {
         let _stop = Stop(&traffic.stop);
-        threads.spawn(|| traffic.pod_to_pod(&client, &server));
+        threads.spawn(|| traffic.datagrams(&client, &server));
+        threads.spawn(|| traffic.datagrams(&inside, &outside));
         threads.spawn(|| traffic.through_snat(&stream, &peer));
         for round in 0..ROUNDS {
             node.kill();
