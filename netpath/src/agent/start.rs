@@ -220,6 +220,8 @@ impl Agent {
         if let Some(ring) = lock(&self.datapath).take_events()? {
             tasks.spawn(Arc::clone(self).event_loop(ring));
         }
+        #[cfg(feature = "debug-log")]
+        tasks.spawn(lock(&self.datapath).take_log()?);
         tasks.spawn(Arc::clone(self).reconcile_loop());
         tasks.spawn(Arc::clone(self).sweep_loop());
         Ok(tasks)

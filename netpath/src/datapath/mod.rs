@@ -243,6 +243,30 @@ impl Datapath {
         self.tables.clear_pod_counter(slot)
     }
 
+    /// What the programs log, sent on to this process's log until the task is dropped; once. Only in a build with the
+    /// feature `debug-log`: a log line costs more than the packet.
+    ///
+    /// # Errors
+    /// The kernel's reason if the ring cannot be polled.
+    #[cfg(feature = "debug-log")]
+    pub fn take_log(&mut self) -> Result<impl Future<Output = ()> + Send + use<>, DatapathError> {
+        use std::os::fd::AsFd as _;
+        let mut logger =
+            aya_log::EbpfLogger::init(&mut self.ebpf).map_err(kernel("opening the programs' log"))?;
+        let ring = logger.as_fd().try_clone_to_owned().map_err(kernel("opening the programs' log"))?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, against types that swap their descriptor; this one is owned"
+        )]
+        let ring = tokio::io::unix::AsyncFd::new(ring).map_err(kernel("polling the programs' log"))?;
+        Ok(async move {
+            while let Ok(mut ready) = ring.readable().await {
+                logger.flush();
+                ready.clear_ready();
+            }
+        })
+    }
+
     /// The ring of events; once. Call it inside a tokio runtime.
     ///
     /// # Errors
