@@ -1,7 +1,5 @@
 //! Isolation: a test lives in network and mount namespaces of its own and leaves nothing when its process ends.
 
-use std::path::Path;
-
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -21,10 +19,4 @@ pub fn isolate() {
     mount(Some("netpath-test"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs on /run");
     std::fs::create_dir("/run/netns").expect("/run/netns");
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700")).expect("bpffs");
-}
-
-/// Inode of the calling thread's network namespace, to prove where something ran.
-pub fn netns_inode() -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(Path::new("/proc/thread-self/ns/net")).expect("own namespace").ino()
 }

@@ -39,7 +39,7 @@ drop_reasons! {
     /// Source address or MAC does not belong to the pod that sent it.
     SpoofedSource = 2, "The pod sent from an address it does not own: look for extra addresses or a bridge inside it.";
     /// Neither ARP nor an IP version that the pod's network has.
-    UnsupportedProtocol = 3, "The pod sent IPv6 or another EtherType that its network does not carry.";
+    UnsupportedProtocol = 3, "The pod sent IPv6, a VLAN tag or another EtherType that its network does not carry.";
     /// Multicast or broadcast from a pod.
     Multicast = 4, "Networks do not carry multicast or broadcast. Use unicast discovery.";
     /// A fragment that would need translation.
