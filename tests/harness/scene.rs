@@ -16,7 +16,8 @@ use netpath::{
     net::{Netlink, Netns, Route as KernelRoute, VethEnd, sysctl},
 };
 use netpath_common::abi::{
-    Addr, DropReason, Endpoint, Node, Program, Route, RouteKind, TrafficClass, Uplink,
+    Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, Link, NODE_ROUTES, Node, Pool as Addresses, Program,
+    Route, RouteKind, TrafficClass, Uplink,
 };
 
 use crate::namespace::isolate;
@@ -35,6 +36,8 @@ pub const BEHIND_VPN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 pub const UNMASKED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 5);
 /// An address of the block without a pod.
 pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 99);
+/// The scene's network.
+pub const NETWORK: u32 = 1;
 /// The gateway.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -143,13 +146,17 @@ impl Scene {
                 slot: pod.id,
                 mac: pod.mac,
                 mtu: 1500,
+                network: NETWORK,
+                flags: ENDPOINT_MASQUERADE,
                 ..Endpoint::default()
             };
+            let link = Link { pod: pod.id, mac: pod.mac, pad: 0 };
+            datapath.set_link(pod.ifindex, link).expect("link");
             datapath.set_endpoint(pod.ip.into(), endpoint).expect("endpoint");
         }
         datapath.set_routes(&routes()).expect("routes");
         let mut node = Node { snat_first: 32768, snat_count: 16384, generation: 1, ..Node::default() };
-        node.uplinks[0] = Uplink { ifindex: uplink, v4: NODE.into(), ..Uplink::default() };
+        node.uplinks[0] = Uplink { ifindex: uplink, v4: Addresses::new(&[NODE.into()]), ..Uplink::default() };
         datapath.set_node(&node).expect("node");
         let flows = datapath.flow_table().expect("flow table");
         Self { datapath, flows, a, b, uplink, vpn, node, runtime, netlink }
@@ -159,6 +166,15 @@ impl Scene {
     pub fn set_node(&mut self, change: impl FnOnce(&mut Node)) {
         change(&mut self.node);
         self.datapath.set_node(&self.node).expect("node");
+    }
+
+    /// Changes the endpoint of a pod.
+    pub fn set_endpoint(&mut self, pod: Pod, change: impl FnOnce(&mut Endpoint)) {
+        let endpoints = self.datapath.endpoints().expect("endpoints");
+        let address = IpAddr::V4(pod.ip);
+        let (_, mut endpoint) = *endpoints.iter().find(|(there, _)| *there == address).expect("endpoint");
+        change(&mut endpoint);
+        self.datapath.set_endpoint(address, endpoint).expect("endpoint");
     }
 
     /// Adds a route to the kernel's FIB.
@@ -253,15 +269,17 @@ impl Context {
     }
 }
 
-fn routes() -> Vec<(IpNet, Route)> {
+fn routes() -> Vec<(u32, IpNet, Route)> {
     let net = |ip: Ipv4Addr, length| IpNet::V4(Ipv4Net::new(ip, length).expect("prefix"));
-    vec![
+    let block = (NODE_ROUTES, net(Ipv4Addr::new(10, 61, 0, 0), 24), Route::new(RouteKind::Stack, false));
+    let routes = [
         (net(Ipv4Addr::UNSPECIFIED, 0), Route::new(RouteKind::Fib, true)),
         (net(Ipv4Addr::new(10, 61, 0, 0), 24), Route::new(RouteKind::Stack, false)),
         (net(NODE, 32), Route::new(RouteKind::Stack, false)),
         (net(Ipv4Addr::new(198, 51, 100, 0), 24), Route::new(RouteKind::Fib, false)),
         (net(Ipv4Addr::new(198, 51, 100, 66), 32), Route::new(RouteKind::Drop, false)),
-    ]
+    ];
+    routes.into_iter().map(|(prefix, route)| (NETWORK, prefix, route)).chain([block]).collect()
 }
 
 /// Makes the interfaces and the FIB; returns the indexes of a, b, the uplink and vpn0.

@@ -34,17 +34,36 @@ fn every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly() {
 }
 
 #[test]
-fn a_full_table_refuses_new_flows_and_keeps_the_old() {
+fn a_full_table_keeps_answered_flows_and_reclaims_others() {
     let scene = Scene::with_flows(64);
     let a = scene.a;
     let send = |port, to| scene.from_a(&Frame::udp((a.ip, port), (to, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let made = (0..200).filter(|n| send(40_000 + n, OUTSIDE).code == REDIRECT).count();
-    assert!((16..=64).contains(&made), "{made} flows in a table of 64 entries");
-    assert_eq!(scene.drops(DropReason::FlowTableFull), 200 - made as u64);
+    let answer =
+        |port| scene.from_wire(&Frame::udp((OUTSIDE, 53), (NODE, port)).macs([2; 6], GATEWAY_MAC).bytes());
+    for port in 40_000..40_008 {
+        assert_eq!((send(port, OUTSIDE).code, answer(port).code), (REDIRECT, REDIRECT), "port {port}");
+    }
+    for port in 41_000..41_200 {
+        assert_eq!(send(port, OUTSIDE).code, REDIRECT, "a flow that never saw a reply makes room for {port}");
+    }
+    assert_eq!(scene.drops(DropReason::FlowTableFull), 0);
     let pairs = scene.pairs();
-    assert_eq!(pairs.len(), made);
     assert!(pairs.iter().all(|pair| pair.reply.is_some()), "no half alone");
+    let answered = pairs.iter().filter(|pair| pair.reply.is_some_and(|reply| reply.packets == 1));
+    assert_eq!(answered.count(), 8, "answered flows stay");
+    // Now with all of them answered.
+    for pair in &pairs {
+        assert_eq!(answer(u16::from_be(pair.original.port)).code, REDIRECT);
+    }
+    let room = (0..64).filter(|n| {
+        send(42_000 + n, OUTSIDE).code == REDIRECT && {
+            answer(42_000 + n);
+            true
+        }
+    });
+    assert!(room.count() < 64, "a table of 64 entries has no room for so many");
     let before = scene.drops(DropReason::FlowTableFull);
+    assert!(before > 0);
     assert_eq!(send(1000, UNMASKED).code, 2, "an untranslated flow needs its entry as well");
     assert_eq!(scene.drops(DropReason::FlowTableFull), before + 1);
     for pair in pairs {

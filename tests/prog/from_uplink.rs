@@ -1,7 +1,7 @@
 //! `from_uplink`.
 
 use etherparse::{IcmpEchoHeader, Icmpv4Type};
-use netpath_common::abi::{DropReason, NODE_FLAG_INBOUND_ANY, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, TrafficClass};
 use netpath_tests::{
     packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
     scene::{GATEWAY_MAC, NEXT, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED},
@@ -67,7 +67,10 @@ fn what_is_the_nodes_is_left_alone() {
         ("another port", wire(Frame::udp((OUTSIDE, 53), (NODE, 40_001)))),
         ("another sender", wire(Frame::udp((UNMASKED, 53), (NODE, 40_000)))),
         ("another protocol", wire(Frame::tcp((OUTSIDE, 53), (NODE, 40_000), ACK))),
-        ("a fragment", wire(Frame::udp((OUTSIDE, 53), (NODE, 40_000)).fragment(0, true))),
+        (
+            "a later part that nobody knows",
+            wire(Frame::udp((OUTSIDE, 53), (NODE, 40_000)).fragment(8, false)),
+        ),
         ("damaged", damaged),
     ];
     for (name, packet) in rows {
@@ -89,7 +92,7 @@ fn a_pods_own_address_is_reached_only_by_who_may() {
     let answer = scene.from_wire(&wire(Frame::udp((UNMASKED, 53), (a.ip, 1000))));
     assert_eq!((answer.code, see(&answer.packet).destination_mac), (REDIRECT, a.mac), "an answer is let in");
 
-    scene.set_node(|node| node.flags = NODE_FLAG_INBOUND_ANY);
+    scene.set_endpoint(scene.a, |endpoint| endpoint.flags |= ENDPOINT_INBOUND_ANY);
     let opened = scene.from_wire(&knock);
     assert_eq!((opened.code, see(&opened.packet).ttl), (REDIRECT, 63), "inbound = any");
     let back = scene.from_a(&Frame::tcp((a.ip, 80), (OUTSIDE, 5000), SYN_ACK).macs(a.mac, mac).bytes());

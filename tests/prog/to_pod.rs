@@ -1,6 +1,6 @@
 //! `to_pod`.
 
-use netpath_common::abi::{DropReason, NODE_FLAG_INBOUND_ANY, Program, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Program, TrafficClass};
 use netpath_tests::{
     packet::{Frame, arp},
     scene::{BEHIND_VPN, Context, DROP, GATEWAY_MAC, NEXT, NODE, OUTSIDE, Ran, Scene},
@@ -40,7 +40,7 @@ fn strangers_do_not() {
     let before = scene.all_drops();
     let ran = to_a(&scene, &packet, scene.vpn);
     scene.assert_dropped("forwarded from elsewhere", &ran, &before, DropReason::InboundDenied);
-    scene.set_node(|node| node.flags = NODE_FLAG_INBOUND_ANY);
+    scene.set_endpoint(scene.a, |endpoint| endpoint.flags |= ENDPOINT_INBOUND_ANY);
     assert_eq!(to_a(&scene, &packet, scene.vpn).code, NEXT, "inbound = any");
     let answered = scene.pairs();
     assert_eq!(answered.len(), 1, "tracked, so that its answers are not translated");

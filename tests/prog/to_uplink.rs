@@ -71,12 +71,7 @@ fn what_cannot_be_translated_does_not_leave() {
     let mut damaged = Frame::udp((a.ip, 9), (OUTSIDE, 53)).bytes();
     damaged[38..40].copy_from_slice(&[0xff, 0xff]);
     let rows = [
-        ("SCTP", Frame::raw(a.ip, OUTSIDE, 132).bytes(), DropReason::ProtocolNotTranslated),
-        (
-            "a fragment",
-            Frame::udp((a.ip, 9), (OUTSIDE, 53)).fragment(0, true).bytes(),
-            DropReason::FragmentNotTranslated,
-        ),
+        ("GRE", Frame::raw(a.ip, OUTSIDE, 47).bytes(), DropReason::ProtocolNotTranslated),
         ("damaged", damaged, DropReason::Malformed),
         (
             "of a pod that has gone",
@@ -90,7 +85,7 @@ fn what_cannot_be_translated_does_not_leave() {
         scene.assert_dropped(name, &ran, &before, reason);
     }
     let mut scene = scene;
-    scene.set_node(|node| node.uplinks[0].v4 = netpath_common::abi::Addr::UNSPECIFIED);
+    scene.set_node(|node| node.uplinks[0].v4 = netpath_common::abi::Pool::default());
     let before = scene.all_drops();
     let ran = leave(&scene, &Frame::udp((a.ip, 9), (OUTSIDE, 53)).bytes(), a.ifindex, 0);
     scene.assert_dropped("uplink without an address", &ran, &before, DropReason::NoSourceAddress);
