@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::{TestRun as _, TestRunOptions};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netpath::{
     datapath::{AttachKind, Datapath, FlowPair, FlowTable, Options},
     net::{Netlink, Netns, Route as KernelRoute, VethEnd, sysctl},
@@ -24,25 +24,25 @@ use crate::namespace::isolate;
 /// MAC of all host ends.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0, 0, 1];
 /// The node's address on its uplink.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));
 /// The router.
-pub const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 /// A server outside.
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 /// An address behind `vpn0`.
-pub const BEHIND_VPN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+pub const BEHIND_VPN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 /// A prefix that is routed without masquerade.
-pub const UNMASKED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 5);
+pub const UNMASKED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 5));
 /// An address of the block without a pod.
-pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 99);
+pub const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 61, 0, 99));
 /// The gateway.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+pub const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 
 /// A pod of the scene.
 #[derive(Clone, Copy, Debug)]
 pub struct Pod {
     /// Address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// MAC inside the pod.
     pub mac: [u8; 6],
     /// Interface index of the host end.
@@ -130,7 +130,7 @@ impl Scene {
         };
         let mut datapath = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
         let pod = |n: u8, ifindex| Pod {
-            ip: Ipv4Addr::new(10, 61, 0, n),
+            ip: Ipv4Addr::new(10, 61, 0, n).into(),
             mac: [0x02, 0x6e, 10, 61, 0, n],
             ifindex,
             id: n.into(),
@@ -145,7 +145,7 @@ impl Scene {
                 mtu: 1500,
                 ..Endpoint::default()
             };
-            datapath.set_endpoint(pod.ip.into(), endpoint).expect("endpoint");
+            datapath.set_endpoint(pod.ip, endpoint).expect("endpoint");
         }
         datapath.set_routes(&routes()).expect("routes");
         let mut node = Node { snat_first: 32768, snat_count: 16384, generation: 1, ..Node::default() };
@@ -254,13 +254,13 @@ impl Context {
 }
 
 fn routes() -> Vec<(IpNet, Route)> {
-    let net = |ip: Ipv4Addr, length| IpNet::V4(Ipv4Net::new(ip, length).expect("prefix"));
+    let net = |ip: IpAddr, length| IpNet::new(ip, length).expect("prefix");
     vec![
-        (net(Ipv4Addr::UNSPECIFIED, 0), Route::new(RouteKind::Fib, true)),
-        (net(Ipv4Addr::new(10, 61, 0, 0), 24), Route::new(RouteKind::Stack, false)),
+        (net(Ipv4Addr::UNSPECIFIED.into(), 0), Route::new(RouteKind::Fib, true)),
+        (net(Ipv4Addr::new(10, 61, 0, 0).into(), 24), Route::new(RouteKind::Stack, false)),
         (net(NODE, 32), Route::new(RouteKind::Stack, false)),
-        (net(Ipv4Addr::new(198, 51, 100, 0), 24), Route::new(RouteKind::Fib, false)),
-        (net(Ipv4Addr::new(198, 51, 100, 66), 32), Route::new(RouteKind::Drop, false)),
+        (net(Ipv4Addr::new(198, 51, 100, 0).into(), 24), Route::new(RouteKind::Fib, false)),
+        (net(Ipv4Addr::new(198, 51, 100, 66).into(), 32), Route::new(RouteKind::Drop, false)),
     ]
 }
 
@@ -286,7 +286,7 @@ async fn interfaces() -> (Netlink, [u32; 4]) {
     let net = |text: &str| text.parse::<IpNet>().expect("prefix");
     netlink.add_address(indexes[2], net("198.18.0.2/30")).await.expect("address");
     netlink.add_address(indexes[3], net("192.0.2.1/24")).await.expect("address");
-    let default = KernelRoute { via: Some(IpAddr::V4(ROUTER)), ..route("0.0.0.0/0", indexes[2]) };
+    let default = KernelRoute { via: Some(ROUTER), ..route("0.0.0.0/0", indexes[2]) };
     netlink.replace_route(&default).await.expect("default route");
     (netlink, indexes)
 }
@@ -304,6 +304,6 @@ pub fn route(prefix: &str, ifindex: u32) -> KernelRoute {
 }
 
 /// An address as the tables hold it.
-pub fn addr(ip: Ipv4Addr) -> Addr {
+pub fn addr(ip: IpAddr) -> Addr {
     ip.into()
 }

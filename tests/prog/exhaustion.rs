@@ -26,7 +26,7 @@ fn every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly() {
     }
     assert_eq!(scene.drops(DropReason::SnatExhausted), 5);
     assert_eq!(scene.pairs().len(), 7, "nothing half-made");
-    let other = std::net::Ipv4Addr::new(203, 0, 113, 10);
+    let other = std::net::Ipv4Addr::new(203, 0, 113, 10).into();
     assert_eq!(send(&scene, 3000, other).code, REDIRECT, "another destination has all its ports");
     for n in 0..7 {
         assert_eq!(send(&scene, 1000 + n, OUTSIDE).code, REDIRECT, "live flows go on");

@@ -316,7 +316,7 @@ fn a_flow_that_moves_to_the_uplink_is_translated_from_then_on() {
     scene.from_a(&packet).assert_untouched("by the VPN", &packet);
     assert_eq!(scene.pairs().len(), 1);
     scene.add_route(&netpath::net::Route {
-        via: Some(netpath_tests::scene::ROUTER.into()),
+        via: Some(netpath_tests::scene::ROUTER),
         ..route("203.0.113.0/24", scene.uplink)
     });
     let ran = scene.from_a(&packet);

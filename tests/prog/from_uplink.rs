@@ -114,7 +114,7 @@ fn the_answer_to_a_pod_that_is_gone_is_the_stacks() {
     let mut scene = Scene::new();
     let a = scene.a;
     scene.from_a(&Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN).macs(a.mac, GATEWAY_MAC).bytes());
-    scene.datapath.remove_endpoint(a.ip.into()).expect("endpoint");
+    scene.datapath.remove_endpoint(a.ip).expect("endpoint");
     let answer = wire(Frame::tcp((OUTSIDE, 443), (NODE, 40_000), SYN_ACK));
     let ran = scene.from_wire(&answer);
     assert_eq!((ran.code, ran.packet), (NEXT, answer));

@@ -5,5 +5,6 @@ mod elf;
 mod exhaustion;
 mod from_pod;
 mod from_uplink;
+mod packets;
 mod to_pod;
 mod to_uplink;
