@@ -6,5 +6,6 @@ mod exhaustion;
 mod from_pod;
 mod from_uplink;
 mod packets;
+mod scene;
 mod to_pod;
 mod to_uplink;
