@@ -6,6 +6,8 @@ mod exhaustion;
 mod from_pod;
 mod from_uplink;
 mod packets;
+mod refused;
 mod scene;
+mod snat;
 mod to_pod;
 mod to_uplink;

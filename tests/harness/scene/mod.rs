@@ -8,6 +8,7 @@ mod family;
 mod interfaces;
 mod records;
 mod run;
+mod talk;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -27,7 +28,8 @@ pub use family::{
     ROUTER, ROUTER6, UNMASKED, UNMASKED6,
 };
 pub use interfaces::route;
-pub use run::{Context, DROP, NEXT, REDIRECT, Ran};
+pub use run::{Context, DROP, NEXT, REDIRECT, Ran, from_router};
+pub use talk::{Opened, SERVER_PORT, Talk};
 
 /// MAC of all host ends.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0, 0, 1];
@@ -90,12 +92,7 @@ impl Scene {
         };
         let mut datapath = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
         let (a, b) = (Pod::new(2, a), Pod::new(3, b));
-        for (address, endpoint) in records::endpoints(&[a, b]) {
-            datapath.set_endpoint(address, endpoint).expect("endpoint");
-        }
-        datapath.set_routes(&records::routes()).expect("routes");
-        let node = records::node(uplink);
-        datapath.set_node(&node).expect("node");
+        let node = records::write(&mut datapath, &[a, b], uplink);
         let flows = datapath.flow_table().expect("flow table");
         Self { datapath, flows, a, b, uplink, vpn, node, runtime, netlink }
     }
@@ -104,23 +101,6 @@ impl Scene {
     pub fn set_node(&mut self, change: impl FnOnce(&mut Node)) {
         change(&mut self.node);
         self.datapath.set_node(&self.node).expect("node");
-    }
-
-    /// Lets packets from outside in to the pods' own addresses.
-    pub fn allow_inbound(&mut self) {
-        self.set_node(records::allow_inbound);
-    }
-
-    /// Takes the uplink's addresses away.
-    pub fn forget_addresses(&mut self) {
-        self.set_node(records::forget_addresses);
-    }
-
-    /// Removes a pod's addresses from the tables.
-    pub fn remove_pod(&mut self, pod: Pod) {
-        for address in [pod.ip, pod.ip6] {
-            self.datapath.remove_endpoint(address).expect("endpoint");
-        }
     }
 
     /// Both families, to run one test for each.
@@ -146,6 +126,24 @@ impl Scene {
     /// All flows.
     pub fn pairs(&self) -> Vec<FlowPair> {
         self.flows.pairs().expect("flows")
+    }
+
+    /// Asserts that a run drops its packet, for this reason and only this.
+    pub fn expect_drop(&self, name: &str, reason: DropReason, run: impl FnOnce(&Self) -> Ran) {
+        let before = self.all_drops();
+        let ran = run(self);
+        self.assert_dropped(name, &ran, &before, reason);
+    }
+
+    /// Asserts that a run drops nothing; returns what it left.
+    pub fn expect_no_drop(&self, name: &str, run: impl FnOnce(&Self) -> Ran) -> Ran {
+        let before = self.all_drops();
+        let ran = run(self);
+        let after = self.all_drops();
+        let told: Vec<_> =
+            DropReason::ALL.iter().zip(before.iter().zip(&after)).filter(|(_, (b, a))| a > b).collect();
+        assert!(ran.code != DROP && told.is_empty(), "{name}: verdict {}, drops counted: {told:?}", ran.code);
+        ran
     }
 
     /// Asserts that a run dropped the packet, for this reason and only this.

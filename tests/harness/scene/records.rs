@@ -3,28 +3,38 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netpath::datapath::Datapath;
 use netpath_common::abi::{Addr, Endpoint, NODE_FLAG_INBOUND_ANY, Node, Route, RouteKind, Uplink};
 
-use super::{Family, NODE, NODE6, Pod};
+use super::{Family, NODE, NODE6, Pod, Scene};
 
-/// The addresses of pods.
-pub(super) fn endpoints(pods: &[Pod]) -> Vec<(IpAddr, Endpoint)> {
-    let of = |pod: &Pod| {
-        let endpoint = Endpoint {
-            ifindex: pod.ifindex,
-            pod: pod.id,
-            slot: pod.id,
-            mac: pod.mac,
-            mtu: 1500,
-            ..Endpoint::default()
-        };
-        [pod.ip, pod.ip6].map(|address| (address, endpoint))
-    };
-    pods.iter().flat_map(of).collect()
+/// Writes all tables; returns the node's record.
+pub(super) fn write(datapath: &mut Datapath, pods: &[Pod], uplink: u32) -> Node {
+    for pod in pods {
+        for address in [pod.ip, pod.ip6] {
+            datapath.set_endpoint(address, endpoint(pod)).expect("endpoint");
+        }
+    }
+    datapath.set_routes(&routes()).expect("routes");
+    let mut node = Node { snat_first: 32768, snat_count: 16384, generation: 1, ..Node::default() };
+    node.uplinks[0] = Uplink { ifindex: uplink, v4: NODE.into(), v6: NODE6.into(), ..Uplink::default() };
+    datapath.set_node(&node).expect("node");
+    node
+}
+
+fn endpoint(pod: &Pod) -> Endpoint {
+    Endpoint {
+        ifindex: pod.ifindex,
+        pod: pod.id,
+        slot: pod.id,
+        mac: pod.mac,
+        mtu: 1500,
+        ..Endpoint::default()
+    }
 }
 
 /// The routes of both families.
-pub(super) fn routes() -> Vec<(IpNet, Route)> {
+fn routes() -> Vec<(IpNet, Route)> {
     let net = |ip: IpAddr, length| IpNet::new(ip, length).expect("prefix");
     let any = |family: &Family| -> IpAddr {
         if family.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
@@ -43,19 +53,23 @@ pub(super) fn routes() -> Vec<(IpNet, Route)> {
     [Family::V4, Family::V6].iter().flat_map(of).collect()
 }
 
-/// The node with its uplink.
-pub(super) fn node(uplink: u32) -> Node {
-    let mut node = Node { snat_first: 32768, snat_count: 16384, generation: 1, ..Node::default() };
-    node.uplinks[0] = Uplink { ifindex: uplink, v4: NODE.into(), v6: NODE6.into(), ..Uplink::default() };
-    node
-}
+impl Scene {
+    /// Lets packets from outside in to the pods' own addresses.
+    pub fn allow_inbound(&mut self) {
+        self.set_node(|node| node.flags |= NODE_FLAG_INBOUND_ANY);
+    }
 
-/// Lets packets from outside in to the pods' own addresses.
-pub(super) fn allow_inbound(node: &mut Node) {
-    node.flags |= NODE_FLAG_INBOUND_ANY;
-}
+    /// Takes the uplink's addresses away.
+    pub fn forget_addresses(&mut self) {
+        self.set_node(|node| {
+            (node.uplinks[0].v4, node.uplinks[0].v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
+        });
+    }
 
-/// Takes the uplink's addresses away.
-pub(super) fn forget_addresses(node: &mut Node) {
-    (node.uplinks[0].v4, node.uplinks[0].v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
+    /// Removes a pod's addresses from the tables.
+    pub fn remove_pod(&mut self, pod: Pod) {
+        for address in [pod.ip, pod.ip6] {
+            self.datapath.remove_endpoint(address).expect("endpoint");
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use aya::{TestRun as _, TestRunOptions};
 use netpath_common::abi::Program;
 
-use super::{Pod, Scene};
+use crate::packet::{ETHERNET, Frame};
+
+use super::{GATEWAY_MAC, Pod, ROUTER_MAC, Scene};
 
 /// What the kernel is told about the packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +37,29 @@ impl Ran {
         assert_eq!(self.code, NEXT, "{name}: verdict");
         let changed = self.packet.iter().zip(packet).position(|(now, then)| now != then);
         assert_eq!((changed, self.packet.len()), (None, packet.len()), "{name}: first changed byte, length");
+    }
+
+    /// Asserts that the packet went into a pod or out of an uplink as it came, but for MAC addresses and one hop.
+    pub fn assert_forwarded(&self, name: &str, packet: &[u8]) {
+        assert_eq!(self.code, REDIRECT, "{name}: verdict");
+        let mut wanted = packet.to_vec();
+        wanted[..12].copy_from_slice(&self.packet[..12]);
+        let (hops, checksum) = if packet[ETHERNET] >> 4 == 4 { (22, 24..26) } else { (21, 0..0) };
+        wanted[hops] -= 1;
+        wanted[checksum.clone()].copy_from_slice(&self.packet[checksum]);
+        let changed = self.packet.iter().zip(&wanted).position(|(now, then)| now != then);
+        assert_eq!(
+            (changed, self.packet.len()),
+            (None, packet.len()),
+            "{name}: first changed byte, length of {:02x?}",
+            self.packet
+        );
+    }
+
+    /// The MAC addresses that were left: source, destination.
+    pub fn macs(&self) -> ([u8; 6], [u8; 6]) {
+        let mac = |at: usize| self.packet[at..at + 6].try_into().expect("six bytes");
+        (mac(6), mac(0))
     }
 }
 
@@ -96,8 +121,40 @@ impl Scene {
         self.run(Program::FromPod, packet, Context { ifindex: pod.ifindex, ..Context::default() })
     }
 
+    /// Runs `from_pod` on what pod A says to its gateway.
+    pub fn a_says(&self, frame: Frame) -> Ran {
+        self.says(self.a, frame)
+    }
+
+    /// Runs `from_pod` on what a pod says to its gateway.
+    pub fn says(&self, pod: Pod, frame: Frame) -> Ran {
+        self.from(pod, &frame.macs(pod.mac, GATEWAY_MAC).bytes())
+    }
+
+    /// Runs `from_uplink` on what the router sends.
+    pub fn router_says(&self, frame: Frame) -> Ran {
+        self.from_wire(&from_router(frame))
+    }
+
+    /// Runs `to_pod` on what the stack sends to pod A; an ingress of 0 is the node itself.
+    pub fn to_a(&self, packet: &[u8], ingress_ifindex: u32) -> Ran {
+        let context = Context { ifindex: self.a.ifindex, ingress_ifindex, ..Context::default() };
+        self.run(Program::ToPod, packet, context)
+    }
+
+    /// Runs `to_uplink` on what the stack sends; an ingress of 0 is the node itself.
+    pub fn leaves(&self, packet: &[u8], ingress_ifindex: u32, mark: u32) -> Ran {
+        let context = Context { ifindex: self.uplink, ingress_ifindex, mark, gso_size: 0 };
+        self.run(Program::ToUplink, packet, context)
+    }
+
     /// Runs `from_uplink`.
     pub fn from_wire(&self, packet: &[u8]) -> Ran {
         self.run(Program::FromUplink, packet, Context { ifindex: self.uplink, ..Context::default() })
     }
+}
+
+/// A packet as the router puts it on the uplink.
+pub fn from_router(frame: Frame) -> Vec<u8> {
+    frame.macs(ROUTER_MAC, GATEWAY_MAC).bytes()
 }
