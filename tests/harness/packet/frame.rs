@@ -61,7 +61,7 @@ impl Frame {
         Self { source_mac: [0; 6], destination_mac: [0; 6], ip, transport, payload: b"netpath".to_vec() }
     }
 
-    /// A TCP segment.
+    /// A TCP segment with sequence number 1, and 1 acknowledged if it has the flag.
     pub fn tcp(
         source: (impl Into<IpAddr>, u16),
         destination: (impl Into<IpAddr>, u16),
@@ -69,6 +69,7 @@ impl Frame {
     ) -> Self {
         let mut tcp = TcpHeader::new(source.1, destination.1, 1, 1024);
         (tcp.syn, tcp.ack, tcp.fin, tcp.rst) = (flags.syn, flags.ack, flags.fin, flags.rst);
+        tcp.acknowledgment_number = flags.ack.into();
         Self::new(source.0, destination.0, protocol::TCP, Transport::Tcp(Box::new(tcp)))
     }
 
@@ -179,6 +180,15 @@ impl Frame {
     #[must_use]
     pub fn identification(mut self, identification: u32) -> Self {
         self.ip.identification = identification;
+        self
+    }
+
+    /// Sequence and acknowledgement number of a TCP segment.
+    #[must_use]
+    pub fn sequence(mut self, sequence: u32, acknowledged: u32) -> Self {
+        if let Transport::Tcp(header) = &mut self.transport {
+            (header.sequence_number, header.acknowledgment_number) = (sequence, acknowledged);
+        }
         self
     }
 
