@@ -143,9 +143,9 @@ fn out_of_order_from_a_pod_they_are_translated_all_the_same(f: Family) {
                 let frame = large(talk, (f.a, port), f.outside).identification(identification);
                 let mut parts = of_a(&scene, frame);
                 if order == "swapped" {
-                    parts.swap(0, 1)
+                    parts.swap(0, 1);
                 } else {
-                    parts.reverse()
+                    parts.reverse();
                 }
                 whole(&f, &name, talk, &left_the_node(&scene, &f, &name, &parts));
             }

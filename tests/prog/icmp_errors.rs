@@ -3,7 +3,7 @@
 use netpath_common::abi::{DropReason, TrafficClass};
 use netpath_tests::{
     for_both_families,
-    packet::{ETHERNET, ErrorKind, Extension, Frame, Seen, fragments, see},
+    packet::{ETHERNET, ErrorKind, Extension, Frame, Seen, fragments, see, shown},
     scene::{DROP, Family, GATEWAY_MAC, NEXT, Opened, REDIRECT, Ran, SERVER_PORT, Scene, Talk, from_router},
 };
 
@@ -52,7 +52,7 @@ fn error_about(opened: &Opened, f: &Family, kind: ErrorKind, embed: usize) -> Fr
 }
 
 fn assert_reached_a(name: &str, scene: &Scene, f: &Family, ran: &Ran) -> Seen {
-    assert_eq!(ran.code, REDIRECT, "{name}: {:02x?}", ran.packet);
+    assert_eq!(ran.code, REDIRECT, "{name}: {}", shown(&ran.packet));
     let seen = see(&ran.packet);
     assert_eq!(ran.macs(), (GATEWAY_MAC, scene.a.mac), "{name}: {seen:?}");
     assert_eq!((seen.source, seen.destination, seen.ttl), (f.router, f.a, 63), "{name}: {seen:?}");
@@ -313,7 +313,7 @@ fn an_error_of_a_pod_about_nothing_it_got_is_refused(f: Family) {
         let ran = scene.a_says(frame);
         let dropped: u64 =
             reasons.iter().zip(before).map(|(&reason, before)| scene.drops(reason) - before).sum();
-        assert_eq!((ran.code, dropped), (DROP, 1), "{name}: {:02x?}", ran.packet);
+        assert_eq!((ran.code, dropped), (DROP, 1), "{name}: {}", shown(&ran.packet));
     }
     assert_eq!(scene.pairs().len(), 2, "{:?}", scene.pairs());
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use netpath_tests::packet::{
     ACK, ETHERNET, ErrorKind, Extension, Frame, SYN, checksum, fragments, listener_report, probe, protocol,
-    reassemble, see, see_fragment, solicitation,
+    reassemble, see, see_fragment, shown, solicitation,
 };
 
 const PAIRS: [[IpAddr; 2]; 2] = [
@@ -57,7 +57,7 @@ fn judged_by_etherparse(bytes: &[u8]) -> Result<(), String> {
         other => return Err(format!("{other:?}")),
     };
     let wanted = wanted.map_err(|error| format!("{error}"))?;
-    (found == wanted).then_some(()).ok_or(format!("checksum {found:04x}, not {wanted:04x}: {bytes:02x?}"))
+    (found == wanted).then_some(()).ok_or(format!("checksum {found:04x}, not {wanted:04x}: {}", shown(bytes)))
 }
 
 #[test]

@@ -21,5 +21,18 @@ pub use neighbour::{
 };
 pub use see::{Icmp, Inner, Seen, see};
 
+/// A packet for the eye: what a failure prints.
+pub fn shown(bytes: &[u8]) -> String {
+    const ENOUGH: usize = 160;
+    let hex: Vec<_> = bytes.chunks(4).take(ENOUGH / 4).map(hex).collect();
+    let more = bytes.len().saturating_sub(ENOUGH);
+    let more = if more > 0 { format!(" and {more} bytes more") } else { String::new() };
+    format!("[{}]{more}", hex.join(" "))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{checksum::internet, fragment::Piece, header::protocol};
+use super::{checksum::internet, fragment::Piece, header::protocol, shown};
 
 /// An IP packet, read as far as its transport.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl<'a> Ip<'a> {
             Some([0x86, 0xdd]) => Self::v6(&frame[14..]),
             other => Err(format!("EtherType {other:02x?}")),
         };
-        let ip = read.unwrap_or_else(|what| panic!("{what}: {frame:02x?}"));
-        assert_eq!(ip.missing, 0, "bytes that the packet announces and does not have: {frame:02x?}");
+        let ip = read.unwrap_or_else(|what| panic!("{what}: {}", shown(frame)));
+        assert_eq!(ip.missing, 0, "bytes that it announces and does not have: {}", shown(frame));
         ip
     }
 
@@ -43,7 +43,7 @@ impl<'a> Ip<'a> {
     /// If it is no packet, or its header's checksum is wrong.
     pub(super) fn embedded(packet: &'a [u8], v4: bool) -> Self {
         let read = if v4 { Self::v4(packet) } else { Self::v6(packet) };
-        read.unwrap_or_else(|what| panic!("embedded packet: {what}: {packet:02x?}"))
+        read.unwrap_or_else(|what| panic!("embedded packet: {what}: {}", shown(packet)))
     }
 
     fn v4(packet: &'a [u8]) -> Result<Self, String> {

@@ -7,6 +7,7 @@ use super::{
     fragment::Piece,
     header::protocol,
     read::{Ip, word},
+    shown,
 };
 
 /// What a packet says, as far as the tests ask.
@@ -79,7 +80,7 @@ pub struct Inner {
 pub fn see(bytes: &[u8]) -> Seen {
     let ip = Ip::of_frame(bytes);
     if ip.piece.is_none() {
-        check(&ip).unwrap_or_else(|what| panic!("{what} checksum: {ip:?} of {bytes:02x?}"));
+        check(&ip).unwrap_or_else(|what| panic!("{what} checksum of {}", shown(bytes)));
     }
     let (source_port, destination_port) = ports(&ip);
     let icmp = (is_icmp(&ip) && ip.payload.len() >= 8 && is_first(&ip)).then(|| Icmp {
@@ -107,7 +108,9 @@ fn inner(outer: &Ip<'_>, icmp: &Icmp) -> Inner {
     let v4 = outer.source.is_ipv4();
     let ip = Ip::embedded(&outer.payload[8..], v4);
     if ip.missing == 0 && ip.piece.is_none() {
-        check(&ip).unwrap_or_else(|what| panic!("{what} checksum of the embedded packet: {ip:?}"));
+        check(&ip).unwrap_or_else(|what| {
+            panic!("{what} checksum of the packet embedded in {}", shown(outer.payload))
+        });
     }
     let (source_port, destination_port) = ports(&ip);
     let mtu = match (v4, icmp.numbers) {

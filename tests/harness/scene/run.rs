@@ -3,7 +3,7 @@
 use aya::{TestRun as _, TestRunOptions};
 use netpath_common::abi::Program;
 
-use crate::packet::{ETHERNET, Frame};
+use crate::packet::{ETHERNET, Frame, shown};
 
 use super::{GATEWAY_MAC, Pod, ROUTER_MAC, Scene};
 
@@ -36,7 +36,12 @@ impl Ran {
     pub fn assert_untouched(&self, name: &str, packet: &[u8]) {
         assert_eq!(self.code, NEXT, "{name}: verdict");
         let changed = self.packet.iter().zip(packet).position(|(now, then)| now != then);
-        assert_eq!((changed, self.packet.len()), (None, packet.len()), "{name}: first changed byte, length");
+        assert_eq!(
+            (changed, self.packet.len()),
+            (None, packet.len()),
+            "{name}: first changed byte, length of {}",
+            shown(&self.packet)
+        );
     }
 
     /// Asserts that the packet went into a pod or out of an uplink as it came, but for MAC addresses and one hop.
@@ -51,8 +56,8 @@ impl Ran {
         assert_eq!(
             (changed, self.packet.len()),
             (None, packet.len()),
-            "{name}: first changed byte, length of {:02x?}",
-            self.packet
+            "{name}: first changed byte, length of {}",
+            shown(&self.packet)
         );
     }
 
