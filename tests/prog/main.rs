@@ -3,7 +3,15 @@
 mod arp;
 mod elf;
 mod exhaustion;
+mod fragments;
 mod from_pod;
 mod from_uplink;
+mod icmp_errors;
+mod nd;
+mod packets;
+mod refused;
+mod scene;
+mod sctp;
+mod snat;
 mod to_pod;
 mod to_uplink;
