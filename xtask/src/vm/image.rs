@@ -37,7 +37,10 @@ pub(super) fn build(kernel: &Kernel) -> Result<()> {
     let place = format!("lib/modules/{}", kernel.version());
     let modules = kernel.modules();
     let index = fs::read_to_string(modules.join("modules.dep")).context("reading modules.dep")?;
-    let needed = closure(&index, &MODULES)?;
+    let builtin = fs::read_to_string(modules.join("modules.builtin")).context("reading modules.builtin")?;
+    let builtin: Vec<_> = builtin.lines().map(stem).collect();
+    let needed: Vec<_> = MODULES.into_iter().filter(|name| !builtin.iter().any(|own| own == name)).collect();
+    let needed = closure(&index, &needed)?;
     let names = ["modules.dep", "modules.alias", "modules.symbols", "modules.builtin"];
     let names = names.into_iter().filter(|name| modules.join(name).is_file());
     for name in names.chain(needed.iter().map(String::as_str)) {
@@ -64,13 +67,15 @@ fn busybox() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A module's name, from the path of its file.
+fn stem(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.split('.').next().unwrap_or(name).replace('-', "_")
+}
+
 /// Paths of these modules and of all they need, from modules.dep: `path: needed path...` a line.
 fn closure(index: &str, modules: &[&str]) -> Result<BTreeSet<String>> {
     let lines: HashMap<_, _> = index.lines().filter_map(|line| line.split_once(':')).collect();
-    let stem = |path: &str| {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        name.split('.').next().unwrap_or(name).replace('-', "_")
-    };
     let mut found = BTreeSet::new();
     let mut queue = Vec::new();
     for module in modules {

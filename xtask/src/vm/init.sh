@@ -25,8 +25,10 @@ first() {
   mount -t proc proc /proc
   mount -t sysfs sysfs /sys
   mount -t devtmpfs dev /dev
+  version=$(uname -r)
   for module in virtio_pci 9pnet_virtio 9p overlay; do
-    modprobe "$module" || fail "the kernel module $module cannot be loaded"
+    modprobe "$module" || grep -q "/$module.ko" "/lib/modules/$version/modules.builtin" ||
+      fail "the kernel module $module cannot be loaded"
   done
   # The host's files do not change for the guest while it runs: `loose` lets it keep what it has read.
   share="trans=virtio,version=9p2000.L,msize=512000"
@@ -36,21 +38,20 @@ first() {
   mount -t overlay -o lowerdir=/host,upperdir=/writes/upper,workdir=/writes/work root /root ||
     fail "no overlay on the host's root"
 
-  version=$(uname -r)
-  mkdir -p "/root$OURS/share" "/root/lib/modules/$version"
-  cp /bin/busybox "/root$OURS/busybox"
+  mkdir -p "/root$OURS/share" "/root$OURS/bin" "/root/lib/modules/$version"
   cp /init "/root$OURS/init"
-  # The kernel calls it for what it lacks; busybox is what its file is called.
-  cp /bin/busybox "/root$OURS/modprobe"
+  cp /bin/busybox "/root$OURS/bin/busybox"
+  # The kernel calls it for what it lacks, and so may a test.
+  ln -s busybox "/root$OURS/bin/modprobe"
   mount -t 9p -o "$share,cache=loose,ro" modules "/root/lib/modules/$version" || fail "no kernel modules"
   mount -t 9p -o "$share,cache=none" share "/root$OURS/share" || fail "no shared directory"
   for dir in proc sys dev; do mount --move "/$dir" "/root/$dir"; done
-  exec switch_root /root "$OURS/busybox" sh "$OURS/init" second
+  exec switch_root /root "$OURS/bin/busybox" sh "$OURS/init" second
 }
 
 second() {
-  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-  echo "$OURS/modprobe" >/proc/sys/kernel/modprobe
+  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$OURS/bin
+  echo "$OURS/bin/modprobe" >/proc/sys/kernel/modprobe
   mkdir -p /dev/pts /dev/shm
   mount -t devpts devpts /dev/pts
   mount -t tmpfs shm /dev/shm

@@ -53,10 +53,11 @@ pub(super) fn tests(tiers: &[Tier], args: &[OsString]) -> Result<Job> {
     let metadata = output(cargo().args(["metadata", "--format-version", "1", "--offline"]))?;
     let color = if stderr().is_terminal() { "always" } else { "never" };
     let target = workspace::target();
+    // The console is a terminal to nextest: a progress bar would draw itself over and over.
     let script = format!(
         "cd {root}\n\
          export HOME=/root NETPATH_BIN={netpath} NETPATH_SKIP_FILE={SHARE}/{SKIPPED}\n\
-         {nextest} nextest run --profile vm --color {color} --binaries-metadata {SHARE}/binaries.json \
+         {nextest} nextest run --profile vm --color {color} --show-progress none --binaries-metadata {SHARE}/binaries.json \
          --cargo-metadata {SHARE}/cargo.json {args}\n\
          status=$?\n\
          cp {junit} {SHARE}/{JUNIT}\n\

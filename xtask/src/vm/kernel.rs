@@ -91,7 +91,8 @@ fn newest(series: &str) -> Result<String> {
 /// that has 9p. `6.1.0-56` and `6.12.117+deb12` are how Debian counts.
 fn release(name: &str, series: &str) -> Option<Vec<u32>> {
     let rest = name.strip_prefix(PREFIX)?.strip_prefix(series)?.strip_prefix('.')?.strip_suffix("-amd64")?;
-    let rest = rest.split_once("+deb").map_or(rest, |(release, _)| release);
+    let (rest, debian) = rest.split_once("+deb").unwrap_or((rest, "0"));
+    debian.parse::<u32>().ok()?;
     rest.split('-').map(|number| number.parse().ok()).collect()
 }
 
@@ -103,7 +104,9 @@ fn unpack(dir: &Path, package: &str) -> Result<()> {
     }
     let download = dir.join("download");
     fs::create_dir_all(&download).with_context(|| format!("making {}", download.display()))?;
-    run(command("apt-get").args(["-qq", "download", package]).current_dir(&download))?;
+    // apt's own user may not see this directory; what it fetches is checked against a signed list either way.
+    let sandbox = "-o=APT::Sandbox::User=root";
+    run(command("apt-get").args(["-qq", sandbox, "download", package]).current_dir(&download))?;
     let Some(deb) = entries(&download)?.into_iter().find(|path| path.extension() == Some(OsStr::new("deb")))
     else {
         bail!("apt-get downloaded no .deb into {}", download.display());
@@ -194,5 +197,6 @@ mod tests {
         for other in ["6.1.0-56-cloud-amd64", "6.1.0-56-amd64-dbg", "6.12.9-amd64", "6.1-amd64"] {
             assert_eq!(release(&format!("linux-image-{other}"), "6.1"), None, "{other}");
         }
+        assert_eq!(release("linux-image-6.12.117+deb12-rt-amd64", "6.12"), None);
     }
 }
