@@ -8,7 +8,8 @@ fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
     let show = |program, arguments: &[&str]| run_in(netns, program, arguments);
     let rows = vec![
         ("links", show("ip", &["-o", "link"])),
-        ("addresses", show("ip", &["-o", "address"])),
+        // `tentative` ends by itself a second or so after the interface came up (RFC 4862).
+        ("addresses", show("ip", &["-o", "address"]).replace(" tentative", "")),
         ("routes", show("ip", &["route", "show", "table", "all"])),
         ("rules", show("ip", &["rule"])),
         ("neighbours", show("ip", &["neigh", "show", "nud", "permanent"])),

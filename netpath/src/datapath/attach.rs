@@ -36,6 +36,14 @@ impl AttachKind {
         if kernel_has(6, 6) { Self::Tcx } else { Self::Clsact }
     }
 
+    /// Refuses what the kernel has not: its own words would be `Invalid argument`.
+    pub(super) fn check(self) -> Result<(), DatapathError> {
+        if self == Self::Tcx && !kernel_has(6, 6) {
+            return Err(DatapathError::NoTcx);
+        }
+        Ok(())
+    }
+
     /// Stable name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {

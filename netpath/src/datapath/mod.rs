@@ -72,8 +72,9 @@ impl Datapath {
     /// running the old version until `attach_*` replaces them atomically.
     ///
     /// # Errors
-    /// The verifier's or the kernel's reason; nothing is attached then.
+    /// The verifier's or the kernel's reason, or the kernel is too old for `options.attach`; nothing is attached then.
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let mut ebpf = load::load(options, &pins)?;
         let tables = Tables::take(&mut ebpf)?;

@@ -60,7 +60,8 @@ second() {
   ln -sf /proc/self/fd /dev/fd
   hostname netpath-vm
   ip link set lo up
-  sh "$OURS/share/job" </dev/null
+  # By its path: busybox would take itself for `sh`, and then for `ip` and `tc`.
+  /bin/sh "$OURS/share/job" </dev/null
   status=$?
   [ "$status" -eq 0 ] || { echo "vm: the job ended with status $status"; end 17; }
   end 16

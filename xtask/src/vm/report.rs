@@ -52,7 +52,7 @@ fn shown(outcome: &Outcome, tests: bool) -> Result<()> {
     let junit = junit.as_ref().context("nextest left no report: its reason is above")?;
     let counts = Counts::parse(junit)?;
     let skipped = parse(skipped);
-    let ran = counts.total - counts.failed.len() - skipped.len();
+    let ran = counts.total.saturating_sub(counts.failed.len() + skipped.len());
     say(format!("{ran} passed, {} failed, {} skipped, in {took:?}", counts.failed.len(), skipped.len()));
     for (name, reason) in &skipped {
         say(format!("  skipped {name}: {reason}"));
