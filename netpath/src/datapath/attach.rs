@@ -8,10 +8,7 @@ use std::path::Path;
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
-    tc::{
-        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-        qdisc_detach_program,
-    },
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_detach_program},
 };
 use netpath_common::abi::Program;
 
@@ -19,6 +16,7 @@ use super::{
     error::{DatapathError, kernel},
     load::kernel_has,
     pins::Pins,
+    qdisc,
 };
 
 /// How programs are attached.
@@ -77,7 +75,12 @@ pub(super) fn attach(
     let doing = format!("attaching {} to {ifname}", program.name());
     match kind {
         AttachKind::Tcx => tcx(classifier, program, &pins.link(ifindex, program.name()), ifname, &doing),
-        AttachKind::Clsact => clsact(classifier, program, ifname, &doing),
+        AttachKind::Clsact => {
+            // A pod's interface is ours as a whole.
+            let shared = matches!(program, Program::FromUplink | Program::ToUplink);
+            qdisc::ensure(ifname, shared.then(|| pins.qdisc(ifindex)).as_deref())?;
+            clsact(classifier, program, ifname, &doing)
+        }
     }
 }
 
@@ -132,8 +135,6 @@ fn clsact(
     ifname: &str,
     doing: &str,
 ) -> Result<(), DatapathError> {
-    // Fails if it is there already; if it is missing for another reason, attaching says so.
-    let _ = qdisc_add_clsact(ifname);
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let id = match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::Netlink(options)) {
         Ok(id) => id,

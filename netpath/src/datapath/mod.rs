@@ -9,6 +9,7 @@ mod events;
 mod flows;
 mod load;
 mod pins;
+mod qdisc;
 mod tables;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -124,7 +125,7 @@ impl Datapath {
                 outcome = outcome.and(attach::detach_clsact(program, ifname));
             }
         }
-        outcome
+        outcome.and_then(|()| qdisc::remove(ifindex, &self.pins.qdisc(ifindex)))
     }
 
     /// Every pinned link of this instance. (clsact filters have no pins.)
