@@ -3,7 +3,12 @@
 //! A program is never detached first: a pinned link is updated in place, so that no packet meets an interface without
 //! its program (invariant 2).
 
-use std::path::Path;
+use std::{
+    io::ErrorKind,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
@@ -55,6 +60,10 @@ impl AttachKind {
 const PRIORITY: u16 = 1;
 /// Handle of our clsact filters, fixed so that a later agent replaces them instead of adding to them.
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
+
+/// A link whose pin is removed lets go of its interface a little later, in a worker of the kernel, and until then the
+/// kernel refuses the same program a second time.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// Which hook a program is for.
 pub(super) fn hook(program: Program) -> TcAttachType {
@@ -108,10 +117,18 @@ fn tcx(
         }
     }
     // First on the way in; last on the way out, where to_uplink looks at what really leaves.
-    let order = if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
-    let id = classifier
-        .attach_with_options(ifname, hook(program), TcAttachOptions::TcxOrder(order))
-        .map_err(kernel(doing))?;
+    let order = || if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
+    let deadline = Instant::now() + RELEASE;
+    let id = loop {
+        match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::TcxOrder(order())) {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::AlreadyExists && Instant::now() < deadline =>
+            {
+                sleep(Duration::from_millis(1));
+            }
+            outcome => break outcome.map_err(kernel(doing))?,
+        }
+    };
     let link: FdLink = classifier.take_link(id).map_err(kernel(doing))?.try_into().map_err(kernel(doing))?;
     link.pin(pin).map_err(kernel(format!("pinning the link of {} on {ifname}", program.name())))?;
     Ok(())
@@ -154,7 +171,7 @@ fn clsact(
 pub(super) fn detach_clsact(program: Program, ifname: &str) -> Result<(), DatapathError> {
     match qdisc_detach_program(ifname, hook(program), program.name()) {
         Ok(()) => Ok(()),
-        Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(TcError::IoError(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(kernel(format!("detaching {} from {ifname}", program.name()))(error)),
     }
 }
