@@ -15,7 +15,7 @@ use netpath::{
     },
     lab::{
         checks::LabPod,
-        topology::{BLOCK, Spec, Topology, UPLINK},
+        topology::{BLOCK, BLOCK_V6, Spec, Topology, UPLINK},
     },
     net::Netns,
 };
@@ -44,7 +44,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose agent runs with these lines of configuration beside the block and the paths.
+    /// A node whose agent runs with these lines of configuration beside the paths and, if they name none, the blocks.
     pub fn start(configuration: &str) -> Self {
         let (topology, runtime) = Self::without_agent();
         let mut node = Self::with_agent(topology, runtime, configuration);
@@ -64,7 +64,11 @@ impl Node {
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
         let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
-        let text = format!("block = \"{BLOCK}\"\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
+        let block = match configuration.contains("block = ") {
+            true => String::new(),
+            false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
+        };
+        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
         std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
         let agent = spawn_agent(&topology.node.netns);
         Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }

@@ -1,5 +1,6 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
+mod ipv6;
 mod lifecycle;
 mod matrix;
 mod restart;
