@@ -15,7 +15,7 @@ use netpath::{
     },
     lab::{
         checks::LabPod,
-        topology::{BLOCK, BLOCK_V6, Spec, Topology, UPLINK},
+        topology::{BLOCK, BLOCK_V6, Spec, Topology},
     },
     net::Netns,
 };
@@ -31,6 +31,8 @@ use crate::namespace::isolate;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Directory of the agent's configuration, state and log; a tmpfs that only this test sees.
 const DIR: &str = "/mnt";
+/// What a configuration that names no uplinks gets.
+const UPLINKS: &str = "uplinks = [\"up0\"]";
 
 /// A node with its agent.
 pub struct Node {
@@ -68,7 +70,8 @@ impl Node {
             true => String::new(),
             false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
         };
-        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
+        let uplinks = if configuration.contains("uplinks =") { "" } else { UPLINKS };
+        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{uplinks}\n{configuration}\n{capacity}");
         std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
         let agent = spawn_agent(&topology.node.netns);
         Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
@@ -152,10 +155,7 @@ fn spawn_agent(node: &Netns) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(binary())
-        .args(["-v", "agent", "run", "--uplink", UPLINK]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).args(["-v", "agent", "run"]);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

@@ -74,7 +74,7 @@ pub fn refuse_unroutable(headers: &Headers) -> Result<(), DropReason> {
 #[inline(always)]
 fn refuse_unroutable_v6(destination: &Addr) -> Result<(), DropReason> {
     let [first, second, third, last] = destination.0.map(u32::from_be);
-    if first >> 24 == 0xff {
+    if destination.is_multicast_v6() {
         return Err(DropReason::Multicast);
     }
     // `::` and `::1`; and a link-local address is on no other link.
