@@ -43,3 +43,26 @@ impl Verdict {
         self.0 & 0xff
     }
 }
+
+/// Above a drop reason in an outcome's code.
+const DROPPED: u64 = 1 << 32;
+
+/// An outcome as a number, for functions that are not inlined: the kernel refuses the BTF that rustc writes for enums with
+/// data.
+#[inline(always)]
+pub const fn to_code(outcome: Outcome) -> u64 {
+    match outcome {
+        Ok(Verdict(verdict)) => verdict as u64,
+        Err(reason) => DROPPED | reason as u64,
+    }
+}
+
+/// The outcome of a code.
+#[inline(always)]
+pub fn from_code(code: u64) -> Outcome {
+    if code & DROPPED == 0 {
+        Ok(Verdict(code as u32))
+    } else {
+        Err(DropReason::from_u8(code as u8).unwrap_or(DropReason::NotReady))
+    }
+}

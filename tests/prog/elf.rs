@@ -4,7 +4,7 @@ use netpath::datapath::{PROGRAMS, TABLES};
 use netpath_tests::scene::Scene;
 
 /// Instructions the verifier may need for a program; the kernel's limit is a million.
-const VERIFIED_LIMIT: u32 = 40_000;
+const VERIFIED_LIMIT: u32 = 100_000;
 
 /// Every program and table of the object has its row in userspace, and the other way round.
 #[test]

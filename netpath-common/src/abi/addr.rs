@@ -38,6 +38,12 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == V4_MAPPED
     }
 
+    /// Whether this is an IPv6 link-local address, fe80::/10.
+    #[inline(always)]
+    pub const fn is_link_local_v6(&self) -> bool {
+        self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    }
+
     /// The address as the standard library's type; v4-mapped becomes IPv4.
     pub fn to_ip(self) -> IpAddr {
         if self.is_v4() {
@@ -92,6 +98,7 @@ mod tests {
             let ip = Ipv6Addr::from(bits);
             prop_assume!(ip.to_ipv4_mapped().is_none());
             prop_assert_eq!(Addr::from(ip).to_ip(), IpAddr::V6(ip));
+            prop_assert_eq!(Addr::from(ip).is_link_local_v6(), ip.is_unicast_link_local());
         }
     }
 }

@@ -42,10 +42,10 @@ drop_reasons! {
     UnsupportedProtocol = 3, "The pod sent IPv6, a VLAN tag or another EtherType that its network does not carry.";
     /// Multicast or broadcast from a pod.
     Multicast = 4, "Networks do not carry multicast or broadcast. Use unicast discovery.";
-    /// A fragment that would need translation.
-    FragmentNotTranslated = 5, "Send smaller datagrams to outside: fragments are not translated yet.";
+    /// The first part of a fragmented datagram came after a later one, which nobody could be found for: the datagram is lost.
+    FragmentOutOfOrder = 5, "The network reorders fragments: send smaller datagrams, or look at the path's MTU.";
     /// A transport protocol that cannot be translated.
-    ProtocolNotTranslated = 6, "Only TCP, UDP and ICMP echo can be translated. Use a route without masquerade.";
+    ProtocolNotTranslated = 6, "Only TCP, UDP, SCTP and ICMP echo can be translated. Use a network or a prefix without masquerade.";
     /// No free port for this destination in the SNAT range.
     SnatExhausted = 7, "All ports of the SNAT range are in use towards this destination: widen snat.ports.";
     /// FLOWS is full.
@@ -64,8 +64,12 @@ drop_reasons! {
     TtlExpired = 14, "A reply arrived with its last hop used up: look for a routing loop outside.";
     /// The node's record is missing: the agent has not finished starting.
     NotReady = 15, "The agent has not written its configuration yet. Look at 'netpath status'.";
-    /// A destination that only loops or is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4).
+    /// A destination that only loops or is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4; ::, ::1, fe80::/10).
     MartianDestination = 16, "The pod sent to an address that is not valid on a network.";
+    /// The pod has as many flows as one pod may have.
+    PodFlowLimit = 17, "Raise flows.per_pod, or see what the pod opens with 'netpath flow ls --pod POD'.";
+    /// SCTP's port cannot change, and another flow to this destination has it.
+    SnatPortTaken = 18, "Two pods use one SCTP port towards one peer: give one of them another port.";
 }
 
 #[cfg(test)]

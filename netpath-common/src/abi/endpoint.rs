@@ -1,4 +1,11 @@
 //! ENDPOINTS: hash, [`Addr`](super::Addr) → [`Endpoint`]. Local pods only.
+//! LINKS: hash, interface index (u32) → [`Link`]. Host ends of local pods only.
+
+/// Flag of [`Endpoint::flags`]: what the pod sends to outside may carry the node's address, if the route says so too.
+pub const ENDPOINT_MASQUERADE: u16 = 1;
+
+/// Flag of [`Endpoint::flags`]: packets from outside may go to this address.
+pub const ENDPOINT_INBOUND_ANY: u16 = 2;
 
 /// Where a local pod's address lives.
 #[repr(C)]
@@ -6,9 +13,9 @@
 pub struct Endpoint {
     /// Interface index of the host end of the pod's veth pair.
     pub ifindex: u32,
-    /// The pod, as numbered by the agent; never 0.
+    /// The pod, as numbered by the agent; never 0. All its interfaces have the same.
     pub pod: u32,
-    /// Index into POD_COUNTERS.
+    /// Index into POD_COUNTERS and POD_FLOWS.
     pub slot: u32,
     /// What policy matches on; 0 is "none".
     pub identity: u32,
@@ -16,10 +23,27 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// MTU of the interface inside the pod, bytes.
     pub mtu: u16,
-    /// Room for flags; 0.
-    pub flags: u32,
+    /// The network, as numbered by the agent: whose ROUTES hold. Never 0.
+    pub network: u32,
+    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`].
+    pub flags: u16,
     /// Room to grow; 0.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 super::record!(Endpoint, 32);
+
+/// Whose an interface is. Asked only where a packet's source address does not tell: it may belong to another interface
+/// of the same pod, or be link-local.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Link {
+    /// The pod; never 0.
+    pub pod: u32,
+    /// MAC of the interface inside the pod.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: u16,
+}
+
+super::record!(Link, 12);

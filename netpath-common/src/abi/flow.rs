@@ -46,6 +46,9 @@ pub enum FlowDirection {
     Reply = 1,
 }
 
+/// Bit of [`Flow::peer_seen`]: the other half has had a packet. No TCP flag that is kept has this bit.
+pub const PEER_SEEN: u8 = 0x80;
+
 /// One direction of a flow. The pair's state is a function of both halves (`logic::flow_state`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,17 +71,47 @@ pub struct Flow {
     pub direction: u8,
     /// TCP flags seen in this direction (`logic::tcp`), 0 for other protocols.
     pub tcp_seen: u8,
+    /// What the other half has shown (`logic::flow_state`): FIN and RST of its `tcp_seen`, and [`PEER_SEEN`] once it had a
+    /// packet. Each half so tells the pair's state alone.
+    pub peer_seen: u8,
     /// Zero.
-    pub pad: [u8; 3],
-    /// The pod the flow belongs to.
+    pub pad: [u8; 2],
+    /// The pod the flow belongs to; 0 for a flow of the node itself.
     pub pod: u32,
     /// Generation of the policy that allowed it.
     pub policy_generation: u32,
+    /// TCP: acknowledgement number this direction last sent, host order; 0 before the first. What the other direction's
+    /// RST is measured by (RFC 5961).
+    pub tcp_ack: u32,
+    /// Zero.
+    pub pad_end: u32,
     /// Room to grow in place; 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 super::record!(Flow, 96);
+
+impl Flow {
+    /// Nothing seen, nothing to rewrite.
+    pub const EMPTY: Self = Self {
+        last_seen: 0,
+        created: 0,
+        packets: 0,
+        bytes: 0,
+        addr: Addr::UNSPECIFIED,
+        port: 0,
+        rewrite: Rewrite::None as u8,
+        direction: FlowDirection::Original as u8,
+        tcp_seen: 0,
+        peer_seen: 0,
+        pad: [0; 2],
+        pod: 0,
+        policy_generation: 0,
+        tcp_ack: 0,
+        pad_end: 0,
+        reserved: [0; 3],
+    };
+}
 
 impl FlowKey {
     /// The key of the other half, given this half's entry.

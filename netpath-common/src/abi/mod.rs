@@ -8,20 +8,24 @@ mod drop_reason;
 mod endpoint;
 mod event;
 mod flow;
+mod fragment;
+mod limit;
 mod node;
 mod route;
 
 pub use addr::Addr;
 pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use drop_reason::DropReason;
-pub use endpoint::Endpoint;
+pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
 pub use event::{Event, EventKind, Program};
-pub use flow::{Flow, FlowDirection, FlowKey, Rewrite};
-pub use node::{GATEWAY_V4, MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Uplink};
-pub use route::{ROUTE_MASQUERADE, Route, RouteKind};
+pub use flow::{Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite};
+pub use fragment::{Fragment, FragmentKey, FragmentKind};
+pub use limit::{Exhausted, ExhaustedKey, PodFlows, SNAT_TRY_ROWS};
+pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
+pub use route::{NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
 
 /// Version of every record here together. Part of the pin path, so builds with other layouts never share a map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Declares that a record is plain bytes to aya and asserts its size.
 macro_rules! record {

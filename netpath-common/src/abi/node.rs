@@ -5,11 +5,31 @@ use super::Addr;
 /// The gateway of every pod: 169.254.1.1, as Calico's. It exists only in the pods' route tables.
 pub const GATEWAY_V4: Addr = Addr::from_v4_be(u32::from_ne_bytes([169, 254, 1, 1]));
 
+/// The same for IPv6: fe80::1.
+pub const GATEWAY_V6: Addr = Addr([0xfe80_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
+
 /// Uplinks a node can have.
 pub const MAX_UPLINKS: usize = 8;
 
-/// Flag of [`Node::flags`]: packets from outside may go to a pod's own address.
-pub const NODE_FLAG_INBOUND_ANY: u32 = 1;
+/// Addresses of one family that flows leaving by one uplink can be translated to.
+pub const MAX_POOL: usize = 8;
+
+/// Flag of [`Node::flags`]: the uplinks' addresses are a configured pool, used instead of the FIB's choice.
+pub const NODE_FLAG_POOL: u32 = 1;
+
+/// The addresses of one family that flows leaving by an uplink are translated to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pool {
+    /// The addresses; the used ones stand first.
+    pub addresses: [Addr; MAX_POOL],
+    /// How many are used.
+    pub count: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+super::record!(Pool, 136);
 
 /// A real interface of the node.
 #[repr(C)]
@@ -19,13 +39,13 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Zero.
     pub pad: u32,
-    /// Address that flows leaving here are translated to, IPv4 (v4-mapped), where the FIB names none.
-    pub v4: Addr,
-    /// The same for IPv6.
-    pub v6: Addr,
+    /// IPv4 (v4-mapped).
+    pub v4: Pool,
+    /// IPv6.
+    pub v6: Pool,
 }
 
-super::record!(Uplink, 40);
+super::record!(Uplink, 280);
 
 /// What the programs know of their node.
 #[repr(C)]
@@ -37,7 +57,7 @@ pub struct Node {
     pub snat_first: u16,
     /// Ports in the SNAT range; at least 1.
     pub snat_count: u16,
-    /// [`NODE_FLAG_INBOUND_ANY`] or 0.
+    /// [`NODE_FLAG_POOL`] or 0.
     pub flags: u32,
     /// Counts up with each change of this record.
     pub generation: u32,
@@ -45,4 +65,16 @@ pub struct Node {
     pub reserved: u32,
 }
 
-super::record!(Node, 336);
+super::record!(Node, 2256);
+
+impl Pool {
+    /// A pool of these addresses; what is beyond [`MAX_POOL`] is left out.
+    pub fn new(addresses: &[Addr]) -> Self {
+        let mut pool = Self::default();
+        for (slot, address) in pool.addresses.iter_mut().zip(addresses) {
+            *slot = *address;
+            pool.count += 1;
+        }
+        pool
+    }
+}

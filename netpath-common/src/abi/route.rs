@@ -1,6 +1,21 @@
-//! ROUTES: LPM trie, prefix over [`Addr`] → [`Route`]. An IPv4 prefix of length n is stored as 96 + n.
+//! ROUTES: LPM trie, prefix over [`RouteKey`] → [`Route`]. An IPv4 prefix of length n is stored as 32 + 96 + n.
 
 use super::Addr;
+
+/// The network whose routes are the node's own: its addresses and every block, to tell what belongs to the node.
+pub const NODE_ROUTES: u32 = 0;
+
+/// What ROUTES is asked with: each network has routes of its own.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RouteKey {
+    /// [`Endpoint::network`](super::Endpoint::network), or [`NODE_ROUTES`]; always matched whole.
+    pub network: u32,
+    /// The address.
+    pub addr: Addr,
+}
+
+super::record!(RouteKey, 20);
 
 /// Flag of [`Route::flags`]: what leaves by this route carries the node's address instead of the pod's.
 pub const ROUTE_MASQUERADE: u8 = 1;

@@ -3,4 +3,5 @@
 pub mod checksum;
 pub mod flow_state;
 pub mod port_choice;
+pub mod source_choice;
 pub mod tcp;

@@ -20,11 +20,12 @@ pub fn random() -> u32 {
 
 /// Where the kernel should send a packet next.
 #[derive(Clone, Copy)]
-pub enum NextHop {
-    /// IPv4 neighbour, network order.
-    V4(u32),
-    /// IPv6 neighbour, network order.
-    V6([u32; 4]),
+#[repr(C)]
+pub struct NextHop {
+    /// 0 for an IPv4 neighbour, else IPv6. A number: the kernel refuses the BTF that rustc writes for enums with data.
+    pub v6: u32,
+    /// The neighbour, network order; IPv4 in the first word.
+    pub address: [u32; 4],
 }
 
 /// Sends the packet straight into the namespace at the other end of the veth pair: neither the host stack nor the
@@ -41,18 +42,11 @@ pub fn redirect_peer(ifindex: u32) -> i32 {
 pub fn redirect_neigh(ifindex: u32, next_hop: NextHop) -> i32 {
     const AF_INET: u32 = 2;
     const AF_INET6: u32 = 10;
-    // SAFETY: plain numbers; the union's unused bytes must be zero for the verifier, which reads all of it.
+    // SAFETY: plain numbers.
     let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    match next_hop {
-        NextHop::V4(address) => {
-            params.nh_family = AF_INET;
-            params.__bindgen_anon_1.ipv4_nh = address;
-        }
-        NextHop::V6(address) => {
-            params.nh_family = AF_INET6;
-            params.__bindgen_anon_1.ipv6_nh = address;
-        }
-    }
+    // IPv4's word is the first of the union's four.
+    params.nh_family = if next_hop.v6 == 0 { AF_INET } else { AF_INET6 };
+    params.__bindgen_anon_1.ipv6_nh = next_hop.address;
     // SAFETY: `params` lives through the call and its size is given.
     unsafe { raw::bpf_redirect_neigh(ifindex, &mut params, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }

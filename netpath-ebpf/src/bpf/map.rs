@@ -4,9 +4,8 @@ use core::{intrinsics, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
-use netpath_common::abi::Addr;
 
 /// Why an insert did not happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,20 +62,54 @@ impl<K, V> Hash<K, V> {
     }
 }
 
-/// Longest-prefix match over addresses.
+/// A hash table that forgets what was not used for longest when it is full. The same holds of its entries.
 #[repr(transparent)]
-pub struct Lpm<V>(LpmTrie<[u32; 4], V>);
+pub struct LruHash<K, V>(LruHashMap<K, V>);
 
-impl<V> Lpm<V> {
+impl<K, V> LruHash<K, V> {
+    /// A table for `entries` entries.
+    pub const fn new(entries: u32) -> Self {
+        Self(LruHashMap::with_max_entries(entries, 0))
+    }
+
+    /// The value of a key.
+    #[inline(always)]
+    pub fn get(&self, key: &K) -> Option<&V> {
+        // SAFETY: see the type's comment.
+        unsafe { self.0.get(key) }
+    }
+
+    /// The value of a key, to count in.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
+    pub fn get_mut(&self, key: &K) -> Option<&mut V> {
+        // SAFETY: see the type's comment. Other CPUs hold the same entry: fields are changed by `add` and `store` only.
+        self.0.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+    }
+
+    /// Inserts or replaces. It fails only without memory; then the table forgets one more.
+    #[inline(always)]
+    pub fn insert(&self, key: &K, value: &V) {
+        let _ = self.0.insert(key, value, 0);
+    }
+}
+
+/// Longest-prefix match over all of a key's bytes.
+#[repr(transparent)]
+pub struct Lpm<K, V>(LpmTrie<K, V>);
+
+impl<K: Copy, V> Lpm<K, V> {
+    const BITS: u32 = size_of::<K>() as u32 * 8;
+
     /// A trie for `entries` prefixes; the loader may change the number.
     pub const fn new(entries: u32) -> Self {
         Self(LpmTrie::with_max_entries(entries, 0))
     }
 
-    /// The value of the longest prefix that holds `addr`.
+    /// The value of the longest prefix that holds `key`.
     #[inline(always)]
-    pub fn get(&self, addr: &Addr) -> Option<&V> {
-        self.0.get(Key::new(128, addr.0))
+    pub fn get(&self, key: K) -> Option<&V> {
+        self.0.get(Key::new(Self::BITS, key))
     }
 }
 
@@ -94,6 +127,25 @@ impl<V> Single<V> {
     #[inline(always)]
     pub fn get(&self) -> Option<&V> {
         self.0.get(0)
+    }
+}
+
+/// An array whose records all CPUs share: fields are changed by `add` and `store` only.
+#[repr(transparent)]
+pub struct Shared<V>(Array<V>);
+
+impl<V> Shared<V> {
+    /// An array of `entries`.
+    pub const fn new(entries: u32) -> Self {
+        Self(Array::with_max_entries(entries, 0))
+    }
+
+    /// A record, to count in.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
+    pub fn get_mut(&self, index: u32) -> Option<&mut V> {
+        // SAFETY: valid for the program's run; other CPUs hold the same record (see the type's comment).
+        self.0.get_ptr_mut(index).map(|value| unsafe { &mut *value })
     }
 }
 

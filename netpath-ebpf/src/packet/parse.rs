@@ -1,8 +1,9 @@
-//! Reading headers.
+//! Reading Ethernet and IP headers. `headers` is filled as far as a packet is sound, so that a drop can name what was
+//! seen.
 
 use netpath_common::abi::{Addr, DropReason};
 
-use super::{ETHERNET, Headers, ICMP, TCP, Transport, UDP, tc::Packet};
+use super::{ETHERNET, Headers, IPV4_HEADER, IPV6_HEADER, Part, Transport, extension, tc::Packet, transport};
 
 /// What an Ethernet header says.
 #[derive(Clone, Copy)]
@@ -20,6 +21,12 @@ impl Ethernet {
         let [[a, b], [c, d], [e, f]] = self.source.map(u16::to_ne_bytes);
         [a, b, c, d, e, f]
     }
+
+    /// Whether an IP packet follows.
+    #[inline(always)]
+    pub const fn is_ip(&self) -> bool {
+        self.kind == IPV4 || self.kind == IPV6
+    }
 }
 
 /// A MAC in words as it stands in a packet.
@@ -28,18 +35,14 @@ pub fn mac_words([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
     [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
 }
 
-/// EtherType of IPv4.
-pub const IPV4: u16 = 0x0800;
 /// EtherType of ARP.
 pub const ARP: u16 = 0x0806;
-
-/// Bytes that hold all headers we read: Ethernet, IPv4 without options, TCP without options.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+/// Bytes of Ethernet, IPv4 and TCP without options.
 const USUAL_HEADERS: u32 = 54;
-const IPV4_HEADER: usize = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
 
 /// Reads the Ethernet header.
 #[inline(always)]
@@ -52,80 +55,88 @@ pub fn ethernet(packet: &Packet) -> Result<Ethernet, DropReason> {
     })
 }
 
-/// Reads an IPv4 header with its options and the transport header behind it. `headers` is filled as far as the packet
-/// is sound, so that a drop can name what was seen.
+/// Reads the IP header with options or extension headers, and the transport header behind it.
 #[inline(always)]
-pub fn ipv4(packet: &Packet, headers: &mut Headers) -> Result<(), DropReason> {
+pub fn ip(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Result<(), DropReason> {
+    let length = match frame.kind {
+        IPV4 => ipv4(packet, headers)?,
+        IPV6 => ipv6(packet, headers)?,
+        _ => return Err(DropReason::UnsupportedProtocol),
+    };
+    if headers.part == Part::Later {
+        headers.transport = Transport::Unknown;
+        return Ok(());
+    }
+    transport::read(packet, headers, length)
+}
+
+/// Reads an IPv4 header with its options; returns how many bytes stand behind it.
+#[inline(always)]
+fn ipv4(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
     let ip = packet.window::<IPV4_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
     let version_and_length: u8 = ip.get::<u8, 0>();
-    let header_length = (version_and_length & 0xf) as usize * 4;
-    headers.tos = ip.get::<u8, 1>();
-    headers.total_length = u16::from_be(ip.get::<u16, 2>());
+    let header_length = u32::from(version_and_length & 0xf) * 4;
+    headers.class = u32::from(ip.get::<u8, 1>());
+    headers.total_length = whole_length(packet, u16::from_be(ip.get::<u16, 2>()).into(), 0);
     let fragment = u16::from_be(ip.get::<u16, 6>());
     headers.ttl = ip.get::<u8, 8>();
     headers.key.proto = ip.get::<u8, 9>();
     headers.key.src = Addr::from_v4_be(ip.get::<u32, 12>());
     headers.key.dst = Addr::from_v4_be(ip.get::<u32, 16>());
     if version_and_length >> 4 != 4
-        || header_length < IPV4_HEADER
-        || (headers.total_length as usize) < header_length
-        || headers.total_length as u32 + ETHERNET as u32 > packet.length()
+        || header_length < IPV4_HEADER as u32
+        || headers.total_length < header_length
+        || headers.total_length + ETHERNET as u32 > packet.length()
     {
         return Err(DropReason::Malformed);
     }
-    headers.transport_offset = (ETHERNET + header_length) as u16;
+    headers.transport_offset = ETHERNET as u16 + header_length as u16;
     if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
-        headers.transport = Transport::Fragment;
-        return Ok(());
+        headers.fragment_id = u32::from(ip.get::<u16, 4>());
+        headers.part = if fragment & FRAGMENT_OFFSET == 0 { Part::First } else { Part::Later };
     }
-    transport(packet, headers, headers.total_length - header_length as u16)
+    Ok(headers.total_length - header_length)
 }
 
-/// Reads the transport header; `length` is what the IP header says stands behind it.
+/// Reads an IPv6 header with its extension headers; returns how many bytes stand behind them.
 #[inline(always)]
-fn transport(packet: &Packet, headers: &mut Headers, length: u16) -> Result<(), DropReason> {
-    let offset = headers.transport_offset as usize;
-    match headers.key.proto {
-        TCP => {
-            packet.pull(offset as u32 + 20);
-            let tcp = packet.window::<20>(offset).ok_or(DropReason::Malformed)?;
-            headers.transport_length = u16::from(tcp.get::<u8, 12>() >> 4) * 4;
-            if headers.transport_length < 20 || headers.transport_length > length {
-                return Err(DropReason::Malformed);
-            }
-            headers.key.sport = tcp.get::<u16, 0>();
-            headers.key.dport = tcp.get::<u16, 2>();
-            headers.tcp_flags = tcp.get::<u8, 13>();
-            headers.transport = Transport::Ports;
-        }
-        UDP => {
-            packet.pull(offset as u32 + 8);
-            let udp = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-            let said = u16::from_be(udp.get::<u16, 4>());
-            if length < 8 || said < 8 || said > length {
-                return Err(DropReason::Malformed);
-            }
-            headers.key.sport = udp.get::<u16, 0>();
-            headers.key.dport = udp.get::<u16, 2>();
-            headers.transport_length = 8;
-            headers.transport = Transport::Ports;
-        }
-        ICMP => {
-            packet.pull(offset as u32 + 8);
-            let icmp = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-            if length < 8 {
-                return Err(DropReason::Malformed);
-            }
-            headers.icmp_type = icmp.get::<u8, 0>();
-            headers.transport_length = 8;
-            headers.transport = Transport::Icmp;
-            if headers.icmp_type == ECHO_REQUEST || headers.icmp_type == ECHO_REPLY {
-                headers.key.sport = icmp.get::<u16, 4>();
-                headers.key.dport = headers.key.sport;
-                headers.transport = Transport::Ports;
-            }
-        }
-        _ => headers.transport = Transport::Other,
+fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
+    packet.pull(USUAL_HEADERS + (IPV6_HEADER - IPV4_HEADER) as u32);
+    headers.v6 = true;
+    let ip = packet.window::<IPV6_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
+    let first: u32 = ip.get::<u32, 0>();
+    let payload = u32::from(u16::from_be(ip.get::<u16, 4>()));
+    headers.class = first & 0x0fff_ffff_u32.to_be();
+    headers.key.proto = ip.get::<u8, 6>();
+    headers.ttl = ip.get::<u8, 7>();
+    let (src, dst) = (
+        Addr([ip.get::<u32, 8>(), ip.get::<u32, 12>(), ip.get::<u32, 16>(), ip.get::<u32, 20>()]),
+        Addr([ip.get::<u32, 24>(), ip.get::<u32, 28>(), ip.get::<u32, 32>(), ip.get::<u32, 36>()]),
+    );
+    headers.total_length = whole_length(packet, payload, IPV6_HEADER as u32);
+    // A v4-mapped address on the wire would pass for the IPv4 address: never valid there (RFC 4291, 2.5.5.2 is for APIs).
+    if u32::from_be(first) >> 28 != 6
+        || src.is_v4()
+        || dst.is_v4()
+        || headers.total_length + ETHERNET as u32 > packet.length()
+    {
+        return Err(DropReason::Malformed);
     }
-    Ok(())
+    (headers.key.src, headers.key.dst) = (src, dst);
+    headers.transport_offset = (ETHERNET + IPV6_HEADER) as u16;
+    let length = headers.total_length - IPV6_HEADER as u32;
+    if !extension::follows(headers.key.proto) {
+        return Ok(length);
+    }
+    let extensions = extension::skip(packet, headers);
+    if extensions == extension::DAMAGED || extensions > length {
+        return Err(DropReason::Malformed);
+    }
+    Ok(length - extensions)
+}
+
+/// The IP packet's length. A GSO train of more than 64 KiB (BIG TCP, 6.3) says 0.
+#[inline(always)]
+fn whole_length(packet: &Packet, said: u32, header: u32) -> u32 {
+    if said == 0 && packet.gso_size() != 0 { packet.length() - ETHERNET as u32 } else { said + header }
 }

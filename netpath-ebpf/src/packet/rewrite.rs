@@ -5,7 +5,10 @@ use netpath_common::{
     logic::checksum,
 };
 
-use super::{ETHERNET, Headers, ICMP, UDP, tc::Packet};
+use super::{
+    ETHERNET, Headers, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, Part, SCTP, UDP, is_icmp, tc::Packet,
+    transport,
+};
 use crate::bpf::globals;
 
 /// What becomes of one end of a packet.
@@ -35,8 +38,13 @@ pub fn link(packet: &Packet, destination: [u8; 6]) -> Result<(), DropReason> {
 
 /// One hop less. The caller knows that at least two are left.
 #[inline(always)]
-pub fn decrement_ttl(packet: &Packet) -> Result<(), DropReason> {
-    let mut ip = packet.window::<20>(ETHERNET).ok_or(DropReason::Malformed)?;
+pub fn decrement_ttl(packet: &Packet, headers: &Headers) -> Result<(), DropReason> {
+    if headers.v6 {
+        let mut ip = packet.window::<IPV6_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
+        ip.set::<u8, 7>(headers.ttl - 1);
+        return Ok(());
+    }
+    let mut ip = packet.window::<IPV4_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
     // TTL shares its checksum word with the protocol number.
     let old: u16 = ip.get::<u16, 8>();
     let new = (u16::from_be(old) - 0x0100).to_be();
@@ -47,44 +55,35 @@ pub fn decrement_ttl(packet: &Packet) -> Result<(), DropReason> {
 }
 
 /// Source or destination becomes the translation's, with the IPv4 and the transport checksum right, whether complete, left
-/// to the device, or (UDP) absent. The packet's transport is `Transport::Ports`.
+/// to the device, or (UDP) absent. The packet's transport is `Transport::Ports`; of a later part only the address changes.
 #[inline(always)]
 pub fn translate(packet: &Packet, headers: &Headers, translation: &Translation) -> Result<(), DropReason> {
-    let Translation { addr, port, source } = *translation;
-    let new = addr.v4_be();
-    let old = address(packet, source, new)?;
-    let offset = headers.transport_start();
-    let udp = headers.key.proto == UDP;
-    let (check, old_port) = if headers.key.proto == ICMP {
-        let mut icmp = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-        let old: u16 = icmp.get::<u16, 4>();
-        icmp.set::<u16, 4>(port);
-        (offset + 2, old)
-    } else {
-        let mut ports = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-        let old = if source { ports.get::<u16, 0>() } else { ports.get::<u16, 2>() };
-        if source {
-            ports.set::<u16, 0>(port);
-        } else {
-            ports.set::<u16, 2>(port);
-        }
-        (offset + if udp { 6 } else { 16 }, old)
-    };
-    // ICMP for IPv4 has no pseudo-header.
-    if headers.key.proto != ICMP {
-        packet.checksum_address(check, old, new, udp).map_err(|()| DropReason::RewriteFailed)?;
+    let change = address(packet, headers, translation.source, &translation.addr)?;
+    if headers.part != Part::Later && headers.key.proto != SCTP {
+        transport(packet, headers, translation, change)?;
     }
-    if old_port != port {
-        packet.checksum_word(check, old_port, port, udp).map_err(|()| DropReason::RewriteFailed)?;
+    if headers.v6 {
+        // No IPv6 header checksum takes up the address's change: the sum over the packet does.
+        packet.sum_changed(change);
     }
     Ok(())
 }
 
-/// Writes one address of the IPv4 header and its checksum; returns the old one.
+/// Writes one address of the IP header, of IPv4 its checksum as well. Returns by how much the sum over the packet
+/// differs, for pseudo-headers.
 #[inline(always)]
-fn address(packet: &Packet, source: bool, new: u32) -> Result<u32, DropReason> {
-    let mut ip = packet.window::<20>(ETHERNET).ok_or(DropReason::Malformed)?;
-    let old = if source { ip.get::<u32, 12>() } else { ip.get::<u32, 16>() };
+pub fn address(packet: &Packet, headers: &Headers, source: bool, new: &Addr) -> Result<u32, DropReason> {
+    if headers.v6 {
+        let mut ip = packet.window::<IPV6_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
+        if source {
+            set_words::<8, 12, 16, 20>(&mut ip, new);
+            return Ok(checksum::difference(&headers.key.src.0, &new.0));
+        }
+        set_words::<24, 28, 32, 36>(&mut ip, new);
+        return Ok(checksum::difference(&headers.key.dst.0, &new.0));
+    }
+    let mut ip = packet.window::<IPV4_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
+    let (old, new) = (if source { headers.key.src.v4_be() } else { headers.key.dst.v4_be() }, new.v4_be());
     if source {
         ip.set::<u32, 12>(new);
     } else {
@@ -92,18 +91,66 @@ fn address(packet: &Packet, source: bool, new: u32) -> Result<u32, DropReason> {
     }
     let check = checksum::replace_u32(ip.get::<u16, 10>(), old, new);
     ip.set::<u16, 10>(check);
-    Ok(old)
+    Ok(checksum::difference(&[old], &[new]))
 }
 
-/// Turns an ICMP echo request into its reply, in place: addresses exchanged (their sum stays), type 0.
+/// Four words at four places.
+#[inline(always)]
+fn set_words<const A: usize, const B: usize, const C: usize, const D: usize>(
+    ip: &mut super::tc::Window<'_, IPV6_HEADER>,
+    Addr([a, b, c, d]): &Addr,
+) {
+    ip.set::<u32, A>(*a);
+    ip.set::<u32, B>(*b);
+    ip.set::<u32, C>(*c);
+    ip.set::<u32, D>(*d);
+}
+
+/// Writes the port or identifier, and the transport checksum for it and for `change` of the pseudo-header.
+#[inline(always)]
+fn transport(
+    packet: &Packet,
+    headers: &Headers,
+    translation: &Translation,
+    change: u32,
+) -> Result<(), DropReason> {
+    let Translation { port, source, .. } = *translation;
+    let (offset, proto) = (headers.transport_start(), headers.key.proto);
+    let mut header = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
+    let (check, old) = if is_icmp(proto) {
+        header.set::<u16, 4>(port);
+        (2, headers.key.sport)
+    } else {
+        if source {
+            header.set::<u16, 0>(port);
+        } else {
+            header.set::<u16, 2>(port);
+        }
+        (if proto == UDP { 6 } else { 16 }, if source { headers.key.sport } else { headers.key.dport })
+    };
+    let check = offset + check;
+    // A checksum of 0 means "none" for UDP over IPv4, and stays (RFC 768); over IPv6 there is always one (RFC 8200, 8.1).
+    let udp = proto == UDP;
+    // ICMP for IPv4 has no pseudo-header.
+    if proto != ICMP {
+        packet.checksum_pseudo(check, change, udp).map_err(|()| DropReason::RewriteFailed)?;
+    }
+    if old != port {
+        packet.checksum_word(check, old, port, udp).map_err(|()| DropReason::RewriteFailed)?;
+    }
+    Ok(())
+}
+
+/// Turns an ICMP echo request into its reply, in place: addresses exchanged (their sum stays), and the type.
 #[inline(always)]
 pub fn echo_reply(packet: &Packet, headers: &Headers) -> Result<(), DropReason> {
-    let mut ip = packet.window::<20>(ETHERNET).ok_or(DropReason::Malformed)?;
-    ip.set::<u32, 12>(headers.key.dst.v4_be());
-    ip.set::<u32, 16>(headers.key.src.v4_be());
+    address(packet, headers, true, &headers.key.dst)?;
+    address(packet, headers, false, &headers.key.src)?;
+    let kind = if headers.key.proto == ICMPV6 { transport::ECHO_REPLY_V6 } else { transport::ECHO_REPLY };
     let mut icmp = packet.window::<8>(headers.transport_start()).ok_or(DropReason::Malformed)?;
     let old: u16 = icmp.get::<u16, 0>();
-    let new = (u16::from_be(old) & 0x00ff).to_be();
+    let [_, code] = old.to_ne_bytes();
+    let new = u16::from_ne_bytes([kind, code]);
     let check = checksum::replace_u16(icmp.get::<u16, 2>(), old, new);
     icmp.set::<u16, 0>(new);
     icmp.set::<u16, 2>(check);

@@ -144,13 +144,25 @@ impl Packet {
         }
     }
 
-    /// Corrects the transport checksum at `offset` for an address that changed and stands in the pseudo-header.
+    /// Corrects the transport checksum at `offset` for addresses that changed by `change` (`checksum::difference`) and
+    /// stand in the pseudo-header.
     ///
     /// The helper and not arithmetic of ours: only the kernel knows whether the checksum is complete or left to the
     /// device (CHECKSUM_PARTIAL). `udp`: a checksum of 0 means "none" and stays 0 (RFC 768).
     #[inline(always)]
-    pub fn checksum_address(&self, offset: usize, old: u32, new: u32, udp: bool) -> Result<(), ()> {
-        self.l4_csum_replace(offset, old, new, BPF_F_PSEUDO_HDR as u64 | Self::zero_flag(udp) | 4)
+    pub fn checksum_pseudo(&self, offset: usize, change: u32, udp: bool) -> Result<(), ()> {
+        self.l4_csum_replace(offset, 0, change, BPF_F_PSEUDO_HDR as u64 | Self::zero_flag(udp))
+    }
+
+    /// Says that the sum over the whole packet has changed by `change`, where the device has computed it
+    /// (CHECKSUM_COMPLETE); else nothing happens.
+    ///
+    /// `bpf_l4_csum_replace` takes for granted that the IP header's checksum makes up for an address's change: IPv6 has
+    /// none. Its flag for that (BPF_F_IPV6) is only in kernels from 6.16 on; this corrects it in all.
+    #[inline(always)]
+    pub fn sum_changed(&self, change: u32) {
+        // SAFETY: the context is valid. It fails, and shall, if there is no such sum.
+        unsafe { raw::bpf_csum_update(self.skb, change) };
     }
 
     /// Corrects the transport checksum at `offset` for a 16-bit word of the transport header that changed.

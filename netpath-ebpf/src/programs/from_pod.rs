@@ -1,15 +1,19 @@
 //! tc ingress of a pod's host interface: everything the pod sends.
 
-use netpath_common::abi::{DropReason, Program, RouteKind, TrafficClass};
+use netpath_common::abi::{DropReason, Endpoint, Program, RouteKind, TrafficClass};
 
-use super::bind;
+use super::leave::{self, Leaving};
 use crate::{
-    packet::{Headers, arp, parse, rewrite, tc::Packet},
-    stages::{arp_nd, deliver, endpoint, flow, gateway, guard, metric, route},
-    verdict::{Outcome, Verdict},
+    packet::{
+        Headers, arp,
+        parse::{self, Ethernet},
+        tc::Packet,
+    },
+    stages::{arp_nd, deliver, endpoint, flow, fragment, gateway, guard, metric, route},
+    verdict::{self, Outcome, Verdict},
 };
 
-/// parse → guard → a local pod, or: route → flow → nat → the wire. ARP is answered at once.
+/// parse → guard → a local pod, or: route → flow → nat → the wire. ARP and neighbour discovery are answered at once.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     // The kernel takes a tag off before we see the frame and puts it back on the way out: a pod would choose the VLAN.
@@ -17,12 +21,15 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Err(DropReason::UnsupportedProtocol);
     }
     let frame = parse::ethernet(packet)?;
-    match frame.kind {
-        parse::IPV4 => parse::ipv4(packet, headers)?,
-        parse::ARP => return answer_arp(packet, headers, &frame),
-        _ => return Err(DropReason::UnsupportedProtocol),
+    if frame.kind == parse::ARP {
+        return answer_arp(packet, headers, &frame);
     }
-    let source = guard::check(packet, &frame, endpoint::find(&headers.key.src))?;
+    parse::ip(packet, headers, &frame)?;
+    let headers = headers.settled();
+    if arp_nd::is_of_the_link(headers) {
+        return verdict::from_code(answer_nd(packet, headers, &frame));
+    }
+    let source = guard::check(packet, &frame, endpoint::find(&headers.key.src), endpoint::link)?;
     metric::sent(packet, source);
 
     if let Some(pod) = endpoint::find(&headers.key.dst) {
@@ -30,54 +37,47 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
             return Ok(Verdict::counted(TrafficClass::ToStack));
         }
         metric::received(packet, pod);
-        return deliver::to_pod(packet, pod, TrafficClass::Local);
+        return deliver::to_pod(packet, headers, pod, TrafficClass::Local);
     }
     if gateway::is_addressed(&headers.key.dst) {
         gateway::answer(packet, headers)?;
         return deliver::back(packet, source.mac, TrafficClass::Neighbour);
     }
-    route::refuse_unroutable(&headers.key.dst)?;
-    let way = route::lookup(&headers.key.dst);
+    route::refuse_unroutable(headers)?;
+    let way = route::lookup(source, &headers.key.dst);
     if way.kind == RouteKind::Drop as u8 {
         return Err(DropReason::RouteDrop);
     }
     if way.kind == RouteKind::Stack as u8 {
         return Ok(Verdict::counted(TrafficClass::ToNode));
     }
-    to_outside(packet, headers, source.pod, way.masquerade)
+    to_outside(packet, headers, source, way.masquerade)
 }
 
 #[inline(always)]
-fn to_outside(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> Outcome {
+fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade: bool) -> Outcome {
+    fragment::resolve(headers);
     // What the stack must answer (no hops left, too big, no route) it must see before translation: afterwards the
     // source is an address of its own, hence a martian.
     let Some(hop) = route::next_hop(packet, headers) else {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
-    if !hop.uplink {
+    let Some(uplink) = route::uplink(hop.ifindex) else {
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
         flow::track(packet, headers, pod)?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
-    }
-    let translation = match flow::lookup_leaving(packet, headers, masquerade) {
-        Some(known) => flow::translation(known),
-        None if masquerade => Some(bind(packet, headers, pod, hop.source, Program::FromPod)?),
-        None => {
-            flow::track(packet, headers, pod)?;
-            None
-        }
     };
-    match translation {
-        Some(translation) => {
-            rewrite::translate(packet, headers, &translation)?;
-            deliver::to_wire(packet, hop.ifindex, hop.next, TrafficClass::Translated)
-        }
-        None => deliver::to_wire(packet, hop.ifindex, hop.next, TrafficClass::Routed),
-    }
+    let leaving = Leaving { pod, masquerade, uplink, routed: hop.source, program: Program::FromPod };
+    let class = if leave::translate(packet, headers, &leaving)? {
+        TrafficClass::Translated
+    } else {
+        TrafficClass::Routed
+    };
+    deliver::to_wire(packet, headers, hop.ifindex, hop.next_hop, class)
 }
 
 #[inline(always)]
-fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &parse::Ethernet) -> Outcome {
+fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outcome {
     let question = arp::read(packet)?;
     headers.key.dst = question.target;
     let sender = question.sender.and_then(|address| {
@@ -85,7 +85,30 @@ fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &parse::Ethernet) -
         endpoint::find(&address)
     });
     let target = endpoint::find(&question.target);
-    match arp_nd::decide(packet, frame, &question, sender, target)? {
+    let decision = arp_nd::arp(packet, frame, &question, sender, target)?;
+    answered(packet, frame, decision)
+}
+
+/// Not inlined: rare, and it would stand in the fast path's middle.
+#[inline(never)]
+fn answer_nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> u64 {
+    verdict::to_code(nd(packet, headers, frame))
+}
+
+#[inline(always)]
+fn nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> Outcome {
+    guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    if headers.is_echo_request() && gateway::is_addressed(&headers.key.dst) {
+        gateway::answer(packet, headers)?;
+        return deliver::back(packet, frame.source_mac(), TrafficClass::Neighbour);
+    }
+    let decision = arp_nd::nd(packet, headers, frame, endpoint::find)?;
+    answered(packet, frame, decision)
+}
+
+#[inline(always)]
+fn answered(packet: &Packet, frame: &Ethernet, decision: arp_nd::Decision) -> Outcome {
+    match decision {
         arp_nd::Decision::Answered => deliver::back(packet, frame.source_mac(), TrafficClass::Neighbour),
         arp_nd::Decision::Leave => Ok(Verdict::NEXT),
     }

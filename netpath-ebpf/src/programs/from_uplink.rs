@@ -1,11 +1,16 @@
 //! tc ingress of an uplink: what the wire brings.
 
-use netpath_common::abi::{DropReason, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Endpoint, TrafficClass};
 
+use super::embedded_headers;
 use crate::{
-    packet::{Headers, parse, rewrite, tc::Packet},
-    stages::{deliver, endpoint, flow, metric, route},
-    verdict::{Outcome, Verdict},
+    packet::{
+        Headers, Transport, embedded, parse,
+        rewrite::{self, Translation},
+        tc::Packet,
+    },
+    stages::{deliver, endpoint, flow, fragment, metric},
+    verdict::{self, Outcome, Verdict},
 };
 
 /// Answers to translated flows go straight to their pod; a pod's own address is reached only by who may; all else is
@@ -17,46 +22,105 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Ok(Verdict::NEXT);
     }
     let frame = parse::ethernet(packet)?;
-    if frame.kind != parse::IPV4 {
-        return Ok(Verdict::NEXT);
-    }
     // Damaged packets for the node are the node's to judge; it counts them where its users look.
-    if parse::ipv4(packet, headers).is_err() {
+    if !frame.is_ip() || parse::ip(packet, headers, &frame).is_err() {
         return Ok(Verdict::NEXT);
     }
+    let headers = headers.settled();
+    if headers.transport == Transport::Error {
+        return verdict::from_code(error_code(packet, headers));
+    }
+    let spoilt = fragment::is_spoilt(headers);
+    fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
     if let Some(translation) = known.and_then(flow::translation) {
-        // A packet of the original direction: a pod's address cannot come from the wire.
-        if translation.source {
-            return Err(DropReason::SpoofedSource);
+        if spoilt {
+            return Err(DropReason::FragmentOutOfOrder);
         }
-        // A pod that has just gone: the stack answers its peer with a reset.
-        let Some(pod) = endpoint::find(&translation.addr) else {
-            return Ok(Verdict::NEXT);
-        };
-        if headers.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
-        rewrite::translate(packet, headers, &translation)?;
-        metric::received(packet, pod);
-        return deliver::to_pod(packet, pod, TrafficClass::Reply);
+        let own = known.is_some_and(|flow| flow.pod == 0);
+        return reply(packet, headers, &translation, own);
     }
     // Forwarded, it would leave as the pod's; delivered, the node would take it for the pod's.
     if endpoint::find(&headers.key.src).is_some() {
         return Err(DropReason::SpoofedSource);
     }
     let Some(pod) = endpoint::find(&headers.key.dst) else {
+        if headers.transport == Transport::Unknown {
+            // Perhaps a pod's, but nobody can tell whose before its first part comes.
+            fragment::note_early(headers);
+        }
         return Ok(Verdict::NEXT);
     };
     if known.is_none() {
-        if !route::inbound_any() {
+        if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(DropReason::InboundDenied);
         }
-        flow::track(packet, headers, pod.pod)?;
+        flow::track(packet, headers, pod)?;
     }
+    inbound(packet, headers, pod)
+}
+
+/// A packet that a translation is known for: an answer to a pod, or to the node itself where a pod had its port.
+#[inline(always)]
+fn reply(packet: &Packet, headers: &Headers, translation: &Translation, own: bool) -> Outcome {
+    // A packet of the original direction: a pod's address cannot come from the wire.
+    if translation.source {
+        return Err(DropReason::SpoofedSource);
+    }
+    if own {
+        rewrite::translate(packet, headers, translation)?;
+        return Ok(Verdict::NEXT);
+    }
+    // A pod that has just gone: the stack answers its peer with a reset.
+    let Some(pod) = endpoint::find(&translation.addr) else { return Ok(Verdict::NEXT) };
+    if headers.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    rewrite::translate(packet, headers, translation)?;
+    metric::received(packet, pod);
+    deliver::to_pod(packet, headers, pod, TrafficClass::Reply)
+}
+
+/// A packet for a pod's own address.
+#[inline(always)]
+fn inbound(packet: &Packet, headers: &Headers, pod: &Endpoint) -> Outcome {
     if deliver::needs_stack(packet, headers, pod.mtu) {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     }
     metric::received(packet, pod);
-    deliver::to_pod(packet, pod, TrafficClass::Inbound)
+    deliver::to_pod(packet, headers, pod, TrafficClass::Inbound)
+}
+
+/// Not inlined: rare, and it would stand in the fast path's middle.
+#[inline(never)]
+fn error_code(packet: &Packet, headers: &Headers) -> u64 {
+    verdict::to_code(error(packet, headers))
+}
+
+/// An ICMP error: goes to whoever sent what it embeds, which may come from any router on the way.
+#[inline(always)]
+fn error(packet: &Packet, headers: &Headers) -> Outcome {
+    let inner = embedded_headers()?;
+    let about = flow::related(packet, headers, inner);
+    let Some(flow::About { pod: number, translation: Some(translation), .. }) = about else {
+        let Some(pod) = endpoint::find(&headers.key.dst) else { return Ok(Verdict::NEXT) };
+        if about.is_none() && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+            return Err(DropReason::InboundDenied);
+        }
+        return inbound(packet, headers, pod);
+    };
+    if translation.source {
+        return Err(DropReason::SpoofedSource);
+    }
+    if number == 0 {
+        embedded::translate(packet, headers, inner, &translation)?;
+        return Ok(Verdict::NEXT);
+    }
+    let Some(pod) = endpoint::find(&translation.addr) else { return Ok(Verdict::NEXT) };
+    if headers.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    embedded::translate(packet, headers, inner, &translation)?;
+    metric::received(packet, pod);
+    deliver::to_pod(packet, headers, pod, TrafficClass::Reply)
 }

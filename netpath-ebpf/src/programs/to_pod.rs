@@ -1,10 +1,11 @@
 //! tc egress of a pod's host interface: what the host stack sends to the pod.
 
-use netpath_common::abi::{DropReason, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, TrafficClass};
 
+use super::embedded_headers;
 use crate::{
-    packet::{Headers, parse, tc::Packet},
-    stages::{endpoint, flow, metric, route},
+    packet::{Headers, Transport, parse, tc::Packet},
+    stages::{endpoint, flow, fragment, metric},
     verdict::{Outcome, Verdict},
 };
 
@@ -12,20 +13,37 @@ use crate::{
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let frame = parse::ethernet(packet)?;
-    if frame.kind != parse::IPV4 {
+    if !frame.is_ip() {
         return Ok(Verdict::NEXT);
     }
-    parse::ipv4(packet, headers)?;
+    parse::ip(packet, headers, &frame)?;
+    let headers = headers.settled();
     let Some(pod) = endpoint::find(&headers.key.dst) else {
         return Ok(Verdict::NEXT);
     };
     let local = packet.ingress_ifindex() == 0 || endpoint::find(&headers.key.src).is_some();
-    if !local && flow::lookup(packet, headers).is_none() {
-        if !route::inbound_any() {
+    if !local && !is_known(packet, headers) {
+        if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(DropReason::InboundDenied);
         }
-        flow::track(packet, headers, pod.pod)?;
+        flow::track(packet, headers, pod)?;
     }
     metric::received(packet, pod);
     Ok(Verdict::counted(TrafficClass::FromStack))
+}
+
+/// Whether a packet belongs to a flow that was let through before.
+#[inline(always)]
+fn is_known(packet: &Packet, headers: &mut Headers) -> bool {
+    if headers.transport == Transport::Error {
+        return is_related(packet, headers);
+    }
+    fragment::resolve(headers);
+    flow::lookup(packet, headers).is_some()
+}
+
+/// Not inlined: rare, and it would stand in the fast path's middle.
+#[inline(never)]
+fn is_related(packet: &Packet, headers: &Headers) -> bool {
+    embedded_headers().is_ok_and(|inner| flow::related(packet, headers, inner).is_some())
 }

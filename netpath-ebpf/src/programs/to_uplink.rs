@@ -1,44 +1,60 @@
 //! tc egress of an uplink: the last look at what leaves. Invariant 1 is held here.
 
-use netpath_common::abi::{DropReason, Program, RouteKind};
+use netpath_common::abi::{Addr, DropReason, Program, Uplink};
 
-use super::bind;
+use super::leave::{self, Leaving, bind};
 use crate::{
-    packet::{Headers, parse, rewrite, tc::Packet},
-    stages::{endpoint, flow, route},
+    packet::{Headers, Transport, parse, rewrite, tc::Packet},
+    stages::{endpoint, flow, fragment, route},
     verdict::{Outcome, Verdict},
 };
 
-/// What `from_pod` finished passes; what the node says itself passes; what the stack forwarded for a pod is translated
-/// here or dropped.
+/// What `from_pod` finished passes; what the node says itself passes, translated where a pod holds its port; what the
+/// stack forwarded for a pod is translated here or dropped.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if packet.take_finished() {
         return Ok(Verdict::NEXT);
     }
     let frame = parse::ethernet(packet)?;
-    if frame.kind != parse::IPV4 {
+    if !frame.is_ip() {
         return Ok(Verdict::NEXT);
     }
     // Judged by its source even if what follows the addresses is damaged.
-    let sound = parse::ipv4(packet, headers);
+    let sound = parse::ip(packet, headers, &frame);
+    let headers = headers.settled();
     let uplink = route::uplink(packet.ifindex());
-    if uplink == Some(headers.key.src) {
-        return Ok(Verdict::NEXT);
+    if let Some(uplink) = uplink.filter(|uplink| route::is_source_of(uplink, headers)) {
+        return if sound.is_ok() { own(packet, headers, uplink) } else { Ok(Verdict::NEXT) };
     }
     let Some(pod) = endpoint::find(&headers.key.src) else {
         // An address of the block without a pod: one that has just gone.
-        let forwarded = packet.ingress_ifindex() != 0;
-        if forwarded && route::lookup(&headers.key.src).kind == RouteKind::Stack as u8 {
+        if packet.ingress_ifindex() != 0 && route::is_in_block(&headers.key.src) {
             return Err(DropReason::Untranslated);
         }
         return Ok(Verdict::NEXT);
     };
     sound?;
-    let masquerade = route::lookup(&headers.key.dst).masquerade;
-    let translation = match flow::lookup_leaving(packet, headers, masquerade) {
+    fragment::resolve(headers);
+    let masquerade = route::lookup(pod, &headers.key.dst).masquerade;
+    let uplink = uplink.ok_or(DropReason::NotReady)?;
+    let leaving = Leaving { pod, masquerade, uplink, routed: Addr::UNSPECIFIED, program: Program::ToUplink };
+    leave::translate(packet, headers, &leaving)?;
+    Ok(Verdict::NEXT)
+}
+
+/// A packet of the node itself. If a pod's binding has its port, the answers would go to the pod: it gets another one.
+#[inline(always)]
+fn own(packet: &Packet, headers: &Headers, uplink: &'static Uplink) -> Outcome {
+    if headers.transport != Transport::Ports || !route::is_snat_port(headers.key.sport) {
+        return Ok(Verdict::NEXT);
+    }
+    let translation = match flow::lookup(packet, headers) {
         Some(known) => flow::translation(known),
-        None if masquerade => Some(bind(packet, headers, pod.pod, uplink, Program::ToUplink)?),
+        None if flow::is_taken_by_pod(headers) => {
+            let sources = route::sources(uplink, headers, &headers.key.src)?;
+            Some(bind(packet, headers, None, sources, Program::ToUplink)?)
+        }
         None => None,
     };
     if let Some(translation) = translation {

@@ -1,18 +1,22 @@
-//! The gateway's answers to ARP: microseconds where `proxy_arp` waits up to 0.8 s (`neigh.*.proxy_delay`).
+//! The gateway's answers to ARP and neighbour discovery: microseconds where `proxy_arp` waits up to 0.8 s
+//! (`neigh.*.proxy_delay`).
 
-use netpath_common::abi::{DropReason, Endpoint};
+use netpath_common::abi::{Addr, DropReason, Endpoint};
 
 use crate::packet::{
+    Headers, ICMPV6,
     arp::{self, Arp},
+    nd,
     parse::{self, Ethernet},
     tc::Packet,
 };
 
-/// What to do with an ARP packet of a pod.
+/// What to do with a packet that finds neighbours.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// It has become an answer; send it back.
     Answered,
-    /// Nothing of ours: a claim of its own address, or an answer to the node.
+    /// Nothing of ours: a claim of its own address, a question of the link, or an answer to the node.
     Leave,
 }
 
@@ -20,7 +24,7 @@ pub enum Decision {
 /// except those for the pod's own address: duplicate-address probes (RFC 5227) must find it free. A pod that speaks for
 /// an address that is not its own is refused.
 #[inline(always)]
-pub fn decide(
+pub fn arp(
     packet: &Packet,
     frame: &Ethernet,
     arp: &Arp,
@@ -43,4 +47,59 @@ pub fn decide(
     }
     arp::answer(packet, arp)?;
     Ok(Decision::Answered)
+}
+
+/// Whether a packet is IPv6's talk on the link: neighbour and router discovery, multicast listeners, and whatever has a
+/// link-local source, which is no endpoint's.
+#[inline(always)]
+pub fn is_of_the_link(headers: &Headers) -> bool {
+    headers.v6
+        && (headers.key.src.is_link_local_v6()
+            || (headers.key.proto == ICMPV6 && nd::is_of_the_link(headers.icmp_type)))
+}
+
+/// Answers solicitations as ARP requests are. Duplicate-address probes come from `::` (RFC 4862, 5.4.2) and are all left
+/// alone: those for link-local addresses concern nobody else, and the guard keeps the rest from being used. `find` tells
+/// the endpoint of an address; the caller has seen that the frame carries the interface's MAC.
+#[inline(always)]
+pub fn nd(
+    packet: &Packet,
+    headers: &Headers,
+    frame: &Ethernet,
+    find: impl Fn(&Addr) -> Option<&'static Endpoint>,
+) -> Result<Decision, DropReason> {
+    let is_own = |address: &Addr| find(address).is_some_and(|pod| pod.ifindex == packet.ifindex());
+    let source = headers.key.src;
+    let nameless = source == Addr::UNSPECIFIED;
+    if !nameless && !source.is_link_local_v6() && !is_own(&source) {
+        return Err(DropReason::SpoofedSource);
+    }
+    // A link-local source is for finding neighbours only: nothing of it is routed.
+    if headers.key.proto != ICMPV6 || !nd::is_of_the_link(headers.icmp_type) {
+        return Err(DropReason::SpoofedSource);
+    }
+    match headers.icmp_type {
+        nd::SOLICITATION => {
+            let question = nd::read(packet, headers)?;
+            if nameless || is_own(&question.target) {
+                return Ok(Decision::Leave);
+            }
+            if question.has_mac && question.mac != frame.source {
+                return Err(DropReason::SpoofedSource);
+            }
+            nd::answer(packet, headers, &question)?;
+            Ok(Decision::Answered)
+        }
+        nd::ADVERTISEMENT => {
+            let claim = nd::read(packet, headers)?;
+            let own = is_own(&claim.target) || claim.target.is_link_local_v6();
+            if !own || (claim.has_mac && claim.mac != frame.source) {
+                return Err(DropReason::SpoofedSource);
+            }
+            Ok(Decision::Leave)
+        }
+        // Router advertisements and redirects would make the pod a router.
+        nd::ROUTER_ADVERTISEMENT | nd::REDIRECT => Err(DropReason::SpoofedSource),
+        _ => Ok(Decision::Leave),
+    }
 }

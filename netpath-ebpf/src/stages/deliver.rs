@@ -12,13 +12,13 @@ use crate::{
 /// to the host end's MAC, so the stack takes it as it is.
 #[inline(always)]
 pub fn needs_stack(packet: &Packet, headers: &Headers, mtu: u16) -> bool {
-    headers.ttl <= 1 || headers.segment_length(packet) > mtu
+    headers.ttl <= 1 || headers.segment_length(packet) > u32::from(mtu)
 }
 
 /// Into a local pod.
 #[inline(always)]
-pub fn to_pod(packet: &Packet, pod: &Endpoint, class: TrafficClass) -> Outcome {
-    rewrite::decrement_ttl(packet)?;
+pub fn to_pod(packet: &Packet, headers: &Headers, pod: &Endpoint, class: TrafficClass) -> Outcome {
+    rewrite::decrement_ttl(packet, headers)?;
     rewrite::link(packet, pod.mac)?;
     Ok(Verdict::redirected(helper::redirect_peer(pod.ifindex), class))
 }
@@ -33,8 +33,14 @@ pub fn back(packet: &Packet, mac: [u8; 6], class: TrafficClass) -> Outcome {
 /// Out of an uplink. The kernel fills in the MAC addresses and keeps the socket attached, so that TCP small queues and
 /// pacing still see the packet.
 #[inline(always)]
-pub fn to_wire(packet: &Packet, ifindex: u32, next: NextHop, class: TrafficClass) -> Outcome {
-    rewrite::decrement_ttl(packet)?;
+pub fn to_wire(
+    packet: &Packet,
+    headers: &Headers,
+    ifindex: u32,
+    next: NextHop,
+    class: TrafficClass,
+) -> Outcome {
+    rewrite::decrement_ttl(packet, headers)?;
     packet.set_finished();
     Ok(Verdict::redirected(helper::redirect_neigh(ifindex, next), class))
 }

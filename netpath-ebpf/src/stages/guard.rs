@@ -1,26 +1,37 @@
 //! A pod sends only from what is its own (invariant 4).
 
-use netpath_common::abi::{DropReason, Endpoint};
+use netpath_common::abi::{DropReason, Endpoint, Link};
 
 use crate::packet::{
     parse::{self, Ethernet},
     tc::Packet,
 };
 
-/// `source` is the endpoint that the packet's source address belongs to: it must be the pod behind this interface, and
-/// the frame must carry its MAC.
+/// `source` is the endpoint that the packet's source address belongs to: it must be the pod behind this interface, and the
+/// frame must carry this interface's MAC. `link` tells whose an interface is; it is asked only where the address belongs to
+/// another interface, as a pod of several may send from any of its addresses.
 #[inline(always)]
 pub fn check(
     packet: &Packet,
     frame: &Ethernet,
     source: Option<&'static Endpoint>,
+    link: impl FnOnce(u32) -> Option<&'static Link>,
 ) -> Result<&'static Endpoint, DropReason> {
-    match source {
-        Some(endpoint)
-            if endpoint.ifindex == packet.ifindex() && frame.source == parse::mac_words(endpoint.mac) =>
-        {
-            Ok(endpoint)
-        }
+    let Some(endpoint) = source else { return Err(DropReason::SpoofedSource) };
+    if endpoint.ifindex == packet.ifindex() && frame.source == parse::mac_words(endpoint.mac) {
+        return Ok(endpoint);
+    }
+    match link(packet.ifindex()) {
+        Some(link) if link.pod == endpoint.pod && frame.source == parse::mac_words(link.mac) => Ok(endpoint),
+        _ => Err(DropReason::SpoofedSource),
+    }
+}
+
+/// For what has no address of the pod's, such as neighbour discovery: the frame must carry the interface's MAC.
+#[inline(always)]
+pub fn check_link(frame: &Ethernet, link: Option<&'static Link>) -> Result<(), DropReason> {
+    match link {
+        Some(link) if frame.source == parse::mac_words(link.mac) => Ok(()),
         _ => Err(DropReason::SpoofedSource),
     }
 }

@@ -6,6 +6,7 @@ pub mod deliver;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod gateway;
 pub mod guard;
 pub mod metric;

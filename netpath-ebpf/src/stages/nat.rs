@@ -9,7 +9,8 @@ use crate::packet::{Headers, Transport};
 pub fn translatable(headers: &Headers) -> Result<(), DropReason> {
     match headers.transport {
         Transport::Ports => Ok(()),
-        Transport::Fragment => Err(DropReason::FragmentNotTranslated),
-        Transport::Icmp | Transport::Other => Err(DropReason::ProtocolNotTranslated),
+        // A later part before its first: the program translates its address alone.
+        Transport::Unknown => Err(DropReason::FragmentOutOfOrder),
+        Transport::Error | Transport::Icmp | Transport::Other => Err(DropReason::ProtocolNotTranslated),
     }
 }

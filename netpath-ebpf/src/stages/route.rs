@@ -1,24 +1,31 @@
 //! Where a packet goes: netpath's routes say which kind of way, the kernel's FIB says the next hop.
 
 use aya_ebpf::macros::map;
-use netpath_common::abi::{
-    Addr, DropReason, NODE_FLAG_INBOUND_ANY, Node, ROUTE_MASQUERADE, Route, RouteKind,
+use netpath_common::{
+    abi::{
+        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, NODE_FLAG_POOL, NODE_ROUTES, Node, Pool,
+        ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+    },
+    logic::source_choice::Sources,
 };
 
 use crate::{
     bpf::{
         fib,
-        helper::NextHop,
-        map::{Lpm, Single},
+        map::{Lpm, PerCpu, Single},
     },
     packet::{Headers, tc::Packet},
 };
 
 #[map]
-static ROUTES: Lpm<Route> = Lpm::new(4096);
+static ROUTES: Lpm<RouteKey, Route> = Lpm::new(4096);
 
 #[map]
 static NODE: Single<Node> = Single::new();
+
+/// Per CPU: what the flow at hand may be translated to.
+#[map]
+static SOURCES: PerCpu<Sources> = PerCpu::new(1);
 
 /// A way by netpath's routes.
 #[derive(Clone, Copy)]
@@ -29,31 +36,31 @@ pub struct Way {
     pub masquerade: bool,
 }
 
-/// A next hop.
-#[derive(Clone, Copy)]
-pub struct Hop {
-    /// Egress interface.
-    pub ifindex: u32,
-    /// Neighbour to send to.
-    pub next: NextHop,
-    /// The interface is one of the node's uplinks.
-    pub uplink: bool,
-    /// Address to translate to.
-    pub source: Option<Addr>,
-}
-
-/// The longest prefix that holds the address. What no prefix holds belongs to the stack.
+/// The longest prefix of the pod's network that holds the destination. What no prefix holds belongs to the stack.
 #[inline(always)]
-pub fn lookup(destination: &Addr) -> Way {
-    match ROUTES.get(destination) {
-        Some(route) => Way { kind: route.kind, masquerade: route.flags & ROUTE_MASQUERADE != 0 },
+pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
+    match ROUTES.get(RouteKey { network: pod.network, addr: *destination }) {
+        Some(route) => Way {
+            kind: route.kind,
+            masquerade: route.flags & ROUTE_MASQUERADE != 0 && pod.flags & ENDPOINT_MASQUERADE != 0,
+        },
         None => Way { kind: RouteKind::Stack as u8, masquerade: false },
     }
 }
 
+/// Whether an address lies in a block of this node.
+#[inline(always)]
+pub fn is_in_block(address: &Addr) -> bool {
+    ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address }).is_some()
+}
+
 /// Refuses destinations that no unicast route is for.
 #[inline(always)]
-pub fn refuse_unroutable(destination: &Addr) -> Result<(), DropReason> {
+pub fn refuse_unroutable(headers: &Headers) -> Result<(), DropReason> {
+    let destination = &headers.key.dst;
+    if headers.v6 {
+        return refuse_unroutable_v6(destination);
+    }
     match u32::from_be(destination.v4_be()) >> 24 {
         0 | 127 => Err(DropReason::MartianDestination),
         224..=239 => Err(DropReason::Multicast),
@@ -64,37 +71,79 @@ pub fn refuse_unroutable(destination: &Addr) -> Result<(), DropReason> {
     }
 }
 
+#[inline(always)]
+fn refuse_unroutable_v6(destination: &Addr) -> Result<(), DropReason> {
+    let [first, second, third, last] = destination.0.map(u32::from_be);
+    if first >> 24 == 0xff {
+        return Err(DropReason::Multicast);
+    }
+    // `::` and `::1`; and a link-local address is on no other link.
+    let loops = first | second | third == 0 && last <= 1;
+    if loops || destination.is_link_local_v6() { Err(DropReason::MartianDestination) } else { Ok(()) }
+}
+
 /// The kernel's next hop, or `None` if the stack has something to say first: no hops left, too big for the route, no
 /// route. Asked for every packet, so that several uplinks, rules and multipath hold for live flows as well.
 #[inline(always)]
-pub fn next_hop(packet: &Packet, headers: &Headers) -> Option<Hop> {
-    if headers.ttl <= 1 {
-        return None;
+pub fn next_hop(packet: &Packet, headers: &Headers) -> Option<fib::Route> {
+    let mut route = fib::Route::NONE;
+    (headers.ttl > 1 && fib::lookup(packet, headers, &mut route)).then_some(route)
+}
+
+/// The uplink with this index.
+#[inline(always)]
+pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
+    NODE.get()?.uplinks.iter().find(|uplink| uplink.ifindex == ifindex)
+}
+
+/// Whether an uplink's flows may carry this address.
+#[inline(always)]
+pub fn is_source_of(uplink: &Uplink, headers: &Headers) -> bool {
+    let pool = pool_of(uplink, headers);
+    pool.addresses.iter().any(|address| *address == headers.key.src)
+}
+
+#[inline(always)]
+fn pool_of<'a>(uplink: &'a Uplink, headers: &Headers) -> &'a Pool {
+    if headers.v6 { &uplink.v6 } else { &uplink.v4 }
+}
+
+/// What flows that leave by an uplink are translated to: its pool if one is configured, else the route's source address
+/// (`routed`, unspecified if it is not known), else the uplink's own.
+#[inline(always)]
+pub fn sources(
+    uplink: &'static Uplink,
+    headers: &Headers,
+    routed: &Addr,
+) -> Result<&'static Sources, DropReason> {
+    if !fill_sources(uplink, headers, routed) {
+        return Err(DropReason::NotReady);
     }
-    let route = fib::lookup(packet, headers)?;
-    let uplink = uplink(route.ifindex);
-    Some(Hop {
-        ifindex: route.ifindex,
-        next: route.next_hop,
-        uplink: uplink.is_some(),
-        source: route.source.or(uplink),
-    })
+    match SOURCES.get_mut(0) {
+        Some(sources) if sources.pool.count != 0 => Ok(sources),
+        _ => Err(DropReason::NoSourceAddress),
+    }
 }
 
-/// The address flows leaving by an interface are translated to; `None` if it is not an uplink.
-#[inline(always)]
-pub fn uplink(ifindex: u32) -> Option<Addr> {
-    NODE.get()?.uplinks.iter().find(|uplink| uplink.ifindex == ifindex).map(|uplink| uplink.v4)
+/// Not inlined: a pool is copied by way of the stack, and the caller has none to spare.
+#[inline(never)]
+fn fill_sources(uplink: &Uplink, headers: &Headers, routed: &Addr) -> bool {
+    let (Some(node), Some(sources)) = (NODE.get(), SOURCES.get_mut(0)) else { return false };
+    sources.pool = *pool_of(uplink, headers);
+    (sources.first, sources.count) = (node.snat_first, node.snat_count);
+    if node.flags & NODE_FLAG_POOL == 0 {
+        if *routed != Addr::UNSPECIFIED && !routed.is_link_local_v6() {
+            sources.pool.addresses[0] = *routed;
+            sources.pool.count = 1;
+        }
+        // Without a pool there is one address, whatever else the uplink has.
+        sources.pool.count = if sources.pool.count == 0 { 0 } else { 1 };
+    }
+    node.snat_count != 0
 }
 
-/// Whether anybody may open connections to a pod's own address.
+/// Whether a port (network order) lies in the SNAT range.
 #[inline(always)]
-pub fn inbound_any() -> bool {
-    NODE.get().is_some_and(|node| node.flags & NODE_FLAG_INBOUND_ANY != 0)
-}
-
-/// The SNAT range: first port (host order) and how many; `None` until the agent has written it.
-#[inline(always)]
-pub fn snat_range() -> Option<(u16, u16)> {
-    NODE.get().filter(|node| node.snat_count != 0).map(|node| (node.snat_first, node.snat_count))
+pub fn is_snat_port(port: u16) -> bool {
+    NODE.get().is_some_and(|node| u16::from_be(port).wrapping_sub(node.snat_first) < node.snat_count)
 }

@@ -193,7 +193,7 @@ impl Agent {
         };
         let network = &self.config.network;
         let routes = compile::routes(network, &surroundings);
-        let record = compile::node(network, &surroundings, &self.config.snat_ports, generation);
+        let record = compile::node(&surroundings, &self.config.snat_ports, generation);
         let write = move |datapath: &mut crate::datapath::Datapath| {
             datapath.set_routes(&routes)?;
             datapath.set_node(&record)

@@ -132,10 +132,12 @@ impl Agent {
 
     /// Programs on a pod's interface and its endpoints. Idempotent.
     pub(super) async fn ensure_datapath(&self, pod: &Pod, ifindex: u32) -> Result<(), AgentError> {
-        let endpoint = compile::endpoint(pod, ifindex, self.mtu(pod.mtu));
+        let endpoint = compile::endpoint(&self.config.network, pod, ifindex, self.mtu(pod.mtu));
+        let link = compile::link(pod);
         let (interface, addresses) = (pod.interface.clone(), pod.addresses.clone());
         let write = move |datapath: &mut crate::datapath::Datapath| {
             // The endpoint first: programs without it take the pod for a stranger.
+            datapath.set_link(ifindex, link)?;
             addresses.iter().try_for_each(|address| datapath.set_endpoint(*address, endpoint))?;
             datapath.attach_pod(&interface, ifindex)
         };
@@ -152,7 +154,11 @@ impl Agent {
 
     /// Takes our programs off an interface; `name` is absent if it is gone.
     pub(super) async fn detach(&self, name: Option<String>, ifindex: u32) -> Result<(), AgentError> {
-        Ok(self.on_datapath(move |datapath| datapath.detach(name.as_deref(), ifindex)).await?)
+        let detach = move |datapath: &mut crate::datapath::Datapath| {
+            datapath.remove_link(ifindex)?;
+            datapath.detach(name.as_deref(), ifindex)
+        };
+        Ok(self.on_datapath(detach).await?)
     }
 
     /// A pod's link as it should be.

@@ -8,7 +8,8 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 use netpath_common::abi::{
-    Addr, Endpoint, MAX_UPLINKS, NODE_FLAG_INBOUND_ANY, Node, Route, RouteKind, Uplink as UplinkRecord,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, MAX_UPLINKS, NODE_ROUTES, Node, Pool, Route,
+    RouteKind, Uplink as UplinkRecord,
 };
 
 use crate::model::{GATEWAY, Inbound, Network, Pod};
@@ -36,7 +37,9 @@ pub struct Uplink {
 }
 
 /// The record of a pod's addresses, all of one interface. `mtu` is the interface's.
-pub fn endpoint(pod: &Pod, ifindex: u32, mtu: u32) -> Endpoint {
+pub fn endpoint(network: &Network, pod: &Pod, ifindex: u32, mtu: u32) -> Endpoint {
+    let inbound = if network.inbound == Inbound::Any { ENDPOINT_INBOUND_ANY } else { 0 };
+    let masquerade = if network.masquerade { ENDPOINT_MASQUERADE } else { 0 };
     Endpoint {
         ifindex,
         pod: pod.id,
@@ -45,16 +48,25 @@ pub fn endpoint(pod: &Pod, ifindex: u32, mtu: u32) -> Endpoint {
         mac: pod.mac.0,
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        flags: 0,
+        network: NETWORK,
+        flags: inbound | masquerade,
         reserved: 0,
     }
 }
+
+/// Whose a pod's host end is.
+pub fn link(pod: &Pod) -> Link {
+    Link { pod: pod.id, mac: pod.mac.0, pad: 0 }
+}
+
+/// Number of the one network there is.
+const NETWORK: u32 = 1;
 
 /// What ROUTES holds: every prefix once, in order.
 ///
 /// The node's own addresses, the pods' gateway and the block belong to the node's stack, which knows the block as
 /// unreachable: local pods are found before any route. IPv4 only, as pods have no other addresses yet.
-pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(IpNet, Route)> {
+pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(u32, IpNet, Route)> {
     let stack = Route::new(RouteKind::Stack, false);
     let mut routes = BTreeMap::new();
     routes.insert(Ipv4Net::default(), Route::new(RouteKind::Fib, network.masquerade));
@@ -70,26 +82,22 @@ pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(IpNet, Rou
     for address in own.chain([GATEWAY]) {
         routes.insert(Ipv4Net::from(address), stack);
     }
-    routes.into_iter().map(|(prefix, route)| (IpNet::V4(prefix), route)).collect()
+    let node = (NODE_ROUTES, IpNet::V4(network.block), stack);
+    routes.into_iter().map(|(prefix, route)| (NETWORK, IpNet::V4(prefix), route)).chain([node]).collect()
 }
 
 /// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them.
-pub fn node(
-    network: &Network,
-    surroundings: &Surroundings,
-    snat_ports: &RangeInclusive<u16>,
-    generation: u32,
-) -> Node {
+pub fn node(surroundings: &Surroundings, snat_ports: &RangeInclusive<u16>, generation: u32) -> Node {
     let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
     for (record, uplink) in uplinks.iter_mut().zip(&surroundings.uplinks) {
         record.ifindex = uplink.ifindex;
-        record.v4 = uplink.address.map_or(Addr::UNSPECIFIED, Addr::from);
+        record.v4 = uplink.address.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
     }
     Node {
         uplinks,
         snat_first: *snat_ports.start(),
         snat_count: snat_ports.end().saturating_sub(*snat_ports.start()).saturating_add(1),
-        flags: if network.inbound == Inbound::Any { NODE_FLAG_INBOUND_ANY } else { 0 },
+        flags: 0,
         generation,
         reserved: 0,
     }
@@ -121,7 +129,9 @@ mod tests {
     }
 
     fn table(network: &Network) -> Vec<String> {
-        let words = |(prefix, route): &(IpNet, Route)| format!("{prefix} {} {}", route.kind, route.flags);
+        let words = |(number, prefix, route): &(u32, IpNet, Route)| {
+            format!("{number} {prefix} {} {}", route.kind, route.flags)
+        };
         routes(network, &surroundings()).iter().map(words).collect()
     }
 
@@ -129,12 +139,13 @@ mod tests {
     fn routes_of_a_node() {
         // Kind 0 is the stack, 1 the FIB; flag 1 is masquerade.
         let expected = [
-            "0.0.0.0/0 1 1",
-            "10.0.0.0/8 1 0",
-            "10.61.0.0/24 0 0",
-            "169.254.1.1/32 0 0",
-            "172.17.0.1/32 0 0",
-            "192.0.2.2/32 0 0",
+            "1 0.0.0.0/0 1 1",
+            "1 10.0.0.0/8 1 0",
+            "1 10.61.0.0/24 0 0",
+            "1 169.254.1.1/32 0 0",
+            "1 172.17.0.1/32 0 0",
+            "1 192.0.2.2/32 0 0",
+            "0 10.61.0.0/24 0 0",
         ];
         assert_eq!(table(&network()), expected);
     }
@@ -148,22 +159,22 @@ mod tests {
     #[test]
     fn a_no_masquerade_prefix_never_hides_the_block() {
         let network = Network { no_masquerade: vec!["10.61.0.0/24".parse().unwrap()], ..network() };
-        assert!(table(&network).contains(&"10.61.0.0/24 0 0".to_owned()));
+        assert!(table(&network).contains(&"1 10.61.0.0/24 0 0".to_owned()));
     }
 
     #[test]
     fn record_of_a_node() {
-        let record = node(&network(), &surroundings(), &(32_768..=49_151), 7);
+        let record = node(&surroundings(), &(32_768..=49_151), 7);
         assert_eq!(
             (record.snat_first, record.snat_count, record.flags, record.generation),
             (32_768, 16_384, 0, 7)
         );
-        assert_eq!(record.uplinks[0].v4.to_ip().to_string(), "192.0.2.2");
-        assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v4), (3, Addr::UNSPECIFIED));
+        assert_eq!(record.uplinks[0].v4.count, 1);
+        assert_eq!(record.uplinks[0].v4.addresses[0].to_ip().to_string(), "192.0.2.2");
+        assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v4), (3, Pool::default()));
         assert_eq!(record.uplinks[2], UplinkRecord::default());
-        let open = Network { inbound: Inbound::Any, ..network() };
-        let record = node(&open, &surroundings(), &(40_000..=40_000), 1);
-        assert_eq!((record.snat_count, record.flags), (1, NODE_FLAG_INBOUND_ANY));
+        let record = node(&surroundings(), &(40_000..=40_000), 1);
+        assert_eq!((record.snat_count, record.flags), (1, 0));
     }
 
     #[test]
@@ -182,7 +193,10 @@ mod tests {
             labels: BTreeMap::new(),
             state: PodState::Ready,
         };
-        let record = endpoint(&pod, 12, 1450);
+        let record = endpoint(&network(), &pod, 12, 1450);
+        assert_eq!(record.flags, ENDPOINT_MASQUERADE);
+        let open = Network { inbound: Inbound::Any, masquerade: false, ..network() };
+        assert_eq!(endpoint(&open, &pod, 12, 1450).flags, ENDPOINT_INBOUND_ANY);
         assert_eq!((record.ifindex, record.pod, record.slot, record.mtu), (12, 9, 4, 1450));
         assert_eq!(record.mac, pod.mac.0);
     }
@@ -191,7 +205,7 @@ mod tests {
         #[test]
         fn snat_ranges_hold_every_port(a in 1024u16.., b in 1024u16..) {
             let range = a.min(b)..=a.max(b);
-            let record = node(&network(), &surroundings(), &range, 1);
+            let record = node(&surroundings(), &range, 1);
             prop_assert_eq!(usize::from(record.snat_count), range.len());
         }
     }

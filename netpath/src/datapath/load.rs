@@ -5,7 +5,10 @@ use std::path::Path;
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier, util::KernelVersion,
 };
-use netpath_common::abi::{Addr, Counter, Endpoint, Flow, FlowKey, Node, PodCounter, Program, Route};
+use netpath_common::abi::{
+    Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
+    PodCounter, PodFlows, Program, Route, RouteKey,
+};
 
 use super::{
     Options,
@@ -40,15 +43,26 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 9] = [
+pub const TABLES: [Table; 19] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
-    // The trie's key is a prefix length (u32) before the address.
-    table::<[u32; 5], Route>("ROUTES", true, true),
+    table::<u32, Link>("LINKS", true, true),
+    // The trie's key is a prefix length (u32) before what is looked up.
+    table::<[u32; 1 + size_of::<RouteKey>() / 4], Route>("ROUTES", true, true),
     table::<u32, Node>("NODE", true, true),
     table::<FlowKey, Flow>("FLOWS", true, false),
     table::<u32, Counter>("COUNTERS", true, true),
     table::<u32, PodCounter>("POD_COUNTERS", true, true),
+    table::<FragmentKey, Fragment>("FRAGMENTS", true, true),
+    table::<u32, PodFlows>("POD_FLOWS", true, true),
+    table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
+    table::<u32, u64>("SNAT_TRIES", true, true),
     table::<u32, Flow>("FLOW_SCRATCH", false, true),
+    table::<u32, FlowKey>("UNREPLIED", false, true),
+    table::<u32, [u32; 2]>("UNREPLIED_CURSOR", false, true),
+    // The programs' own records: their sizes are theirs.
+    table::<u32, ()>("SEARCH", false, true),
+    table::<u32, ()>("SOURCES", false, true),
+    table::<u32, ()>("HEADERS", false, true),
     table::<u32, u64>("EVENT_TIMES", false, true),
     table::<(), ()>("EVENTS", false, true),
 ];

@@ -19,7 +19,9 @@ use aya::{
     programs::{SchedClassifier, links::PinnedLink},
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Counter, DropReason, Endpoint, Node, PodCounter, Program, Route, TrafficClass};
+use netpath_common::abi::{
+    Counter, DropReason, Endpoint, Link, Node, PodCounter, Program, Route, TrafficClass,
+};
 
 pub use self::{
     attach::AttachKind,
@@ -179,6 +181,30 @@ impl Datapath {
         self.tables.remove_endpoint(address)
     }
 
+    /// Says whose an interface is.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), DatapathError> {
+        self.tables.set_link(ifindex, link)
+    }
+
+    /// Forgets whose an interface is; no error if it is not there.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn remove_link(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.tables.remove_link(ifindex)
+    }
+
+    /// All interfaces of pods by index.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn links(&self) -> Result<Vec<(u32, Link)>, DatapathError> {
+        self.tables.links()
+    }
+
     /// All endpoints.
     ///
     /// # Errors
@@ -187,11 +213,12 @@ impl Datapath {
         self.tables.endpoints()
     }
 
-    /// Makes ROUTES hold exactly these prefixes: writes what differs, then removes what is left over.
+    /// Makes ROUTES hold exactly these prefixes, each with the number of its network: writes what differs, then removes
+    /// what is left over.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn set_routes(&mut self, routes: &[(IpNet, Route)]) -> Result<(), DatapathError> {
+    pub fn set_routes(&mut self, routes: &[(u32, IpNet, Route)]) -> Result<(), DatapathError> {
         self.tables.set_routes(routes)
     }
 

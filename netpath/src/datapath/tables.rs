@@ -1,6 +1,9 @@
 //! Tables the agent writes: endpoints, routes, the node; and the counters it reads.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::{
     Ebpf,
@@ -8,7 +11,7 @@ use aya::{
     util::nr_cpus,
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Addr, Counter, Endpoint, Node, PodCounter, Route};
+use netpath_common::abi::{Addr, Counter, Endpoint, Link, Node, PodCounter, Route, RouteKey};
 
 use super::{
     error::{DatapathError, kernel},
@@ -18,7 +21,8 @@ use super::{
 /// Typed handles of the configuration and counter tables.
 pub(super) struct Tables {
     endpoints: HashMap<MapData, Addr, Endpoint>,
-    routes: LpmTrie<MapData, [u32; 4], Route>,
+    links: HashMap<MapData, u32, Link>,
+    routes: LpmTrie<MapData, RouteKey, Route>,
     node: Array<MapData, Node>,
     counters: PerCpuArray<MapData, Counter>,
     pod_counters: PerCpuArray<MapData, PodCounter>,
@@ -38,6 +42,7 @@ impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
             endpoints: take!(ebpf, "ENDPOINTS"),
+            links: take!(ebpf, "LINKS"),
             routes: take!(ebpf, "ROUTES"),
             node: take!(ebpf, "NODE"),
             counters: take!(ebpf, "COUNTERS"),
@@ -65,30 +70,41 @@ impl Tables {
             .map_err(kernel("reading the endpoints"))
     }
 
-    pub(super) fn set_routes(&mut self, routes: &[(IpNet, Route)]) -> Result<(), DatapathError> {
-        let wanted: Vec<_> = routes.iter().map(|(prefix, route)| (prefix_key(prefix), route)).collect();
-        for ((length, addr), route) in &wanted {
-            let key = Key::new(*length, addr.0);
-            if self.routes.get(&key, 0).is_ok_and(|there| there == **route) && self.has_prefix(*length, addr)
-            {
+    pub(super) fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), DatapathError> {
+        self.links.insert(ifindex, link, 0).map_err(kernel(format!("writing the link {ifindex}")))
+    }
+
+    pub(super) fn remove_link(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        match self.links.remove(&ifindex) {
+            Err(error) if !gone(&error) => Err(kernel(format!("removing the link {ifindex}"))(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn links(&self) -> Result<Vec<(u32, Link)>, DatapathError> {
+        self.links.iter().collect::<Result<_, _>>().map_err(kernel("reading the links"))
+    }
+
+    pub(super) fn set_routes(&mut self, routes: &[(u32, IpNet, Route)]) -> Result<(), DatapathError> {
+        let wanted: BTreeMap<_, _> =
+            routes.iter().map(|(network, prefix, route)| (prefix_key(*network, prefix), route)).collect();
+        let mut present = BTreeSet::new();
+        for key in self.routes.keys() {
+            let key = key.map_err(kernel("reading the routes"))?;
+            present.insert((key.prefix_len(), key.data().network, key.data().addr));
+        }
+        for (place, route) in &wanted {
+            let key = trie_key(*place);
+            // A lookup alone also finds shorter prefixes.
+            if present.contains(place) && self.routes.get(&key, 0).is_ok_and(|there| there == **route) {
                 continue;
             }
             self.routes.insert(&key, **route, 0).map_err(kernel("writing a route"))?;
         }
-        let present =
-            self.routes.keys().collect::<Result<Vec<_>, _>>().map_err(kernel("reading the routes"))?;
-        for key in present {
-            let (length, addr) = (key.prefix_len(), Addr(key.data()));
-            if !wanted.iter().any(|((l, a), _)| (*l, a.0) == (length, addr.0)) {
-                self.routes.remove(&key).map_err(kernel("removing a route"))?;
-            }
+        for place in present.into_iter().filter(|place| !wanted.contains_key(place)) {
+            self.routes.remove(&trie_key(place)).map_err(kernel("removing a route"))?;
         }
         Ok(())
-    }
-
-    /// Whether exactly this prefix is there: a lookup alone also finds shorter ones.
-    fn has_prefix(&self, length: u32, addr: &Addr) -> bool {
-        self.routes.keys().flatten().any(|key| key.prefix_len() == length && key.data() == addr.0)
     }
 
     pub(super) fn set_node(&mut self, node: &Node) -> Result<(), DatapathError> {
@@ -123,8 +139,15 @@ impl Tables {
     }
 }
 
-/// A prefix as the trie's key: IPv4 lies below ::ffff:0:0/96.
-fn prefix_key(prefix: &IpNet) -> (u32, Addr) {
+/// A prefix of ROUTES: its length with the network's 32 bits, the network, the address.
+type Place = (u32, u32, Addr);
+
+/// IPv4 lies below ::ffff:0:0/96.
+fn prefix_key(network: u32, prefix: &IpNet) -> Place {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { 96 } else { 0 };
-    (length, Addr::from(prefix.network()))
+    (32 + length, network, Addr::from(prefix.network()))
+}
+
+fn trie_key((length, network, addr): Place) -> Key<RouteKey> {
+    Key::new(length, RouteKey { network, addr })
 }

@@ -1,0 +1,105 @@
+//! What leaves by an uplink for a pod: its flow, its translation. `from_pod` and `to_uplink` share it.
+
+use netpath_common::{
+    abi::{Addr, DropReason, Endpoint, Program, Uplink},
+    logic::source_choice::Sources,
+};
+
+use super::embedded_headers;
+use crate::{
+    packet::{
+        Headers, Transport, embedded,
+        rewrite::{self, Translation},
+        tc::Packet,
+    },
+    stages::{event, flow, nat, route},
+};
+
+/// A packet about to leave.
+pub struct Leaving<'a> {
+    /// Who sent it.
+    pub pod: &'a Endpoint,
+    /// Its way says masquerade.
+    pub masquerade: bool,
+    /// Where it leaves.
+    pub uplink: &'static Uplink,
+    /// The route's source address; unspecified if the kernel has not told it.
+    pub routed: Addr,
+    /// The program that asks.
+    pub program: Program,
+}
+
+/// Translates the packet if its flow or its way says so; returns whether it did. Untranslated flows are tracked, so that
+/// their answers are let in.
+#[inline(always)]
+pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<bool, DropReason> {
+    if headers.transport == Transport::Error {
+        return match error(packet, headers, leaving.pod.pod, leaving.masquerade) {
+            UNTRANSLATED => Ok(false),
+            TRANSLATED => Ok(true),
+            reason => Err(DropReason::from_u8(reason).unwrap_or(DropReason::NotReady)),
+        };
+    }
+    let translation = match flow::lookup_leaving(packet, headers, leaving.masquerade) {
+        Some(known) => flow::translation(known),
+        None if leaving.masquerade => Some(new_flow(packet, headers, leaving)?),
+        None => {
+            flow::track(packet, headers, leaving.pod)?;
+            None
+        }
+    };
+    let Some(translation) = translation else { return Ok(false) };
+    rewrite::translate(packet, headers, &translation)?;
+    Ok(true)
+}
+
+#[inline(always)]
+fn new_flow(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<Translation, DropReason> {
+    let sources = route::sources(leaving.uplink, headers, &leaving.routed)?;
+    if headers.transport == Transport::Unknown {
+        // A later part before its first: it has no port to translate, and the address is the one its first part gets.
+        return Ok(Translation { addr: sources.address(&headers.key.src, 0), port: 0, source: true });
+    }
+    bind(packet, headers, Some(leaving.pod), sources, leaving.program)
+}
+
+/// Makes the binding of a new flow, and tells of it.
+#[inline(always)]
+pub fn bind(
+    packet: &Packet,
+    headers: &Headers,
+    pod: Option<&Endpoint>,
+    sources: &Sources,
+    program: Program,
+) -> Result<Translation, DropReason> {
+    nat::translatable(headers)?;
+    let translation = flow::bind(packet, headers, pod, sources)?;
+    event::flow(packet, headers, program, &translation.addr, translation.port);
+    Ok(translation)
+}
+
+/// Answers of `error` beside drop reasons.
+const UNTRANSLATED: u8 = 0;
+const TRANSLATED: u8 = u8::MAX;
+
+/// An ICMP error that a pod sends about a packet that came for it: translated as the pod's own packets of that flow are.
+/// Not inlined: rare, and it would stand in the fast path's middle.
+#[inline(never)]
+fn error(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> u8 {
+    let Ok(inner) = embedded_headers() else { return DropReason::NotReady as u8 };
+    let about = flow::related(packet, headers, inner);
+    match about {
+        // About another pod's flow, or about a packet that never came here: forged.
+        Some(about) if about.pod != pod => DropReason::SpoofedSource as u8,
+        Some(flow::About { translation: Some(translation), .. }) => {
+            match embedded::translate(packet, headers, inner, &translation) {
+                Ok(()) => TRANSLATED,
+                Err(reason) => reason as u8,
+            }
+        }
+        // An answer to who came to the pod's own address.
+        Some(about) if !about.original => UNTRANSLATED,
+        _ if masquerade => DropReason::ProtocolNotTranslated as u8,
+        _ => UNTRANSLATED,
+    }
+}
