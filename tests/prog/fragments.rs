@@ -161,18 +161,18 @@ fn out_of_order_from_a_pod_they_are_translated_all_the_same(f: Family) {
 /// when the first piece comes, and the next datagram finds its pod.
 fn a_later_piece_before_its_first_from_the_wire_spoils_only_its_datagram(f: Family) {
     let scene = Scene::new();
-    for talk in LARGE {
+    for (talk, identification) in LARGE.into_iter().zip([IDENTIFICATION, IDENTIFICATION + 2]) {
         let name = format!("{talk:?}");
         let binding = talk.open(&scene, &f, 1000).seen.source_port;
-        let answer = |from, identification| {
-            let frame = talk.answer(from, (f.node, binding)).payload(content(talk));
+        let answer = |identification| {
+            let frame = talk.answer(f.outside, (f.node, binding)).payload(content(talk));
             of_the_wire(frame.identification(identification))
         };
-        let parts = answer(f.outside, IDENTIFICATION);
+        let parts = answer(identification);
         let ran = scene.expect_no_drop(&name, |scene| scene.from_wire(&parts[1]));
         ran.assert_untouched(&name, &parts[1]);
         scene.expect_drop(&name, DropReason::FragmentOutOfOrder, |scene| scene.from_wire(&parts[0]));
-        for part in answer(f.outside, IDENTIFICATION + 1) {
+        for part in answer(identification + 1) {
             let name = format!("{talk:?} {:?}", see_fragment(&part).1);
             let ran = scene.expect_no_drop(&name, |scene| scene.from_wire(&part));
             assert_eq!((ran.code, see(&ran.packet).destination), (REDIRECT, f.a), "{name}");
