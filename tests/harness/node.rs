@@ -27,8 +27,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::namespace::isolate;
 
-/// Longest wait for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for anything that should happen at once; an emulated machine on a busy host takes 20 s to start an agent.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Directory of the agent's configuration, state and log; a tmpfs that only this test sees.
 const DIR: &str = "/mnt";
 

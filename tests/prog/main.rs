@@ -1,6 +1,7 @@
 //! Tier "prog": every branch of every program, packet in and packet out, by BPF_PROG_TEST_RUN.
 
 mod arp;
+mod attach;
 mod elf;
 mod exhaustion;
 mod fragments;

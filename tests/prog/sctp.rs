@@ -14,6 +14,9 @@ for_both_families!(
     in_pieces_it_is_translated_as_well,
 );
 
+/// The port cannot change, and another flow to this destination has it.
+const PORT_TAKEN: DropReason = DropReason::SnatPortTaken;
+
 fn to_outside_only_the_address_changes(f: Family) {
     let scene = Scene::new();
     // In the range, outside of it on both sides, and the largest.
@@ -61,7 +64,7 @@ fn a_port_that_another_pod_has_is_refused_and_not_changed(f: Family) {
         Talk::Sctp.open(&scene, &f, port);
         let flows = scene.pairs().len();
         let of_b = |to| Talk::Sctp.question((f.b, port), to);
-        scene.expect_drop(&name, DropReason::SnatPortTaken, |scene| scene.says(scene.b, of_b(f.outside)));
+        scene.expect_drop(&name, PORT_TAKEN, |scene| scene.says(scene.b, of_b(f.outside)));
         assert_eq!(scene.pairs().len(), flows, "{name}: nothing half-made: {:?}", scene.pairs());
         let ran = scene.expect_no_drop(&name, |scene| scene.says(scene.b, of_b(f.other)));
         let seen = see(&ran.packet);

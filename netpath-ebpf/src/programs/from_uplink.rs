@@ -30,8 +30,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if headers.transport == Transport::Error {
         return verdict::from_code(error_code(packet, headers));
     }
-    let spoilt = fragment::is_spoilt(headers);
-    fragment::resolve(headers);
+    let spoilt = fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
     if let Some(translation) = known.and_then(flow::translation) {
         if spoilt {

@@ -28,7 +28,6 @@ pub use family::{
     ROUTER, ROUTER6, UNMASKED, UNMASKED6,
 };
 pub use interfaces::route;
-pub use records::NETWORK;
 pub use run::{Context, DROP, NEXT, REDIRECT, Ran, from_router};
 pub use talk::{Opened, SERVER_PORT, Talk};
 
