@@ -141,7 +141,7 @@ impl Agent {
             ))
         };
         let (attachments, exhausted, traffic) = self.on_datapath(read).await?;
-        let swept = *lock(&self.swept);
+        let swept = lock(&self.swept).clone();
         let range = &self.config.snat_ports;
         let problems =
             lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
