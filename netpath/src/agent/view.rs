@@ -141,7 +141,7 @@ impl Agent {
             ))
         };
         let (attachments, exhausted, traffic) = self.on_datapath(read).await?;
-        let swept = *lock(&self.swept);
+        let swept = lock(&self.swept).clone();
         let range = &self.config.snat_ports;
         let problems =
             lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
@@ -244,6 +244,7 @@ mod tests {
             created: SECOND,
             last_seen: 3 * SECOND,
             packets: 2,
+            peer_seen: abi::PEER_SEEN,
             rewrite: Rewrite::Source as u8,
             addr: addr(9),
             port: 40_000_u16.to_be(),
@@ -262,6 +263,10 @@ mod tests {
         assert_eq!(flow.translated_source, Some(Ipv4Addr::new(192, 0, 2, 9).into()));
         assert_eq!((flow.age_s, flow.idle_s, flow.packets, flow.reply_bytes), (10, 7, 2, 60));
         let alone = describe_flow(&FlowPair { reply: None, ..pair }, &HashMap::new(), 0);
-        assert_eq!((alone.state.as_str(), alone.pod.as_str(), alone.age_s), ("unreplied", "7", 0));
+        assert_eq!(
+            (alone.state.as_str(), alone.pod.as_str(), alone.age_s),
+            ("established", "7", 0),
+            "one half tells"
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! handle of its own for that.
 
 mod attach;
+mod bpf;
 mod error;
 mod events;
 mod flows;
@@ -28,11 +29,12 @@ pub use self::{
     attach::AttachKind,
     error::DatapathError,
     events::Events,
-    flows::{FlowPair, FlowTable, Swept, monotonic_ns},
+    flows::{FlowPair, FlowTable, Swept, Walk, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{ensure_bpffs, remove_pins},
 };
 use self::{error::kernel, pins::Pins, tables::Tables};
+pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
 pub const POD_SLOTS: u32 = 4096;

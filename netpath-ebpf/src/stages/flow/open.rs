@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::map;
 use netpath_common::abi::{
-    Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodFlows, Rewrite,
+    Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodLimit, Rewrite,
 };
 
 use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup};
@@ -15,7 +15,10 @@ use crate::{
 };
 
 #[map]
-static POD_FLOWS: Shared<PodFlows> = Shared::new(4096);
+static POD_OPENED: Shared<u64> = Shared::new(4096);
+
+#[map]
+static POD_LIMITS: Shared<PodLimit> = Shared::new(4096);
 
 /// Per CPU: the flows it made last, oldest first from the cursor on. What never saw a reply is found here when the table
 /// is full.
@@ -78,8 +81,10 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
 /// Whether a pod may have one more flow.
 #[inline(always)]
 pub(super) fn admit(slot: u32) -> u8 {
-    let Some(flows) = POD_FLOWS.get_mut(slot) else { return DropReason::NotReady as u8 };
-    if flows.opened >= flows.ceiling && helper::now() < flows.valid_until {
+    let (Some(opened), Some(limit)) = (POD_OPENED.get_mut(slot), POD_LIMITS.get_mut(slot)) else {
+        return DropReason::NotReady as u8;
+    };
+    if *opened >= limit.ceiling && helper::now() < limit.valid_until {
         return DropReason::PodFlowLimit as u8;
     }
     code::DONE
@@ -88,8 +93,8 @@ pub(super) fn admit(slot: u32) -> u8 {
 /// Notes a flow that was made.
 #[inline(always)]
 pub(super) fn opened(slot: u32, key: &FlowKey) {
-    if let Some(flows) = POD_FLOWS.get_mut(slot) {
-        add(&mut flows.opened, 1);
+    if let Some(opened) = POD_OPENED.get_mut(slot) {
+        add(opened, 1);
     }
     note(key);
 }
