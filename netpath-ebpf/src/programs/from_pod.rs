@@ -102,6 +102,9 @@ fn answer_nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> u64 {
 #[inline(always)]
 fn nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> Outcome {
     guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    if gateway::is_addressed(&headers.key.src) {
+        return Err(DropReason::SpoofedSource);
+    }
     if headers.is_echo_request() && gateway::is_addressed(&headers.key.dst) {
         gateway::answer(packet, headers)?;
         return deliver::back(packet, frame.source_mac(), TrafficClass::Neighbour);
