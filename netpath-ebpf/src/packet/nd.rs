@@ -51,6 +51,10 @@ pub fn read(packet: &Packet, headers: &Headers) -> Result<Neighbour, DropReason>
     }
     let nd = packet.window::<LENGTH>(offset).ok_or(DropReason::Malformed)?;
     let target = Addr([nd.get::<u32, 8>(), nd.get::<u32, 12>(), nd.get::<u32, 16>(), nd.get::<u32, 20>()]);
+    // Nobody has a group's address (RFC 4861, 7.1), and an answer from it would be no packet.
+    if target == Addr::UNSPECIFIED || u32::from_be(target.0[0]) >> 24 == 0xff {
+        return Err(DropReason::Malformed);
+    }
     let mut neighbour = Neighbour { target, has_mac: false, mac: [0; 3] };
     if length < WITH_OPTION as u32 {
         return Ok(neighbour);
