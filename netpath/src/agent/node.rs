@@ -1,8 +1,9 @@
 //! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
+use netpath_common::abi::Node as Record;
 
 use super::{Agent, AgentError, blocking, lock, ports::Ports};
 use crate::{
@@ -31,11 +32,19 @@ pub(super) struct Seen {
 pub(super) struct NodeState {
     pub(super) seen: Seen,
     /// The node's record as last written, without its generation.
-    told: Option<Surroundings>,
+    told: Option<Record>,
+    /// The addresses that no binding is left beside of; absent until the first look.
+    pub(super) bound_to: Option<BTreeSet<IpAddr>>,
     generation: u32,
 }
 
 impl Seen {
+    /// What of it the tables tell.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let addresses = self.addresses.iter().map(|(_, address)| address.addr()).collect();
+        Surroundings { uplinks: self.uplinks.clone(), addresses }
+    }
+
     /// Name of a link; `#INDEX` if it is not known.
     pub(super) fn name_of(&self, ifindex: u32) -> String {
         let link = self.links.iter().find(|link| link.index == ifindex);
@@ -60,7 +69,7 @@ impl Agent {
     /// MTU of a pod, bytes: its own, else the configured, else the smallest of the uplinks.
     pub(super) fn mtu(&self, wanted: Option<u32>) -> u32 {
         let uplinks = || lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.mtu).min();
-        wanted.or(self.config.mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
+        wanted.or(self.config().mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
     }
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
@@ -86,32 +95,30 @@ impl Agent {
         links: &[Link],
         addresses: &[(u32, IpNet)],
     ) -> Result<Vec<Uplink>, AgentError> {
-        let found: Vec<&Link> = if self.config.uplinks.is_empty() {
+        let config = self.config();
+        let found: Vec<&Link> = if config.uplinks.is_empty() {
             let index = self.netlink.default_route_interface(false).await?;
             links.iter().filter(|link| Some(link.index) == index).collect()
         } else {
             let by_name = |name: &String| links.iter().find(|link| link.name == *name);
-            self.config.uplinks.iter().filter_map(by_name).collect()
+            config.uplinks.iter().filter_map(by_name).collect()
         };
         let uplink = |link: &Link| Uplink {
             name: link.name.clone(),
             ifindex: link.index,
             mtu: link.mtu,
-            address: source_address(addresses, link.index),
+            addresses: source_addresses(addresses, link.index),
         };
         Ok(found.into_iter().map(uplink).collect())
     }
 
     /// Whether the node has what it needs before anything is changed on it.
     pub(super) fn check_node(&self) -> Result<(), AgentError> {
+        let config = self.config();
         let node = lock(&self.node);
         let seen = &node.seen;
-        let lacking: Vec<_> = self
-            .config
-            .uplinks
-            .iter()
-            .filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
-            .collect();
+        let lacking: Vec<_> =
+            config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)).collect();
         if let Some(name) = lacking.first() {
             let there: Vec<_> = seen.links.iter().map(|link| link.name.as_str()).collect();
             return Err(AgentError::unfit(
@@ -125,7 +132,7 @@ impl Agent {
                 "name one with --uplink DEV or uplinks = [\"DEV\"]",
             ));
         }
-        let block = self.config.network.block;
+        let block = config.network.block;
         let inside = |address: &IpNet| matches!(address.addr(), IpAddr::V4(v4) if block.contains(&v4));
         match seen.addresses.iter().find(|(_, address)| inside(address)) {
             Some((ifindex, address)) => Err(AgentError::unfit(
@@ -142,25 +149,35 @@ impl Agent {
 
     /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
     /// reserved ports, and programs on the uplinks. What fails does not stop the rest.
-    pub(super) async fn ensure_node(&self) {
+    pub(super) async fn ensure_node(&self) -> Seen {
+        let config = self.config();
         let seen = lock(&self.node).seen.clone();
         // The tables first: no program may run with an uplink it does not know.
         self.note("tables", &self.write_tables(&seen).await);
         self.note("block route", &self.ensure_block_route(&seen).await);
         self.note("reserved ports", &self.reserve_ports().await);
-        for name in self.config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
-        {
+        for name in config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)) {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
-        for uplink in seen.uplinks {
-            let outcome = match self.attach_uplink(&uplink).await {
-                Ok(()) if uplink.address.is_none() => {
+        for uplink in &seen.uplinks {
+            let outcome = match self.attach_uplink(uplink).await {
+                Ok(()) if !uplink.addresses.iter().any(IpAddr::is_ipv4) => {
                     Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
                 }
                 outcome => outcome.map_err(|error| error.to_string()),
             };
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
+        self.note("snat.addresses", &self.check_pool(&seen));
+        seen
+    }
+
+    /// Tells which addresses of the pool are not used.
+    fn check_pool(&self, seen: &Seen) -> Result<(), String> {
+        let unused = compile::unused_sources(&seen.surroundings(), &self.config().snat_addresses);
+        let words: Vec<_> =
+            unused.iter().map(|(address, why)| format!("{address} is not used: {why}")).collect();
+        if words.is_empty() { Ok(()) } else { Err(words.join("; ")) }
     }
 
     async fn attach_uplink(&self, uplink: &Uplink) -> Result<(), AgentError> {
@@ -180,20 +197,18 @@ impl Agent {
 
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
-        let addresses = seen.addresses.iter().map(|(_, address)| address.addr()).collect();
-        let surroundings = Surroundings { uplinks: seen.uplinks.clone(), addresses };
-        let generation = {
+        let (config, surroundings) = (self.config(), seen.surroundings());
+        let mut record = compile::node(&surroundings, &config.snat_ports, &config.snat_addresses, 0);
+        record.generation = {
             let mut node = lock(&self.node);
-            if node.told.as_ref() != Some(&surroundings) {
+            if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
-                node.told = Some(surroundings.clone());
+                node.told = Some(record);
             }
             node.generation
         };
-        let network = &self.config.network;
-        let routes = compile::routes(network, &surroundings);
-        let record = compile::node(&surroundings, &self.config.snat_ports, generation);
+        let routes = compile::routes(&config.network, &surroundings);
         let write = move |datapath: &mut crate::datapath::Datapath| {
             datapath.set_routes(&routes)?;
             datapath.set_node(&record)
@@ -204,7 +219,7 @@ impl Agent {
     /// Addresses of the block without a pod get an answer instead of leaving by the default route. Routes of earlier
     /// blocks go.
     async fn ensure_block_route(&self, seen: &Seen) -> Result<(), AgentError> {
-        let prefix = IpNet::V4(self.config.network.block);
+        let prefix = IpNet::V4(self.config().network.block);
         let earlier = self.state.host().await.routes;
         self.state
             .record(|host| {
@@ -229,7 +244,7 @@ impl Agent {
         let ours = Ports::parse(&self.state.host().await.reserved_ports);
         let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
         let others = present.without(&ours);
-        let added = Ports::range(&self.config.snat_ports).without(&others);
+        let added = Ports::range(&self.config().snat_ports).without(&others);
         self.state.record(|host| host.reserved_ports = added.to_string()).await?;
         let wanted = others.with(&added);
         if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
@@ -255,15 +270,14 @@ pub(super) fn block_route(prefix: IpNet) -> Route {
     Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
 }
 
-/// What flows leaving by an interface are translated to where the kernel's FIB names nothing: its first address,
-/// link-local ones last.
-fn source_address(addresses: &[(u32, IpNet)], ifindex: u32) -> Option<Ipv4Addr> {
-    let own =
-        addresses.iter().filter(|(index, _)| *index == ifindex).filter_map(|(_, net)| match net.addr() {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        });
-    own.min_by_key(Ipv4Addr::is_link_local)
+/// What flows leaving by an interface may be translated to, what is rather used first: IPv4 link-local ones last, IPv6
+/// link-local ones never.
+fn source_addresses(addresses: &[(u32, IpNet)], ifindex: u32) -> Vec<IpAddr> {
+    let own = addresses.iter().filter(|(index, _)| *index == ifindex).map(|(_, net)| net.addr());
+    let mut own: Vec<_> =
+        own.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect();
+    own.sort_by_key(|address| matches!(address, IpAddr::V4(v4) if v4.is_link_local()));
+    own
 }
 
 #[cfg(test)]
@@ -272,12 +286,21 @@ mod tests {
 
     #[test]
     fn a_global_address_before_a_link_local_one() {
-        let addresses: Vec<(u32, IpNet)> =
-            [(2, "169.254.7.7/16"), (1, "10.0.0.1/8"), (2, "2001:db8::1/64"), (2, "192.0.2.5/24")]
-                .map(|(index, text)| (index, text.parse().unwrap()))
-                .into();
-        assert_eq!(source_address(&addresses, 2), Some(Ipv4Addr::new(192, 0, 2, 5)));
-        assert_eq!(source_address(&addresses[..1], 2), Some(Ipv4Addr::new(169, 254, 7, 7)));
-        assert_eq!(source_address(&addresses, 9), None);
+        let addresses: Vec<(u32, IpNet)> = [
+            (2, "169.254.7.7/16"),
+            (1, "10.0.0.1/8"),
+            (2, "fe80::1/64"),
+            (2, "2001:db8::1/64"),
+            (2, "192.0.2.5/24"),
+        ]
+        .map(|(index, text)| (index, text.parse().unwrap()))
+        .into();
+        let of = |count, index| {
+            let found = source_addresses(&addresses[..count], index);
+            found.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(5, 2), ["2001:db8::1", "192.0.2.5", "169.254.7.7"]);
+        assert_eq!(of(1, 2), ["169.254.7.7"]);
+        assert_eq!(of(5, 9), [""; 0]);
     }
 }
