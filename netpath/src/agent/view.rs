@@ -142,14 +142,15 @@ impl Agent {
         };
         let (attachments, exhausted, traffic) = self.on_datapath(read).await?;
         let swept = lock(&self.swept).clone();
-        let range = &self.config.snat_ports;
+        let config = self.config();
+        let range = &config.snat_ports;
         let problems =
             lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            node: self.config.node.clone(),
+            node: config.node.clone(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             uplinks,
