@@ -210,7 +210,14 @@ fn cost_of_a_sweep() {
             swept.longest_ns as f64 / 1e3,
         );
     };
-    for (flows, capacity) in [(500_000, 1_000_000), (100_000, 262_144), (1000, 1_000_000), (0, 1_000_000)] {
+    for (flows, capacity) in [
+        (5000, 10_000),
+        (50_000, 100_000),
+        (500_000, 1_000_000),
+        (100_000, 262_144),
+        (1000, 1_000_000),
+        (0, 1_000_000),
+    ] {
         let mut table = table(capacity);
         (0..flows).for_each(|n| table.add(&pair(if n % 5 == 0 { UDP } else { TCP }, n)));
         println!("{flows} flows, room for {capacity} entries:");
