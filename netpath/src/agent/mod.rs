@@ -2,11 +2,13 @@
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory, `pods` adds and
 //! removes, `node` looks after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new
-//! configuration, `events` reads what the programs tell, `view` answers the API, `uninstall` takes everything away.
+//! configuration, `events` reads what the programs tell, `view`, `flows` and `snat` answer the API,
+//! `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
+mod flows;
 mod networks;
 mod node;
 mod pods;
@@ -14,6 +16,7 @@ mod ports;
 mod reconcile;
 mod registry;
 mod reload;
+mod snat;
 mod start;
 mod state;
 mod sweep;

@@ -32,7 +32,7 @@ pub(super) struct Seen {
 pub(super) struct NodeState {
     pub(super) seen: Seen,
     /// The node's record as last written, without its generation.
-    told: Option<Record>,
+    pub(super) told: Option<Record>,
     /// The addresses that no binding is left beside of; absent until the first look.
     pub(super) bound_to: Option<BTreeSet<IpAddr>>,
     generation: u32,

@@ -14,7 +14,7 @@ use crate::{
     agent::testing::{Node, Running, named, with_node},
     api::{
         client::{Client, ClientError},
-        types::{Failure, FailureCode},
+        types::{Failure, FailureCode, FlowSort, FlowState},
     },
     store::memory::MemoryStore,
 };
@@ -68,6 +68,19 @@ fn a_day_of_a_client() {
         let networks = client.get::<Vec<Network>>("/v1/networks").await.unwrap();
         assert_eq!((networks[0].pods, networks[0].mtu, networks[0].inbound.as_str()), (1, 1500, "cluster"));
         assert_eq!(client.get::<Vec<Flow>>("/v1/flows?pod=web").await.unwrap(), []);
+        let every = FlowFilter {
+            pod: Some("web".into()),
+            protocol: Some("sctp".parse().unwrap()),
+            state: Some(FlowState::Closing),
+            source: Some("10.61.0.0/24".parse().unwrap()),
+            destination: Some("2001:db8::9".parse().unwrap()),
+            port: Some(443),
+            translated: Some(true),
+            ..FlowFilter::default()
+        };
+        let sorted = FlowFilter { sort: Some(FlowSort::Idle), limit: Some(5), ..every.clone() };
+        assert_eq!(client.flows_by(&sorted).await.unwrap(), []);
+        assert_eq!(client.flush_flows(&every).await.unwrap().removed, 0);
         client.get::<Vec<Drop>>("/v1/drops").await.unwrap();
         let Err(ClientError::Refused(failure)) = client.post::<Pod>("/v1/pods", &named("web")).await else {
             panic!("added twice")
@@ -102,6 +115,12 @@ fn every_refusal_is_json() {
             (ask("POST /v1/pods", &large), 400, "limit"),
             (ask("GET /v1/flows?pdo=a", ""), 400, "pdo"),
             (ask("GET /v1/flows?pod=none", ""), 404, "'none'"),
+            (ask("GET /v1/flows?protocol=gre", ""), 400, "gre"),
+            (ask("GET /v1/flows?state=open", ""), 400, "open"),
+            (ask("GET /v1/flows?source=10.0.0.0/33", ""), 400, "10.0.0.0/33"),
+            (ask("GET /v1/flows?all=true", ""), 400, "'all'"),
+            (ask("DELETE /v1/flows", ""), 400, "in common"),
+            (ask("DELETE /v1/flows?pod=none", ""), 404, "'none'"),
         ] {
             let (got, failure) = raw(&socket, &request).await;
             assert_eq!(got, status, "{failure:?}");
