@@ -262,7 +262,7 @@ async fn write_reserved(ports: &Ports) -> Result<(), AgentError> {
 
 /// The block's own route. `unreachable`, not `blackhole`: who talks to a pod that is gone is told so.
 pub(super) fn block_route(prefix: IpNet) -> Route {
-    Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
+    Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None, table: None }
 }
 
 /// The families that any network has, IPv4 first.

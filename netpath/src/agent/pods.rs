@@ -214,6 +214,8 @@ pub(super) fn pod_link(pod: &Pod, mtu: u32) -> PodLink {
         mtu,
         addresses: pod.addresses.clone(),
         gateways: pod.addresses.iter().map(|address| Family::of(*address).gateway()).collect(),
+        allowed: Vec::new(),
+        sourced: None,
     }
 }
 

@@ -8,6 +8,8 @@ use crate::net::{
     testing::{self, Pair},
 };
 
+mod second;
+
 const HOST: &str = "np0";
 const POD4: &str = "10.0.0.5";
 const POD6: &str = "fd00::5";
@@ -27,6 +29,8 @@ fn v4() -> PodLink {
         mtu: 1450,
         addresses: vec![ip(POD4)],
         gateways: vec![ip("169.254.1.1")],
+        allowed: Vec::new(),
+        sourced: None,
     }
 }
 
@@ -245,6 +249,7 @@ fn takes_the_place_of_an_unreachable_route_and_gives_it_back() {
             ifindex: None,
             onlink: false,
             mtu: None,
+            table: None,
         };
         pair.node.replace_route(&placeholder).await.unwrap();
         let busy = pair.foreign("busy").await;
