@@ -15,7 +15,7 @@ pub use self::{
 };
 use crate::{
     datapath::AttachKind,
-    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Inbound, Network},
+    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Network},
 };
 
 /// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
@@ -117,6 +117,7 @@ impl Config {
                 masquerade: flags.masquerade.or(file.masquerade).unwrap_or(true),
                 no_masquerade: value::no_masquerade(&source)?,
                 inbound: value::inbound(&source)?,
+                mtu: None,
             },
             snat_ports: value::snat_ports(&source)?,
             flow_entries: value::flow_entries(&source)?,
@@ -153,16 +154,6 @@ fn read(flags: &AgentFlags, instance: &Instance) -> Result<(File, PathBuf), Conf
             reason: format!("cannot be read: {error}"),
             instead: "name a readable file with --config, or none".to_owned(),
         }),
-    }
-}
-
-impl Inbound {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "cluster" => Some(Self::Cluster),
-            "any" => Some(Self::Any),
-            _ => None,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod ipv6;
 mod lifecycle;
 mod matrix;
+mod networks;
 mod restart;
 mod snat;
 mod uninstall;

@@ -1,12 +1,15 @@
 //! The agent: one process a node, which holds the desired state and makes the kernel match it.
 //!
-//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory, `pods` adds and
-//! removes, `node` looks after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
+//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
+//! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
+//! after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
 //! answers the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
+mod links;
+mod network;
 mod networks;
 mod node;
 mod pods;
@@ -21,6 +24,7 @@ pub(crate) mod testing;
 mod tests;
 mod uninstall;
 mod view;
+mod wanted;
 
 use std::{
     collections::BTreeMap,
@@ -59,6 +63,8 @@ pub struct Agent {
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
     events: broadcast::Sender<Arc<Event>>,
+    /// Held by whoever adds, changes or removes a network.
+    network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.
     changes: Arc<RwLock<()>>,
     uninstall: mpsc::Sender<Uninstall>,

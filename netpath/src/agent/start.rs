@@ -24,7 +24,7 @@ use crate::{
     api::server,
     config::{Config, Paths},
     datapath::{AttachKind, Datapath, Options, Swept, ensure_bpffs},
-    model::GATEWAY_MAC,
+    model::{GATEWAY_MAC, Network, overlap},
     net::{Netlink, Netns},
     store::{EmbeddedStore, Store, private_dir},
 };
@@ -165,7 +165,7 @@ impl Agent {
         store: Arc<dyn Store>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
-        let registry = Registry::new(&config, pods);
+        let registry = Registry::new(networks(&config, &state).await?, pods);
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
         mount_bpffs(&config.paths, &state).await?;
@@ -202,6 +202,7 @@ impl Agent {
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,
+            network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,
             ending: watch::channel(false).0,
@@ -245,6 +246,23 @@ impl Agent {
         remove_all(&self.config.instance, &self.config.paths, pods, self.state.host().await, &self.netlink)
             .await
     }
+}
+
+/// The configured network as it was changed at run time, and those that were added.
+async fn networks(config: &Config, state: &State) -> Result<Vec<Network>, AgentError> {
+    let mut all = vec![state.default_change().await?.apply(config.network.clone())];
+    for network in state.networks().await? {
+        for own in &config.network.blocks {
+            if let Some(theirs) = network.blocks.iter().find(|theirs| overlap(**theirs, *own)) {
+                return Err(AgentError::unfit(
+                    format!("the block {own} overlaps {theirs} of the network '{}'", network.name),
+                    "give pods another block with --block or block = \"CIDR\", or remove that network before",
+                ));
+            }
+        }
+        all.push(network);
+    }
+    Ok(all)
 }
 
 /// Mounts bpffs if it is missing, and writes down whether it was us.

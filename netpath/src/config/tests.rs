@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::Inbound;
 
 fn load(text: &str, change: impl FnOnce(&mut AgentFlags)) -> Result<Config, ConfigError> {
     let dir = TempDir::new().unwrap();
