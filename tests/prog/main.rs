@@ -1,15 +1,18 @@
 //! Tier "prog": every branch of every program, packet in and packet out, by BPF_PROG_TEST_RUN.
 
 mod arp;
+mod conntrack;
 mod elf;
 mod exhaustion;
 mod fragments;
 mod from_pod;
 mod from_uplink;
 mod fuzz;
+mod host;
 mod icmp_errors;
 mod nd;
 mod packets;
+mod pool;
 mod refused;
 mod scene;
 mod sctp;

@@ -55,7 +55,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
 const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebpf"];
 
 /// cargo with what the tests expect in the environment, its test binaries running as root.
-fn nextest() -> Result<Command> {
+pub(crate) fn nextest() -> Result<Command> {
     let mut cargo = cargo();
     let tools = workspace::tools().join("bin");
     let path = env::var_os("PATH").unwrap_or_default();

@@ -19,7 +19,7 @@ use hunt::{Hunt, Setting};
 use netpath_tests::scene::Scene;
 
 /// Runs of each of CI's two seeds.
-const RUNS: u64 = 150_000;
+const RUNS: u64 = 200_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
