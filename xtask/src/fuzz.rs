@@ -16,9 +16,9 @@ pub(crate) fn fuzz(runs: u64, seed: Option<u64>) -> Result<()> {
     setup(Purpose::Test)?;
     run(cargo().args(["build", "--package", "netpath-tests", "--test", "prog"]))?;
     let mut nextest = nextest()?;
-    nextest.args(["nextest", "run", "--package", "netpath-tests", "--run-ignored", "only", "--no-capture"]);
+    nextest.args(["nextest", "run", "--package", "netpath-tests", "--no-capture"]);
     // The default profile ends what takes minutes.
-    nextest.args(["--profile", "fuzz", "--filterset", "binary(prog) and test(=fuzz::fuzz_for_long)"]);
+    nextest.args(["--profile", "fuzz", "--filterset", "binary(prog) and test(=fuzz::fuzz_from_a_new_seed)"]);
     nextest.env("NETPATH_FUZZ_RUNS", runs.to_string());
     if let Some(seed) = seed {
         nextest.env("NETPATH_FUZZ_SEED", seed.to_string());
