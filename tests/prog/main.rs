@@ -2,15 +2,18 @@
 
 mod arp;
 mod attach;
+mod conntrack;
 mod elf;
 mod exhaustion;
 mod fragments;
 mod from_pod;
 mod from_uplink;
 mod fuzz;
+mod host;
 mod icmp_errors;
 mod nd;
 mod packets;
+mod pool;
 mod refused;
 mod scene;
 mod sctp;

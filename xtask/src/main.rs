@@ -3,6 +3,7 @@
 //! Standard output belongs to what is run (`cargo xtask run -- --once -o json` prints only JSON); what xtask itself
 //! has to say goes to standard error.
 
+mod fuzz;
 mod lint;
 mod process;
 mod run;
@@ -41,6 +42,15 @@ enum Command {
     },
     /// Run tests on older kernels, in emulated machines
     Vm(vm::Arguments),
+    /// Run the programs on damaged packets: a million of them, from a new seed
+    Fuzz {
+        /// How many packets
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+        /// The seed of an earlier run, to repeat it
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -51,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run { args } => run::run(&args),
         Command::Test { args } => test::test(&args),
         Command::Vm(arguments) => vm::vm(&arguments),
+        Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
         Command::Lint => lint::lint(),
     };
     match result {

@@ -55,7 +55,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
 pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebpf"];
 
 /// cargo with what the tests expect in the environment, its test binaries running as root.
-fn runner() -> Result<Command> {
+pub(crate) fn runner() -> Result<Command> {
     let mut cargo = nextest::command()?;
     cargo.env("NETPATH_BIN", workspace::target().join("debug/netpath"));
     let prefix = root_prefix()?;

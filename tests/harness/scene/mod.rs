@@ -8,6 +8,7 @@ mod family;
 mod interfaces;
 mod records;
 mod run;
+mod tables;
 mod talk;
 
 use std::{
@@ -28,13 +29,16 @@ pub use family::{
     ROUTER, ROUTER6, UNMASKED, UNMASKED6,
 };
 pub use interfaces::route;
-pub use run::{Context, DROP, NEXT, REDIRECT, Ran, from_router};
+pub use run::{Context, DROP, NEXT, REDIRECT, Ran, from_router, run_program};
 pub use talk::{Opened, SERVER_PORT, Talk};
 
 /// MAC of all host ends.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0, 0, 1];
 /// MAC of the router on the uplink.
 pub const ROUTER_MAC: [u8; 6] = [2, 1, 1, 1, 1, 1];
+
+/// Where the scene's tables are pinned.
+const PIN_DIR: &str = "/sys/fs/bpf/netpath/test";
 
 /// A pod of the scene.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +89,7 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let (netlink, [a, b, uplink, vpn]) = runtime.block_on(interfaces::make());
         let options = Options {
-            pin_dir: Path::new("/sys/fs/bpf/netpath/test").to_owned(),
+            pin_dir: Path::new(PIN_DIR).to_owned(),
             gateway_mac: GATEWAY_MAC,
             flow_entries,
             attach: AttachKind::best(),

@@ -1,6 +1,9 @@
 //! BPF_PROG_TEST_RUN: one packet, one verdict.
 
-use aya::{TestRun as _, TestRunOptions, programs::ProgramError};
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{ProgramError, SchedClassifier},
+};
 use netpath_common::abi::Program;
 
 use crate::packet::{ETHERNET, Frame, shown};
@@ -97,6 +100,26 @@ impl Context {
     }
 }
 
+/// Runs a loaded program once on a packet, on the CPU of the caller: for threads.
+///
+/// # Errors
+/// The kernel's.
+pub fn run_program(program: &SchedClassifier, packet: &[u8], context: Context) -> Result<Ran, ProgramError> {
+    let mut out = vec![0; packet.len() + 256];
+    let (context_in, mut context_out) = (context.to_bytes(), [0; Context::SIZE]);
+    let options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context_in),
+        ctx_out: Some(&mut context_out),
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options)?;
+    out.truncate(result.data_size_out as usize);
+    let mark = u32::from_ne_bytes(context_out[8..12].try_into().expect("mark"));
+    Ok(Ran { code: result.return_value as i32, packet: out, mark })
+}
+
 impl Scene {
     /// Runs a program once on a packet.
     pub fn run(&self, program: Program, packet: &[u8], context: Context) -> Ran {
@@ -108,20 +131,7 @@ impl Scene {
     /// # Errors
     /// The kernel's.
     pub fn try_run(&self, program: Program, packet: &[u8], context: Context) -> Result<Ran, ProgramError> {
-        let mut out = vec![0; packet.len() + 256];
-        let (context_in, mut context_out) = (context.to_bytes(), [0; Context::SIZE]);
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context_in),
-            ctx_out: Some(&mut context_out),
-            ..TestRunOptions::default()
-        };
-        let program_fd = self.datapath.program(program).expect("program");
-        let result = program_fd.test_run(options)?;
-        out.truncate(result.data_size_out as usize);
-        let mark = u32::from_ne_bytes(context_out[8..12].try_into().expect("mark"));
-        Ok(Ran { code: result.return_value as i32, packet: out, mark })
+        run_program(self.datapath.program(program).expect("program"), packet, context)
     }
 
     /// Runs `from_pod` on a packet of pod A.

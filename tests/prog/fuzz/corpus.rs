@@ -78,15 +78,15 @@ struct Builder {
 const PORT: u16 = 40_000;
 
 impl Builder {
-    fn from_a(&self, frame: Frame) -> Step {
+    fn a_sends(&self, frame: Frame) -> Step {
         Step::new(Program::FromPod, Place::A, Place::Nowhere, frame.macs(self.a.mac, GATEWAY_MAC).bytes())
     }
 
-    fn from_b(&self, frame: Frame) -> Step {
+    fn b_sends(&self, frame: Frame) -> Step {
         Step::new(Program::FromPod, Place::B, Place::Nowhere, frame.macs(self.b.mac, GATEWAY_MAC).bytes())
     }
 
-    fn from_wire(frame: Frame) -> Step {
+    fn wire_brings(frame: Frame) -> Step {
         Step::new(Program::FromUplink, Place::Uplink, Place::Uplink, from_router(frame))
     }
 
@@ -104,19 +104,19 @@ impl Builder {
         for talk in Talk::ALL {
             let question = talk.question((f.a, PORT), f.outside);
             let answer = talk.answer(f.outside, (f.node, PORT));
-            steps.extend([self.from_a(question.clone()), Self::from_wire(answer.clone())]);
-            steps.push(self.from_b(talk.question((f.b, PORT), f.outside)));
-            steps.extend([self.from_a(question.ttl(2)), Self::from_wire(answer.ttl(1))]);
-            steps.push(self.from_a(talk.question((f.a, 1000), f.other)));
+            steps.extend([self.a_sends(question.clone()), Self::wire_brings(answer.clone())]);
+            steps.push(self.b_sends(talk.question((f.b, PORT), f.outside)));
+            steps.extend([self.a_sends(question.ttl(2)), Self::wire_brings(answer.ttl(1))]);
+            steps.push(self.a_sends(talk.question((f.a, 1000), f.other)));
         }
         let tcp = |flags| Frame::tcp((f.a, PORT), (f.outside, 443), flags);
-        let mut train = self.from_a(tcp(ACK).payload(vec![7; 1300]));
+        let mut train = self.a_sends(tcp(ACK).payload(vec![7; 1300]));
         train.gso = 100;
-        steps.extend([Self::from_wire(Frame::tcp((f.outside, 443), (f.node, PORT), SYN_ACK)), train]);
-        let mut datagrams = self.from_a(Frame::udp((f.a, PORT), (f.outside, 443)).payload(vec![7; 1300]));
+        steps.extend([Self::wire_brings(Frame::tcp((f.outside, 443), (f.node, PORT), SYN_ACK)), train]);
+        let mut datagrams = self.a_sends(Frame::udp((f.a, PORT), (f.outside, 443)).payload(vec![7; 1300]));
         datagrams.gso = 600;
         steps.push(datagrams);
-        steps.push(self.from_a(Frame::udp((f.a, 1000), (f.outside, 53)).no_checksum()));
+        steps.push(self.a_sends(Frame::udp((f.a, 1000), (f.outside, 53)).no_checksum()));
         steps
     }
 
@@ -124,11 +124,11 @@ impl Builder {
         let f = &self.f;
         let mut steps = Vec::new();
         for talk in Talk::ALL {
-            steps.push(self.from_a(talk.question((f.a, PORT), f.outside).ttl(1)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.outside).ttl(1)));
             steps.push(Self::leaves(talk.question((f.a, PORT), f.outside), Place::A));
             steps.push(Self::leaves(talk.question((f.nobody, PORT), f.outside), Place::A));
             steps.push(self.to_a(talk.answer(f.outside, (f.a, PORT)), Place::Uplink));
-            steps.push(self.from_a(talk.question((f.a, PORT), f.vpn)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.vpn)));
             steps.push(self.to_a(talk.answer(f.vpn, (f.a, PORT)), Place::Vpn));
             steps.push(self.to_a(talk.answer(f.node, (f.a, PORT)), Place::Nowhere));
         }
@@ -140,20 +140,20 @@ impl Builder {
         let mut steps = Vec::new();
         for (talk, embed) in Talk::ALL.into_iter().flat_map(|talk| [8, 18, 400].map(|embed| (talk, embed))) {
             let embed = f.header() + embed;
-            steps.push(self.from_a(talk.question((f.a, PORT), f.outside)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.outside)));
             let left = talk.question((f.node, PORT), f.outside).ttl(60).packet();
             let kind =
                 [ErrorKind::Unreachable(1), ErrorKind::TooBig(1400), ErrorKind::TimeExceeded(0)][embed % 3];
             let error = Frame::error(f.router, f.node, kind, &left, embed);
-            steps.push(Self::from_wire(error.clone()));
-            steps.push(Self::from_wire(self.longer(error)));
+            steps.push(Self::wire_brings(error.clone()));
+            steps.push(Self::wire_brings(self.longer(error)));
             let got = talk.answer(f.outside, (f.a, PORT)).packet();
-            steps.push(self.from_a(Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &got, embed)));
-            steps.push(self.from_a(talk.question((f.a, PORT), f.unmasked)));
+            steps.push(self.a_sends(Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &got, embed)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.unmasked)));
             let own = talk.question((f.a, PORT), f.unmasked).packet();
-            steps.push(Self::from_wire(Frame::error(f.router, f.a, kind, &own, embed)));
+            steps.push(Self::wire_brings(Frame::error(f.router, f.a, kind, &own, embed)));
             let local = talk.question((f.b, PORT), f.a).packet();
-            steps.push(self.from_a(Frame::error(f.a, f.b, kind, &local, embed)));
+            steps.push(self.a_sends(Frame::error(f.a, f.b, kind, &local, embed)));
         }
         steps
     }
@@ -184,14 +184,14 @@ impl Builder {
         let f = &self.f;
         let mut steps = Vec::new();
         for talk in Talk::ALL {
-            steps.push(self.from_a(talk.question((f.a, PORT), f.b)));
-            steps.push(self.from_b(talk.answer(f.b, (f.a, PORT))));
-            steps.push(self.from_a(talk.question((f.a, PORT), f.node)));
-            steps.push(self.from_a(talk.question((f.a, PORT), f.nobody)));
-            steps.push(self.from_a(talk.question((f.a, PORT), f.refused)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.b)));
+            steps.push(self.b_sends(talk.answer(f.b, (f.a, PORT))));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.node)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.nobody)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.refused)));
         }
-        steps.push(self.from_a(Frame::echo(f.a, f.gateway, true, 7, 1)));
-        steps.push(self.from_a(Frame::raw(f.a, f.outside, 47)));
+        steps.push(self.a_sends(Frame::echo(f.a, f.gateway, true, 7, 1)));
+        steps.push(self.a_sends(Frame::raw(f.a, f.outside, 47)));
         steps
     }
 
@@ -199,13 +199,13 @@ impl Builder {
         let f = &self.f;
         let mut steps = Vec::new();
         for talk in Talk::ALL {
-            steps.push(self.from_a(talk.question((f.a, PORT), f.unmasked)));
-            steps.push(Self::from_wire(talk.answer(f.unmasked, (f.a, PORT))));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.unmasked)));
+            steps.push(Self::wire_brings(talk.answer(f.unmasked, (f.a, PORT))));
             let got = talk.answer(f.unmasked, (f.a, PORT)).packet();
-            steps.push(self.from_a(Frame::error(f.a, f.unmasked, ErrorKind::Unreachable(3), &got, 100)));
+            steps.push(self.a_sends(Frame::error(f.a, f.unmasked, ErrorKind::Unreachable(3), &got, 100)));
         }
-        steps.push(self.from_a(Frame::raw(f.a, f.unmasked, 47)));
-        steps.push(Self::from_wire(Frame::raw(f.unmasked, f.a, 47)));
+        steps.push(self.a_sends(Frame::raw(f.a, f.unmasked, 47)));
+        steps.push(Self::wire_brings(Frame::raw(f.unmasked, f.a, 47)));
         steps
     }
 
@@ -222,14 +222,14 @@ impl Builder {
         let mut steps = Vec::new();
         for talk in Talk::ALL {
             let question = talk.question((f.a, PORT), f.outside);
-            steps.push(self.from_a(self.longer(question.clone())));
-            steps.push(Self::from_wire(self.longer(talk.answer(f.outside, (f.node, PORT)))));
+            steps.push(self.a_sends(self.longer(question.clone())));
+            steps.push(Self::wire_brings(self.longer(talk.answer(f.outside, (f.node, PORT)))));
             if !f.is_v4() {
                 let chain = question
                     .extension(Extension::Routing, &[4, 0, 0, 0, 0, 0])
                     .extension(Extension::Authentication, &[0; 22]);
-                steps.push(self.from_a(chain.clone()));
-                steps.push(self.from_a(chain.fragment(0, false)));
+                steps.push(self.a_sends(chain.clone()));
+                steps.push(self.a_sends(chain.fragment(0, false)));
             }
         }
         steps
@@ -268,10 +268,10 @@ impl Builder {
         let f = &self.f;
         let mut steps = Vec::new();
         for talk in Talk::ALL {
-            steps.push(self.from_a(talk.question((f.a, PORT), f.outside)));
+            steps.push(self.a_sends(talk.question((f.a, PORT), f.outside)));
             steps.push(Self::leaves(talk.question((f.node, PORT), f.outside), Place::Nowhere));
             steps.push(Self::leaves(talk.question((f.node, 1000), f.outside), Place::Nowhere));
-            steps.push(Self::from_wire(talk.answer(f.outside, (f.node, 1000))));
+            steps.push(Self::wire_brings(talk.answer(f.outside, (f.node, 1000))));
             let got = talk.answer(f.outside, (f.node, PORT)).packet();
             let error = Frame::error(f.node, f.outside, ErrorKind::Unreachable(3), &got, 100);
             steps.push(Self::leaves(error, Place::Nowhere));
@@ -284,14 +284,14 @@ impl Builder {
         let f = &self.f;
         let mut steps = Vec::new();
         for talk in Talk::ALL {
-            steps.push(Self::from_wire(talk.question((f.outside, 1000), f.a)));
+            steps.push(Self::wire_brings(talk.question((f.outside, 1000), f.a)));
             steps.push(self.to_a(talk.question((f.outside, 1001), f.a), Place::Uplink));
-            steps.push(self.from_a(talk.answer(f.a, (f.outside, 1000))));
+            steps.push(self.a_sends(talk.answer(f.a, (f.outside, 1000))));
             let got = talk.question((f.outside, 1000), f.a).packet();
-            steps.push(self.from_a(Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &got, 100)));
-            steps.push(Self::from_wire(talk.question((f.b, 1000), f.a)));
+            steps.push(self.a_sends(Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &got, 100)));
+            steps.push(Self::wire_brings(talk.question((f.b, 1000), f.a)));
         }
-        steps.push(Self::from_wire(Frame::tcp((f.outside, 1000), (f.a, 443), SYN).ttl(1)));
+        steps.push(Self::wire_brings(Frame::tcp((f.outside, 1000), (f.a, 443), SYN).ttl(1)));
         assert!(steps.iter().all(|step| step.packet.len() > ETHERNET));
         steps
     }

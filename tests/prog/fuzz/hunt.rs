@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData};
-use netpath_common::abi::{ABI_VERSION, DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool};
+use netpath_common::abi::{DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool};
 use netpath_tests::scene::{DROP, Family, Ran, Scene};
 
 use super::{
@@ -59,14 +59,12 @@ impl Hunt {
         let closed = scene.datapath.endpoints().expect("endpoints");
         scene.allow_inbound();
         let open = scene.datapath.endpoints().expect("endpoints");
-        let data =
-            MapData::from_pin(format!("/sys/fs/bpf/netpath/test/v{ABI_VERSION}/maps/FLOWS")).expect("FLOWS");
         let mut hunt = Self {
             oracle: Oracle::new(&scene, &pool(), false),
             mutator: Mutator::new(&scene),
             random: Random::new(seed),
             corpus: corpus::read(),
-            flows: HashMap::try_from(Map::HashMap(data)).expect("FLOWS"),
+            flows: HashMap::try_from(Map::HashMap(scene.table("FLOWS"))).expect("FLOWS"),
             history: Vec::new(),
             dropped_before: 0,
             verdicts: [0; 3],

@@ -130,9 +130,9 @@ impl Mutator {
         let view = view.embedded(packet).filter(|_| random.once_in(3)).unwrap_or(view);
         let (at, _) = view.address_at(random.once_in(2));
         if view.v6 {
-            put(packet, at, &random.pick(&self.v6))
+            put(packet, at, &random.pick(&self.v6));
         } else {
-            put(packet, at, &random.pick(&self.v4))
+            put(packet, at, &random.pick(&self.v4));
         }
     }
 

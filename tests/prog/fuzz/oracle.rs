@@ -75,14 +75,14 @@ impl Oracle {
             return Err("marked as finished without being sent to the wire".to_owned());
         }
         match (step.program, ran.code) {
-            (Program::FromPod, NEXT) => self.to_stack(step, ran),
-            (Program::FromPod, _) if marked => self.to_wire(step, ran),
+            (Program::FromPod, NEXT) => self.pod_to_stack(step, ran),
+            (Program::FromPod, _) if marked => self.pod_to_wire(step, ran),
             (Program::FromPod, _) if is_answer(step, ran) => self.answered(step, ran),
-            (Program::FromPod, _) => self.to_neighbour(step, ran),
-            (Program::ToPod, _) => self.into_pod(step, ran),
-            (Program::FromUplink, NEXT) => self.from_wire_to_stack(step, ran),
-            (Program::FromUplink, _) => self.from_wire(step, ran),
-            (Program::ToUplink, _) => self.leaves(step, ran),
+            (Program::FromPod, _) => self.pod_to_pod(step, ran),
+            (Program::ToPod, _) => self.stack_to_pod(step, ran),
+            (Program::FromUplink, NEXT) => self.wire_to_stack(step, ran),
+            (Program::FromUplink, _) => self.wire_to_pod(step, ran),
+            (Program::ToUplink, _) => self.stack_to_wire(step, ran),
         }
     }
 
@@ -111,7 +111,7 @@ impl Oracle {
     }
 
     /// A pod's packet that the node's stack gets.
-    fn to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn pod_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         exits::unchanged(step, ran)?;
         let Some(view) = View::of(&step.packet, step.gso != 0) else {
             return match step.packet[12..14] {
@@ -145,7 +145,7 @@ impl Oracle {
     }
 
     /// A pod's packet that leaves by the uplink.
-    fn to_wire(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn pod_to_wire(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let view = self.forwarded(step)?;
         exits::Change::source(step, &view).with_hop(step, ran)?.check(step, ran)?;
         self.note_out(step, &view);
@@ -153,7 +153,7 @@ impl Oracle {
     }
 
     /// A pod's packet that goes into another pod, or back into its own.
-    fn to_neighbour(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn pod_to_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let view = self.forwarded(step)?;
         exits::Change::link(step, &view).with_hop(step, ran)?.check(step, ran)?;
         self.at_its_pod(step, &view, ran)
@@ -176,7 +176,7 @@ impl Oracle {
     }
 
     /// What the stack sends to a pod.
-    fn into_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn stack_to_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         exits::unchanged(step, ran)?;
         let Some(view) = View::of(&step.packet, step.gso != 0) else { return Ok(()) };
         let [source, destination] = [true, false].map(|source| view.address(&step.packet, source));
@@ -188,7 +188,7 @@ impl Oracle {
     }
 
     /// What the wire brings, for the node; or for a pod of an open network, and too long for it.
-    fn from_wire_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn wire_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         exits::own_reply(step, ran, |address| self.is_node(address))?;
         let Some(view) = View::of(&step.packet, step.gso != 0).filter(|_| self.inbound) else {
             return Ok(());
@@ -201,7 +201,7 @@ impl Oracle {
     }
 
     /// What the wire brings, into a pod.
-    fn from_wire(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn wire_to_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let view = View::of(&step.packet, step.gso != 0).ok_or("no packet, and forwarded")?;
         let translated = view.address(&step.packet, false) != view.address(&ran.packet, false);
         let change = if translated {
@@ -244,7 +244,7 @@ impl Oracle {
     }
 
     /// What leaves by an uplink.
-    fn leaves(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+    fn stack_to_wire(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         if step.mark == FINISHED {
             return exits::unchanged(step, ran);
         }

@@ -47,7 +47,7 @@ impl View {
         // More than 64 KiB say 0.
         let huge = gso && said == if v6 { 40 } else { 0 };
         let total = if huge { packet.len() } else { said };
-        if total < header && whole || total > packet.len() && whole {
+        if whole && !(header..=packet.len()).contains(&total) {
             return None;
         }
         let mut view = Self {
