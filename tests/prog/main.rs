@@ -5,5 +5,7 @@ mod elf;
 mod exhaustion;
 mod from_pod;
 mod from_uplink;
+mod limits;
+mod sweep;
 mod to_pod;
 mod to_uplink;
