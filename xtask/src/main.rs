@@ -8,6 +8,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -38,6 +39,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Run tests on older kernels, in emulated machines
+    Vm(vm::Arguments),
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup(setup::Purpose::Everything).map(|_| ()),
         Command::Run { args } => run::run(&args),
         Command::Test { args } => test::test(&args),
+        Command::Vm(arguments) => vm::vm(&arguments),
         Command::Lint => lint::lint(),
     };
     match result {

@@ -5,9 +5,11 @@
 //! configuration, `events` reads what the programs tell, `view`, `flows` and `snat` answer the API,
 //! `uninstall` takes everything away.
 
+mod advertisements;
 mod error;
 mod events;
 mod flows;
+mod networks;
 mod node;
 mod pods;
 mod ports;

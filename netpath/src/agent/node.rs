@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use netpath_common::abi::Node as Record;
 
-use super::{Agent, AgentError, blocking, lock, ports::Ports};
+use super::{Agent, AgentError, advertisements, blocking, lock, ports::Ports};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
-    model::Pod,
-    net::{Link, Route, RouteKind, sysctl},
+    model::{Family, Network, Pod},
+    net::{Address, Link, Route, RouteKind, sysctl},
 };
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
@@ -21,7 +21,7 @@ const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) links: Vec<Link>,
-    addresses: Vec<(u32, IpNet)>,
+    addresses: Vec<Address>,
     /// Routes marked as ours.
     routes: Vec<Route>,
     pub(super) uplinks: Vec<Uplink>,
@@ -41,7 +41,7 @@ pub(super) struct NodeState {
 impl Seen {
     /// What of it the tables tell.
     pub(super) fn surroundings(&self) -> Surroundings {
-        let addresses = self.addresses.iter().map(|(_, address)| address.addr()).collect();
+        let addresses = self.addresses.iter().map(|address| address.net.addr()).collect();
         Surroundings { uplinks: self.uplinks.clone(), addresses }
     }
 
@@ -49,6 +49,12 @@ impl Seen {
     pub(super) fn name_of(&self, ifindex: u32) -> String {
         let link = self.links.iter().find(|link| link.index == ifindex);
         link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
+    /// The address of the node that a block holds, in words.
+    fn conflict(&self, block: IpNet) -> Option<String> {
+        let inside = self.addresses.iter().find(|address| block.contains(&address.net.addr()))?;
+        Some(format!("{}, an address of {}", inside.net.addr(), self.name_of(inside.ifindex)))
     }
 
     /// Whether what netlink announces of a pod's host end is as it should be.
@@ -90,15 +96,14 @@ impl Agent {
         Ok(changed)
     }
 
-    async fn find_uplinks(
-        &self,
-        links: &[Link],
-        addresses: &[(u32, IpNet)],
-    ) -> Result<Vec<Uplink>, AgentError> {
+    async fn find_uplinks(&self, links: &[Link], addresses: &[Address]) -> Result<Vec<Uplink>, AgentError> {
         let config = self.config();
         let found: Vec<&Link> = if config.uplinks.is_empty() {
-            let index = self.netlink.default_route_interface(false).await?;
-            links.iter().filter(|link| Some(link.index) == index).collect()
+            let mut indexes = Vec::new();
+            for family in families(&self.all_networks()) {
+                indexes.extend(self.netlink.default_route_interface(family == Family::V6).await?);
+            }
+            links.iter().filter(|link| indexes.contains(&link.index)).collect()
         } else {
             let by_name = |name: &String| links.iter().find(|link| link.name == *name);
             config.uplinks.iter().filter_map(by_name).collect()
@@ -132,19 +137,15 @@ impl Agent {
                 "name one with --uplink DEV or uplinks = [\"DEV\"]",
             ));
         }
-        let block = config.network.block;
-        let inside = |address: &IpNet| matches!(address.addr(), IpAddr::V4(v4) if block.contains(&v4));
-        match seen.addresses.iter().find(|(_, address)| inside(address)) {
-            Some((ifindex, address)) => Err(AgentError::unfit(
-                format!(
-                    "the block {block} holds {}, an address of {}",
-                    address.addr(),
-                    seen.name_of(*ifindex)
-                ),
-                "give pods another block with --block or block = \"CIDR\"",
-            )),
-            None => Ok(()),
+        for block in &config.network.blocks {
+            if let Some(conflict) = seen.conflict(*block) {
+                return Err(AgentError::unfit(
+                    format!("the block {block} holds {conflict}"),
+                    "give pods another block with --block or block = \"CIDR\"",
+                ));
+            }
         }
+        Ok(())
     }
 
     /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
@@ -154,17 +155,16 @@ impl Agent {
         let seen = lock(&self.node).seen.clone();
         // The tables first: no program may run with an uplink it does not know.
         self.note("tables", &self.write_tables(&seen).await);
-        self.note("block route", &self.ensure_block_route(&seen).await);
+        self.note("block route", &self.ensure_block_routes(&seen).await);
         self.note("reserved ports", &self.reserve_ports().await);
         for name in config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)) {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
+        let families = families(&self.all_networks());
         for uplink in &seen.uplinks {
-            let outcome = match self.attach_uplink(uplink).await {
-                Ok(()) if !uplink.addresses.iter().any(IpAddr::is_ipv4) => {
-                    Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
-                }
-                outcome => outcome.map_err(|error| error.to_string()),
+            let outcome = match self.ensure_uplink(uplink, &families).await {
+                Ok(()) => families.iter().try_for_each(|family| has_source(uplink, *family)),
+                Err(error) => Err(error.to_string()),
             };
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
@@ -178,6 +178,18 @@ impl Agent {
         let words: Vec<_> =
             unused.iter().map(|(address, why)| format!("{address} is not used: {why}")).collect();
         if words.is_empty() { Ok(()) } else { Err(words.join("; ")) }
+    }
+
+    async fn ensure_uplink(&self, uplink: &Uplink, families: &[Family]) -> Result<(), AgentError> {
+        if families.contains(&Family::V6) {
+            advertisements::keep(&self.state, &uplink.name).await?;
+        }
+        self.attach_uplink(uplink).await
+    }
+
+    /// All networks.
+    pub(super) fn all_networks(&self) -> Vec<Network> {
+        lock(&self.registry).networks()
     }
 
     async fn attach_uplink(&self, uplink: &Uplink) -> Result<(), AgentError> {
@@ -208,7 +220,7 @@ impl Agent {
             }
             node.generation
         };
-        let routes = compile::routes(&config.network, &surroundings);
+        let routes = compile::routes(&self.all_networks(), &surroundings);
         let write = move |datapath: &mut crate::datapath::Datapath| {
             datapath.set_routes(&routes)?;
             datapath.set_node(&record)
@@ -216,23 +228,21 @@ impl Agent {
         Ok(self.on_datapath(write).await?)
     }
 
-    /// Addresses of the block without a pod get an answer instead of leaving by the default route. Routes of earlier
+    /// Addresses of the blocks without a pod get an answer instead of leaving by the default route. Routes of earlier
     /// blocks go.
-    async fn ensure_block_route(&self, seen: &Seen) -> Result<(), AgentError> {
-        let prefix = IpNet::V4(self.config().network.block);
+    async fn ensure_block_routes(&self, seen: &Seen) -> Result<(), AgentError> {
+        let blocks: Vec<IpNet> = self.all_networks().into_iter().flat_map(|network| network.blocks).collect();
         let earlier = self.state.host().await.routes;
         self.state
-            .record(|host| {
-                if !host.routes.contains(&prefix) {
-                    host.routes.push(prefix);
-                }
-            })
+            .record(|host| host.routes.extend(blocks.iter().filter(|block| !earlier.contains(block))))
             .await?;
-        let route = block_route(prefix);
-        if !seen.routes.contains(&route) {
-            self.netlink.replace_route(&route).await?;
+        for block in &blocks {
+            let route = block_route(*block);
+            if !seen.routes.contains(&route) {
+                self.netlink.replace_route(&route).await?;
+            }
         }
-        for old in earlier.into_iter().filter(|old| *old != prefix) {
+        for old in earlier.into_iter().filter(|old| !blocks.contains(old)) {
             self.netlink.delete_route(&block_route(old)).await?;
             self.state.record(|host| host.routes.retain(|recorded| *recorded != old)).await?;
         }
@@ -270,37 +280,81 @@ pub(super) fn block_route(prefix: IpNet) -> Route {
     Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
 }
 
-/// What flows leaving by an interface may be translated to, what is rather used first: IPv4 link-local ones last, IPv6
-/// link-local ones never.
-fn source_addresses(addresses: &[(u32, IpNet)], ifindex: u32) -> Vec<IpAddr> {
-    let own = addresses.iter().filter(|(index, _)| *index == ifindex).map(|(_, net)| net.addr());
+/// The families that any network has, IPv4 first.
+fn families(networks: &[Network]) -> Vec<Family> {
+    let has = |family: &Family| networks.iter().any(|network| network.has(*family));
+    [Family::V4, Family::V6].into_iter().filter(has).collect()
+}
+
+/// Whether there is an address that flows of a family leaving here can be translated to.
+fn has_source(uplink: &Uplink, family: Family) -> Result<(), String> {
+    if uplink.addresses.iter().any(|address| Family::of(*address) == family) {
+        return Ok(());
+    }
+    Err(match family {
+        Family::V4 => "it has no IPv4 address: pods cannot reach outside by it".to_owned(),
+        Family::V6 => "it has no IPv6 address: pods cannot reach outside by it over IPv6".to_owned(),
+    })
+}
+
+/// What flows leaving by an interface may be translated to where the kernel's FIB names nothing, what is rather used
+/// first: IPv4 link-local ones last; of IPv6 those that last, and global ones before those of a site. Never IPv6
+/// link-local ones: nobody behind a router could answer.
+fn source_addresses(addresses: &[Address], ifindex: u32) -> Vec<IpAddr> {
+    let usable = |address: &&Address| match address.net.addr() {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => !address.tentative && !v6.is_unicast_link_local() && !v6.is_loopback(),
+    };
     let mut own: Vec<_> =
-        own.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect();
-    own.sort_by_key(|address| matches!(address, IpAddr::V4(v4) if v4.is_link_local()));
-    own
+        addresses.iter().filter(|address| address.ifindex == ifindex).filter(usable).collect();
+    own.sort_by_key(|address| match address.net.addr() {
+        IpAddr::V4(v4) => (v4.is_link_local(), address.fading),
+        IpAddr::V6(v6) => (address.fading, v6.is_unique_local()),
+    });
+    own.into_iter().map(|address| address.net.addr()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn address(ifindex: u32, net: &str) -> Address {
+        Address { ifindex, net: net.parse().unwrap(), fading: false, tentative: false }
+    }
+
     #[test]
     fn a_global_address_before_a_link_local_one() {
-        let addresses: Vec<(u32, IpNet)> = [
-            (2, "169.254.7.7/16"),
-            (1, "10.0.0.1/8"),
-            (2, "fe80::1/64"),
-            (2, "2001:db8::1/64"),
-            (2, "192.0.2.5/24"),
-        ]
-        .map(|(index, text)| (index, text.parse().unwrap()))
-        .into();
-        let of = |count, index| {
-            let found = source_addresses(&addresses[..count], index);
-            found.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        let addresses = [
+            address(2, "169.254.7.7/16"),
+            address(1, "10.0.0.1/8"),
+            address(2, "2001:db8::1/64"),
+            address(2, "192.0.2.5/24"),
+        ];
+        let of = |addresses: &[Address], index| {
+            let found = source_addresses(addresses, index);
+            found.iter().filter(|address| address.is_ipv4()).map(IpAddr::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(of(5, 2), ["2001:db8::1", "192.0.2.5", "169.254.7.7"]);
-        assert_eq!(of(1, 2), ["169.254.7.7"]);
-        assert_eq!(of(5, 9), [""; 0]);
+        assert_eq!(of(&addresses, 2), ["192.0.2.5", "169.254.7.7"]);
+        assert_eq!(of(&addresses[..1], 2), ["169.254.7.7"]);
+        assert_eq!(of(&addresses, 9), [""; 0]);
+    }
+
+    #[test]
+    fn an_ipv6_source_lasts_and_can_be_answered() {
+        let source = |addresses: &[Address]| {
+            let found = source_addresses(addresses, 2);
+            found.into_iter().find(IpAddr::is_ipv6).map(|source| source.to_string())
+        };
+        let link_local = address(2, "fe80::1/64");
+        let tentative = Address { tentative: true, ..address(2, "2001:db8::1/64") };
+        assert_eq!(
+            source(&[link_local, tentative, address(1, "2001:db8::9/64"), address(2, "10.0.0.1/8")]),
+            None
+        );
+        let private = Address { fading: true, ..address(2, "2001:db8::2/64") };
+        assert_eq!(source(&[link_local, private]).as_deref(), Some("2001:db8::2"), "better than none");
+        let site = address(2, "fd00::2/64");
+        assert_eq!(source(&[private, site]).as_deref(), Some("fd00::2"));
+        assert_eq!(source(&[private, site, address(2, "2001:db8::3/64")]).as_deref(), Some("2001:db8::3"));
     }
 }

@@ -11,8 +11,9 @@ impl Agent {
         Arc::clone(&lock(&self.config))
     }
 
-    /// Takes a configuration over; the next pass, which begins at once, makes the kernel match it, the next sweep flows. What cannot be read, is not valid or changes what is
-    /// fixed at the start changes nothing; it is told in the log. Returns whether it was taken.
+    /// Takes a configuration over; the next pass, which begins at once, makes the kernel match it, the next sweep the
+    /// flows. What cannot be read, is not valid or changes what is fixed at the start changes nothing; it is told in the
+    /// log. Returns whether it was taken.
     pub(super) fn reload(&self, wanted: Result<Config, ConfigError>) -> bool {
         let wanted = match wanted {
             Ok(wanted) => wanted,
@@ -34,6 +35,7 @@ impl Agent {
             tracing::info!("the configuration has not changed");
             return true;
         }
+        lock(&self.registry).update_network(wanted.network.clone());
         *lock(&self.config) = Arc::new(wanted);
         self.reloaded.notify_one();
         tracing::info!("configuration read again");

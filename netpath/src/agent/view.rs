@@ -11,7 +11,7 @@ use super::{Agent, AgentError, lock, pods::object, registry::Entry};
 use crate::{
     api::types::{Drop, Network, Pod, ProgramStatus, Status, Traffic},
     datapath::{Attachment, Datapath, DatapathError},
-    model::PodState,
+    model::{self, PodState},
 };
 
 impl Agent {
@@ -75,18 +75,17 @@ impl Agent {
 
     /// All networks.
     pub fn networks(&self) -> Vec<Network> {
-        let config = self.config();
-        let network = &config.network;
         let mtu = self.mtu(None);
         let registry = lock(&self.registry);
-        vec![Network {
-            name: network.name.clone(),
-            subnets: vec![network.block.into()],
+        let describe = |network: model::Network| Network {
+            pods: registry.pods().filter(|entry| entry.pod.network == network.name).count() as u32,
+            name: network.name,
+            subnets: network.blocks,
             masquerade: network.masquerade,
             inbound: network.inbound.to_string(),
             mtu,
-            pods: registry.pods().filter(|entry| entry.pod.network == network.name).count() as u32,
-        }]
+        };
+        registry.networks().into_iter().map(describe).collect()
     }
 
     /// Drop reasons with packets.

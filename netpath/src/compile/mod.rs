@@ -4,13 +4,13 @@ mod node;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netpath_common::abi::{
     ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, NODE_ROUTES, Route, RouteKind,
 };
 
 pub use self::node::{node, sources, unused_sources};
-use crate::model::{GATEWAY, Inbound, Network, Pod};
+use crate::model::{Family, Inbound, Network, Pod};
 
 /// What the node's surroundings look like now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn endpoint(network: &Network, pod: &Pod, ifindex: u32, mtu: u32) -> Endpoin
         mac: pod.mac.0,
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        network: NETWORK,
+        network: network.number,
         flags: inbound | masquerade,
         reserved: 0,
     }
@@ -58,31 +58,55 @@ pub fn link(pod: &Pod) -> Link {
     Link { pod: pod.id, mac: pod.mac.0, pad: 0 }
 }
 
-/// Number of the one network there is.
-const NETWORK: u32 = 1;
-
-/// What ROUTES holds: every prefix once, in order.
-///
-/// The node's own addresses, the pods' gateway and the block belong to the node's stack, which knows the block as
-/// unreachable: local pods are found before any route. IPv4 only, as pods have no other addresses yet.
-pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(u32, IpNet, Route)> {
+/// What ROUTES holds: every prefix of every network once, in order; last the node's own.
+pub fn routes(networks: &[Network], surroundings: &Surroundings) -> Vec<(u32, IpNet, Route)> {
+    let blocks: Vec<IpNet> = networks.iter().flat_map(|network| network.blocks.iter().copied()).collect();
     let stack = Route::new(RouteKind::Stack, false);
+    let of_network = |network: &Network| {
+        let number = network.number;
+        let routes = network_routes(network, &blocks, surroundings);
+        routes.into_iter().map(move |(prefix, route)| (number, prefix, route))
+    };
+    let mut routes: Vec<_> = networks.iter().flat_map(of_network).collect();
+    routes.extend(blocks.iter().map(|block| (NODE_ROUTES, *block, stack)));
+    routes
+}
+
+/// The routes of one network, for the families it has.
+///
+/// The node's own addresses, the pods' gateway and every block belong to the node's stack, which knows the blocks as
+/// unreachable: local pods are found before any route.
+fn network_routes(
+    network: &Network,
+    blocks: &[IpNet],
+    surroundings: &Surroundings,
+) -> BTreeMap<IpNet, Route> {
+    let stack = Route::new(RouteKind::Stack, false);
+    let has = |address: IpAddr| network.has(Family::of(address));
     let mut routes = BTreeMap::new();
-    routes.insert(Ipv4Net::default(), Route::new(RouteKind::Fib, network.masquerade));
-    for prefix in &network.no_masquerade {
+    for family in network.families() {
+        routes.insert(family.everything(), Route::new(RouteKind::Fib, network.masquerade));
+        routes.insert(family.gateway().into(), stack);
+    }
+    for prefix in network.no_masquerade.iter().filter(|prefix| has(prefix.addr())) {
         routes.insert(*prefix, Route::new(RouteKind::Fib, false));
     }
-    routes.insert(network.block, stack);
-    let own = surroundings.addresses.iter().filter_map(|address| match address {
-        // A pod's packet to 127/8 is a martian, wherever it is routed.
-        IpAddr::V4(v4) if !v4.is_loopback() => Some(*v4),
-        _ => None,
-    });
-    for address in own.chain([GATEWAY]) {
-        routes.insert(Ipv4Net::from(address), stack);
+    for block in blocks.iter().filter(|block| has(block.addr())) {
+        routes.insert(*block, stack);
     }
-    let node = (NODE_ROUTES, IpNet::V4(network.block), stack);
-    routes.into_iter().map(|(prefix, route)| (NETWORK, IpNet::V4(prefix), route)).chain([node]).collect()
+    for address in surroundings.addresses.iter().filter(|address| has(**address) && is_routed(**address)) {
+        routes.insert((*address).into(), stack);
+    }
+    routes
+}
+
+/// Whether packets for an address of the node are looked up at all: those for loopback are martians, and those for an
+/// IPv6 link-local address are on no other link.
+fn is_routed(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
 }
 
 #[cfg(test)]
@@ -93,7 +117,8 @@ mod tests {
     fn network() -> Network {
         Network {
             name: DEFAULT_NETWORK.to_owned(),
-            block: "10.61.0.0/24".parse().unwrap(),
+            number: 1,
+            blocks: vec!["10.61.0.0/24".parse().unwrap()],
             masquerade: true,
             no_masquerade: vec!["10.0.0.0/8".parse().unwrap()],
             inbound: Inbound::Cluster,
@@ -103,18 +128,28 @@ mod tests {
     fn surroundings() -> Surroundings {
         let uplink =
             |ifindex, addresses| Uplink { name: format!("eth{ifindex}"), ifindex, mtu: 1500, addresses };
-        let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2"];
+        let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2", "fe80::9"];
         Surroundings {
-            uplinks: vec![uplink(2, vec!["192.0.2.2".parse().unwrap()]), uplink(3, Vec::new())],
+            uplinks: vec![
+                uplink(2, vec!["192.0.2.2".parse().unwrap()]),
+                uplink(3, vec!["2001:db8::2".parse().unwrap()]),
+            ],
             addresses: addresses.map(|text| text.parse().unwrap()).into(),
         }
     }
 
-    fn table(network: &Network) -> Vec<String> {
+    fn dual() -> Network {
+        let mut dual = network();
+        dual.blocks.push("fd00:61::/64".parse().unwrap());
+        dual.no_masquerade.push("fd00::/8".parse().unwrap());
+        dual
+    }
+
+    fn table(networks: &[Network]) -> Vec<String> {
         let words = |(number, prefix, route): &(u32, IpNet, Route)| {
             format!("{number} {prefix} {} {}", route.kind, route.flags)
         };
-        routes(network, &surroundings()).iter().map(words).collect()
+        routes(networks, &surroundings()).iter().map(words).collect()
     }
 
     #[test]
@@ -129,19 +164,54 @@ mod tests {
             "1 192.0.2.2/32 0 0",
             "0 10.61.0.0/24 0 0",
         ];
-        assert_eq!(table(&network()), expected);
+        assert_eq!(table(&[network()]), expected);
+    }
+
+    #[test]
+    fn routes_of_both_families_ipv6() {
+        let of_v6 = [
+            "1 ::/0 1 1",
+            "1 2001:db8::2/128 0 0",
+            "1 fd00::/8 1 0",
+            "1 fd00:61::/64 0 0",
+            "1 fe80::1/128 0 0",
+            "0 10.61.0.0/24 0 0",
+            "0 fd00:61::/64 0 0",
+        ];
+        let both = table(&[dual()]);
+        assert_eq!(both[6..], of_v6);
+        assert_eq!(both[..6], table(&[network()])[..6]);
+        // A network of one family has no routes of the other.
+        let only = Network { blocks: dual().blocks[1..].into(), ..dual() };
+        assert_eq!(table(&[only])[..5], of_v6[..5]);
+    }
+
+    #[test]
+    fn every_network_knows_every_block_and_has_its_own_ways_out() {
+        let open = Network {
+            name: "open".into(),
+            number: 2,
+            blocks: vec!["10.62.0.0/24".parse().unwrap()],
+            masquerade: false,
+            no_masquerade: Vec::new(),
+            ..network()
+        };
+        let table = table(&[network(), open]);
+        for line in ["1 10.62.0.0/24 0 0", "2 10.61.0.0/24 0 0", "2 0.0.0.0/0 1 0", "0 10.62.0.0/24 0 0"] {
+            assert!(table.contains(&line.to_owned()), "{line}: {table:?}");
+        }
     }
 
     #[test]
     fn without_masquerade_every_way_out_keeps_the_pods_address() {
         let network = Network { masquerade: false, ..network() };
-        assert!(table(&network).iter().all(|line| line.ends_with(" 0")));
+        assert!(table(&[network]).iter().all(|line| line.ends_with(" 0")));
     }
 
     #[test]
     fn a_no_masquerade_prefix_never_hides_the_block() {
         let network = Network { no_masquerade: vec!["10.61.0.0/24".parse().unwrap()], ..network() };
-        assert!(table(&network).contains(&"1 10.61.0.0/24 0 0".to_owned()));
+        assert!(table(&[network]).contains(&"1 10.61.0.0/24 0 0".to_owned()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ impl Config {
         let fixed = [
             ("node", self.node == wanted.node),
             ("uplinks", self.uplinks == wanted.uplinks),
-            ("block", self.network.block == wanted.network.block),
+            ("block", self.network.blocks == wanted.network.blocks),
             ("flows.capacity", self.flow_entries == wanted.flow_entries),
             ("datapath.attach", self.attach == wanted.attach),
             ("run_dir", self.paths.run_dir == wanted.paths.run_dir),

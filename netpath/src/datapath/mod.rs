@@ -11,6 +11,7 @@ mod flows;
 mod limits;
 mod load;
 mod pins;
+mod qdisc;
 mod tables;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -80,8 +81,9 @@ impl Datapath {
     /// running the old version until `attach_*` replaces them atomically.
     ///
     /// # Errors
-    /// The verifier's or the kernel's reason; nothing is attached then.
+    /// The verifier's or the kernel's reason, or the kernel is too old for `options.attach`; nothing is attached then.
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let mut ebpf = load::load(options, &pins)?;
         let tables = Tables::take(&mut ebpf)?;
@@ -132,7 +134,7 @@ impl Datapath {
                 outcome = outcome.and(attach::detach_clsact(program, ifname));
             }
         }
-        outcome
+        outcome.and_then(|()| qdisc::remove(ifindex, &self.pins.qdisc(ifindex)))
     }
 
     /// Every pinned link of this instance. (clsact filters have no pins.)

@@ -5,7 +5,7 @@ use netpath_common::abi::{
     Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodLimit, Rewrite,
 };
 
-use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup};
+use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup, translation};
 use crate::{
     bpf::{
         helper,
@@ -64,9 +64,14 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
     let reply = key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0);
     let Some(scratch) = FLOW_SCRATCH.get_mut(0) else { return DropReason::NotReady as u8 };
     *scratch = Flow { direction: FlowDirection::Reply as u8, peer_seen: PEER_SEEN, ..blank(pod.pod) };
-    // It exists if another CPU was first with the same pair.
-    if insert(&reply, scratch) == Err(InsertError::Full) {
-        return DropReason::FlowTableFull as u8;
+    match insert(&reply, scratch) {
+        Err(InsertError::Full) => return DropReason::FlowTableFull as u8,
+        // A pod's translated flow has this tuple: what came to the pod's own address would be answered from the node's.
+        Err(InsertError::Exists) if FLOWS.get(&reply).and_then(translation).is_some() => {
+            return DropReason::InboundDenied as u8;
+        }
+        // Without translation, another CPU was first with the same pair.
+        _ => {}
     }
     scratch.peer_seen = 0;
     first_packet(scratch, packet, headers);
