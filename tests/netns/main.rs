@@ -7,6 +7,7 @@ mod host;
 mod ipv6;
 mod lifecycle;
 mod matrix;
+mod networks;
 mod pmtu;
 mod restart;
 mod routing;

@@ -9,7 +9,7 @@ use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 
 use super::{Agent, AgentError, lock, pods::object, registry::Entry};
 use crate::{
-    api::types::{Drop, Network, Pod, ProgramStatus, Status, Traffic},
+    api::types::{Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
     datapath::{Attachment, Datapath, DatapathError},
     model::{self, PodState},
 };
@@ -55,37 +55,42 @@ impl Agent {
             (None, PodState::Creating) => "creating".into(),
             (None, PodState::Removing) => "removing".into(),
         };
+        let interfaces: Vec<PodInterface> = entry.links().map(describe_interface).collect();
+        // A pod has at least one.
+        let first = interfaces[0].clone();
         Pod {
             name: pod.name.to_string(),
-            network: pod.network.clone(),
-            addresses: pod.addresses.clone(),
-            mac: pod.mac.to_string(),
-            interface: pod.interface.clone(),
-            ifindex: entry.ifindex,
+            network: first.network,
+            addresses: first.addresses,
+            mac: first.mac,
+            interface: first.interface,
+            ifindex: first.ifindex,
+            interfaces,
+            allowed_addresses: pod.interfaces.iter().flat_map(|one| one.allowed.clone()).collect(),
+            no_masquerade: !pod.masquerade,
             netns: pod.netns.display().to_string(),
             state,
             rx_packets: counter.rx_packets,
             rx_bytes: counter.rx_bytes,
             tx_packets: counter.tx_packets,
             tx_bytes: counter.tx_bytes,
-            mtu: self.mtu(pod.mtu),
+            mtu: self.mtu(pod, &pod.interfaces[0]),
             labels: pod.labels.clone(),
         }
     }
 
     /// All networks.
     pub fn networks(&self) -> Vec<Network> {
-        let mtu = self.mtu(None);
-        let registry = lock(&self.registry);
         let describe = |network: model::Network| Network {
-            pods: registry.pods().filter(|entry| entry.pod.network == network.name).count() as u32,
+            pods: lock(&self.registry).pods_in(&network.name) as u32,
             name: network.name,
             subnets: network.blocks,
             masquerade: network.masquerade,
+            no_masquerade: network.no_masquerade,
             inbound: network.inbound.to_string(),
-            mtu,
+            mtu: self.mtu_or(network.mtu),
         };
-        registry.networks().into_iter().map(describe).collect()
+        self.all_networks().into_iter().map(describe).collect()
     }
 
     /// Drop reasons with packets.
@@ -137,8 +142,7 @@ impl Agent {
     }
 
     fn describe_programs(&self, attachments: Vec<Attachment>) -> Vec<ProgramStatus> {
-        let pods: HashMap<u32, String> =
-            lock(&self.registry).pods().map(|entry| (entry.ifindex, entry.pod.interface.clone())).collect();
+        let pods: HashMap<u32, String> = lock(&self.registry).pods().flat_map(hosts).collect();
         let node = lock(&self.node);
         let describe = |attachment: Attachment| ProgramStatus {
             name: attachment.program,
@@ -150,6 +154,22 @@ impl Agent {
             attach: self.attach.name().into(),
         };
         attachments.into_iter().map(describe).collect()
+    }
+}
+
+/// The host ends of a pod, by index.
+fn hosts(entry: &Entry) -> Vec<(u32, String)> {
+    entry.links().map(|(interface, ifindex)| (ifindex, interface.host.clone())).collect()
+}
+
+fn describe_interface((interface, ifindex): (&model::Interface, u32)) -> PodInterface {
+    PodInterface {
+        name: interface.name.clone(),
+        network: interface.network.clone(),
+        addresses: interface.addresses.clone(),
+        mac: interface.mac.to_string(),
+        interface: interface.host.clone(),
+        ifindex,
     }
 }
 

@@ -19,7 +19,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
-use crate::api::types::{Drop, Failure, Flow, FlowFilter, Flushed, Network, Pod, PodAdd, Status};
+use crate::api::types::{
+    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status,
+};
 
 /// How long an answer may take. Listing a full flow table takes the agent a few seconds.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -78,6 +80,21 @@ impl Client {
         self.get("/v1/networks").await
     }
 
+    /// Adds a network and returns it as it became.
+    pub async fn network_add(&self, network: &NetworkAdd) -> Result<Network, ClientError> {
+        self.post("/v1/networks", network).await
+    }
+
+    /// Changes a network and returns it as it became.
+    pub async fn network_set(&self, name: &str, change: &NetworkSet) -> Result<Network, ClientError> {
+        self.with_body(Method::PATCH, &format!("/v1/networks/{}", escape(name)), change).await
+    }
+
+    /// Removes a network that has no pods.
+    pub async fn network_rm(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/networks/{}", escape(name))).await
+    }
+
     /// Tracked flows, of one pod if `pod` is given.
     pub async fn flows(&self, pod: Option<&str>) -> Result<Vec<Flow>, ClientError> {
         self.flows_by(&FlowFilter { pod: pod.map(str::to_owned), ..FlowFilter::default() }).await
@@ -128,12 +145,21 @@ impl Client {
         path: &str,
         request: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
+        self.with_body(Method::POST, path, request).await
+    }
+
+    async fn with_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(request).map_err(|error| ClientError::Protocol {
-            request: format!("POST {path}"),
+            request: format!("{method} {path}"),
             reason: format!("the request does not fit into JSON: {error}"),
         })?;
-        let body = self.exchange(Method::POST, path, Some(json)).await?;
-        decode("POST", path, &body)
+        let body = self.exchange(method.clone(), path, Some(json)).await?;
+        decode(method.as_str(), path, &body)
     }
 
     /// `DELETE path`, whatever the answer's body says.

@@ -112,11 +112,11 @@ fn a_pod_is_limited_from_its_first_packet_on_and_by_what_is_alive() {
         add(&agent, (0..4).map(|n| flow(n, pod.id, "192.0.2.2")).collect()).await;
         agent.sweep().await.unwrap();
         assert_eq!(ceiling().await.ceiling, 6);
-        assert!(agent.reload(changed(&agent, |config| config.flows_per_pod = Some(3))));
+        assert!(agent.reload(changed(&agent, |config| config.flows_per_pod = Some(3))).await);
         agent.sweep().await.unwrap();
         assert_eq!(ceiling().await.ceiling, 0, "no more, and none is ended");
         assert_eq!(agent.status().await.unwrap().flows, 4);
-        assert!(agent.reload(changed(&agent, |config| config.flows_per_pod = None)));
+        assert!(agent.reload(changed(&agent, |config| config.flows_per_pod = None)).await);
         assert_eq!(agent.flows_per_pod(), 1024 / 2 / 4, "a quarter of what fits");
         well(&agent);
     });
@@ -137,7 +137,7 @@ fn bindings_go_with_their_address() {
         // A pool: those of its family that are not in it go.
         let pool =
             |config: &mut Config| config.snat_addresses = vec![second.addr(), "192.0.2.77".parse().unwrap()];
-        assert!(agent.reload(changed(&agent, pool)));
+        assert!(agent.reload(changed(&agent, pool)).await);
         pass(&agent).await;
         assert_eq!(translated(&agent).await, all[1..]);
         let status = agent.status().await.unwrap();
@@ -169,18 +169,26 @@ fn a_new_configuration_is_taken_whole_or_not_at_all() {
             &crate::config::AgentFlags { config: Some("/nonexistent".into()), ..Default::default() },
             &before.instance,
         );
-        assert!(!agent.reload(error));
-        assert!(!agent.reload(changed(&agent, |config| {
-            config.snat_ports = 40_000..=40_009;
-            config.flow_entries = 2048;
-        })));
+        assert!(!agent.reload(error).await);
+        assert!(
+            !agent
+                .reload(changed(&agent, |config| {
+                    config.snat_ports = 40_000..=40_009;
+                    config.flow_entries = 2048;
+                }))
+                .await
+        );
         assert_eq!(agent.config(), before);
-        assert!(agent.reload(changed(&agent, |_| ())), "nothing new");
-        assert!(agent.reload(changed(&agent, |config| {
-            config.snat_ports = 40_000..=40_009;
-            config.network.masquerade = false;
-            config.mtu = Some(1400);
-        })));
+        assert!(agent.reload(changed(&agent, |_| ())).await, "nothing new");
+        assert!(
+            agent
+                .reload(changed(&agent, |config| {
+                    config.snat_ports = 40_000..=40_009;
+                    config.network.masquerade = false;
+                    config.mtu = Some(1400);
+                }))
+                .await
+        );
         pass(&agent).await;
         assert_eq!(sysctl::read(PORTS).unwrap(), "40000-40009");
         assert_eq!(agent.status().await.unwrap().snat.range, "40000-40009");

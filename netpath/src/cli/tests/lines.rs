@@ -27,6 +27,11 @@ fn documented_lines_are_understood() {
         "netpath pod show web",
         "netpath pod exec web -- ping -c 1 -o json 10.0.0.1",
         "netpath network ls",
+        "netpath network add blue --subnet 10.62.0.0/24 --subnet fd00:62::/64 --masquerade no --inbound any --mtu 1400 \
+         --no-masquerade 10.0.0.0/8 --no-masquerade fd00::/8",
+        "netpath network set blue --masquerade yes --no-masquerade none --mtu 0",
+        "netpath network rm blue green",
+        "netpath pod add web --network blue --network green --no-masquerade --allow-address 203.0.113.80",
         "netpath flow ls",
         "netpath flow ls --pod web",
         "netpath flow ls --pod web --protocol tcp --state established --source 10.61.0.2 --destination 192.0.2.0/24 \
