@@ -1,7 +1,7 @@
 //! Tables of the programs that only tests and later parts of the agent look into.
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use netpath_common::abi::{ABI_VERSION, Exhausted, ExhaustedKey, PodFlows, SNAT_TRY_ROWS};
+use netpath_common::abi::{ABI_VERSION, Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 
 use super::{PIN_DIR, Pod, Scene};
 
@@ -27,10 +27,10 @@ impl Scene {
 
     /// Lets a pod open so many more flows, until then (CLOCK_MONOTONIC, ns).
     pub fn limit_flows(&self, pod: Pod, more: u64, until: u64) {
-        let mut table =
-            Array::<_, PodFlows>::try_from(Map::Array(self.table("POD_FLOWS"))).expect("POD_FLOWS");
-        let record = table.get(&pod.id, 0).expect("slot");
-        let limit = PodFlows { ceiling: record.opened + more, valid_until: until, ..record };
-        table.set(pod.id, limit, 0).expect("limit");
+        let opened = Array::<_, u64>::try_from(Map::Array(self.table("POD_OPENED"))).expect("POD_OPENED");
+        let ceiling = opened.get(&pod.id, 0).expect("slot") + more;
+        let mut limits =
+            Array::<_, PodLimit>::try_from(Map::Array(self.table("POD_LIMITS"))).expect("POD_LIMITS");
+        limits.set(pod.id, PodLimit { ceiling, valid_until: until }, 0).expect("limit");
     }
 }
