@@ -27,6 +27,9 @@ pub const ROUTE_PROTOCOL: u8 = 0x6e;
 /// The metric the kernel gives IPv6 routes that name none; IPv4's is 0.
 const METRIC_V6: u32 = 1024;
 
+/// The table of what the kernel delivers itself (`RT_TABLE_LOCAL`).
+const TABLE_LOCAL: u8 = 255;
+
 /// What happens to packets of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouteKind {
@@ -151,6 +154,24 @@ impl Netlink {
         self.routes(which(v6), Filter { ifindex: Some(ifindex), table, ..Filter::default() }).await
     }
 
+    /// Whether what arrives for an address of an interface is delivered. For IPv6 the kernel sees to that on a work queue,
+    /// a moment after the address is there.
+    pub(in crate::net) async fn is_delivered(&self, ifindex: u32, address: IpAddr) -> Result<bool, NetError> {
+        let filter = Filter {
+            kind: RouteType::Local,
+            ifindex: Some(ifindex),
+            table: Some(TABLE_LOCAL),
+            ..Filter::default()
+        };
+        let answers = self.dump_routes(family(address), filter).await?;
+        Ok(answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => {
+                message.attributes.contains(&RouteAttribute::Destination(address.into()))
+            }
+            _ => false,
+        }))
+    }
+
     /// The route that keeps this one, without a metric, from being added.
     pub(in crate::net) async fn route_in_the_way(
         &self,
@@ -173,18 +194,25 @@ impl Netlink {
     }
 
     async fn routes(&self, family: AddressFamily, filter: Filter) -> Result<Vec<KernelRoute>, NetError> {
+        Ok(self.dump_routes(family, filter).await?.into_iter().filter_map(parse).collect())
+    }
+
+    async fn dump_routes(
+        &self,
+        family: AddressFamily,
+        filter: Filter,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.header.table = filter.table.unwrap_or(RouteHeader::RT_TABLE_MAIN);
         message.header.protocol = filter.protocol;
         message.header.kind = filter.kind;
         message.attributes.extend(filter.ifindex.map(RouteAttribute::Oif));
-        let answers = match self.dump("list routes", RouteNetlinkMessage::GetRoute(message)).await {
+        match self.dump("list routes", RouteNetlinkMessage::GetRoute(message)).await {
             // A namespace that never had a route has no main table, and an interface that is gone no routes.
-            Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Vec::new(),
-            answers => answers?,
-        };
-        Ok(answers.into_iter().filter_map(parse).collect())
+            Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Ok(Vec::new()),
+            answers => answers,
+        }
     }
 }
 

@@ -129,6 +129,7 @@ impl PodLink {
         self.outside(&mut Side::new(host, host_ns, undo), &outer).await?;
         operational(host, &self.host_name).await?;
         operational(&pod, &self.pod_name).await?;
+        delivered(&pod, &inner, &self.addresses).await?;
         Ok(outer.index)
     }
 
@@ -343,6 +344,21 @@ async fn operational(netlink: &Netlink, name: &str) -> Result<(), NetError> {
             }
         }
     }
+}
+
+/// Waits until the pod gets what is sent to its IPv6 addresses.
+async fn delivered(pod: &Netlink, link: &Link, addresses: &[IpAddr]) -> Result<(), NetError> {
+    let deadline = Instant::now() + CARRIER;
+    for address in addresses.iter().filter(|address| address.is_ipv6()) {
+        while !pod.is_delivered(link.index, *address).await? {
+            if Instant::now() > deadline {
+                let reason = "the kernel does not deliver what arrives for it; is IPv6 off in the pod?";
+                return Err(NetError::new(format!("wait for address {address} of {}", link.name), reason));
+            }
+            sleep(POLL).await;
+        }
+    }
+    Ok(())
 }
 
 async fn existing(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
