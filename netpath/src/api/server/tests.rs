@@ -89,6 +89,27 @@ fn a_day_of_a_client() {
         client.network_rm("back").await.unwrap();
         assert_eq!(client.networks().await.unwrap().len(), 1);
         assert_eq!(client.get::<Vec<Flow>>("/v1/flows?pod=web").await.unwrap(), []);
+        client.get::<Vec<Drop>>("/v1/drops").await.unwrap();
+        let Err(ClientError::Refused(failure)) = client.post::<Pod>("/v1/pods", &named("web")).await else {
+            panic!("added twice")
+        };
+        assert_eq!(failure.code, FailureCode::Conflict);
+        assert!(failure.hint.is_some());
+        // A stream of events does not keep the agent from ending.
+        let mut events = client.events().await.unwrap();
+        running.stop().await;
+        assert!(events.next().await.is_none());
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+#[test]
+fn every_part_of_a_filter_reaches_the_agent() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let client = Client::new(&socket);
+        client.post::<Pod>("/v1/pods", &named("web")).await.unwrap();
         let every = FlowFilter {
             pod: Some("web".into()),
             protocol: Some("sctp".parse().unwrap()),
@@ -102,16 +123,7 @@ fn a_day_of_a_client() {
         let sorted = FlowFilter { sort: Some(FlowSort::Idle), limit: Some(5), ..every.clone() };
         assert_eq!(client.flows_by(&sorted).await.unwrap(), []);
         assert_eq!(client.flush_flows(&every).await.unwrap().removed, 0);
-        client.get::<Vec<Drop>>("/v1/drops").await.unwrap();
-        let Err(ClientError::Refused(failure)) = client.post::<Pod>("/v1/pods", &named("web")).await else {
-            panic!("added twice")
-        };
-        assert_eq!(failure.code, FailureCode::Conflict);
-        assert!(failure.hint.is_some());
-        // A stream of events does not keep the agent from ending.
-        let mut events = client.events().await.unwrap();
         running.stop().await;
-        assert!(events.next().await.is_none());
         end.send_replace(true);
         server.await.unwrap();
     });
