@@ -99,7 +99,8 @@ pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
 /// Whether an uplink's flows may carry this address.
 #[inline(always)]
 pub fn is_source_of(uplink: &Uplink, headers: &Headers) -> bool {
-    pool_of(uplink, headers).addresses.contains(&headers.key.src)
+    // What is not used of a pool is unspecified, and so is the source of a packet that looks for an address.
+    headers.key.src != Addr::UNSPECIFIED && pool_of(uplink, headers).addresses.contains(&headers.key.src)
 }
 
 #[inline(always)]
