@@ -15,7 +15,7 @@ pub use self::{
 };
 use crate::{
     datapath::AttachKind,
-    model::{DEFAULT_NETWORK, Inbound, Network},
+    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Inbound, Network},
 };
 
 /// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
@@ -25,8 +25,6 @@ pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
 /// Source ports of translated flows if nothing else is configured: kept out of the host's own ephemeral ports, which
 /// on most kernels are 32768 to 60999, so that both have a good 10,000 and more.
 pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 32_768..=49_151;
-
-const DEFAULT_BLOCK: &str = "10.61.0.0/24";
 
 /// What an agent is told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,19 +103,21 @@ impl Config {
     pub fn load(flags: &AgentFlags, instance: &Instance) -> Result<Self, ConfigError> {
         let (file, path) = read(flags, instance)?;
         let source = Source { flags, file: &file, path: &path };
+        let blocks = value::blocks(&source)?;
         Ok(Self {
+            mtu: value::mtu(&source, &blocks)?,
             instance: instance.clone(),
             paths: value::paths(&source, instance)?,
             node: value::node(&source)?,
             uplinks: value::uplinks(&source)?,
             network: Network {
                 name: DEFAULT_NETWORK.to_owned(),
-                block: value::block(&source)?,
+                number: DEFAULT_NETWORK_NUMBER,
+                blocks,
                 masquerade: flags.masquerade.or(file.masquerade).unwrap_or(true),
                 no_masquerade: value::no_masquerade(&source)?,
                 inbound: value::inbound(&source)?,
             },
-            mtu: value::mtu(&source)?,
             snat_ports: value::snat_ports(&source)?,
             flow_entries: value::flow_entries(&source)?,
             attach: value::attach(&source)?,

@@ -5,3 +5,4 @@ pub mod namespace;
 pub mod node;
 pub mod packet;
 pub mod scene;
+pub mod side;

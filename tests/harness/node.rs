@@ -15,7 +15,7 @@ use netpath::{
     },
     lab::{
         checks::LabPod,
-        topology::{BLOCK, Spec, Topology, UPLINK},
+        topology::{BLOCK, BLOCK_V6, Spec, Topology},
     },
     net::Netns,
 };
@@ -31,6 +31,8 @@ use crate::namespace::isolate;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Directory of the agent's configuration, state and log; a tmpfs that only this test sees.
 const DIR: &str = "/mnt";
+/// What a configuration that names no uplinks gets.
+const UPLINKS: &str = "uplinks = [\"up0\"]";
 
 /// A node with its agent.
 pub struct Node {
@@ -44,7 +46,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose agent runs with these lines of configuration beside the block and the paths.
+    /// A node whose agent runs with these lines of configuration beside the paths and, if they name none, the blocks.
     pub fn start(configuration: &str) -> Self {
         let (topology, runtime) = Self::without_agent();
         let mut node = Self::with_agent(topology, runtime, configuration);
@@ -64,7 +66,12 @@ impl Node {
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
         let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
-        let text = format!("block = \"{BLOCK}\"\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
+        let block = match configuration.contains("block = ") {
+            true => String::new(),
+            false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
+        };
+        let uplinks = if configuration.contains("uplinks =") { "" } else { UPLINKS };
+        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{uplinks}\n{configuration}\n{capacity}");
         std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
         let agent = spawn_agent(&topology.node.netns);
         Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
@@ -148,10 +155,7 @@ fn spawn_agent(node: &Netns) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(binary())
-        .args(["-v", "agent", "run", "--uplink", UPLINK]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).args(["-v", "agent", "run"]);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

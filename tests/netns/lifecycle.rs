@@ -80,7 +80,7 @@ fn a_failure_in_the_middle_undoes_every_step_and_releases_the_address() {
     assert_eq!(picture(&node), routed, "routed elsewhere");
     run_in(node_ns, "ip", &["route", "del", &elsewhere, "dev", "up0"]);
     let pod = node.add(&wanted);
-    assert_eq!(pod.addresses, [std::net::IpAddr::from(UNUSED)], "the address is free again");
+    assert_eq!(pod.addresses[0], std::net::IpAddr::from(UNUSED), "the address is free again");
     node.runtime.block_on(node.client.pod_rm("x")).unwrap();
     assert_eq!(picture(&node), before);
     assert!(

@@ -30,7 +30,10 @@ fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
             "sysctls",
             show(
                 "sh",
-                &["-c", "grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_* 2>/dev/null | sort"],
+                &[
+                    "-c",
+                    "grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_* /proc/sys/net/ipv6/conf 2>/dev/null | sort",
+                ],
             ),
         ),
         ("pins", show("find", &["/sys/fs/bpf"])),

@@ -169,6 +169,8 @@ fn what_no_pod_sent_is_the_nodes(f: Family) {
     let scene = Scene::new();
     Talk::Udp.open(&scene, &f, 40_000);
     Talk::Echo.open(&scene, &f, 40_001);
+    scene.a_says(Talk::Udp.question((f.a, 1000), f.unmasked));
+    let untranslated = Talk::Udp.question((f.a, 1000), f.unmasked).packet();
     let header = f.header();
     let about =
         |packet: &[u8], embed| Frame::error(f.router, f.node, ErrorKind::Unreachable(1), packet, embed);
@@ -187,6 +189,7 @@ fn what_no_pod_sent_is_the_nodes(f: Family) {
             "the answer to an echo",
             about(&Frame::echo(f.node, f.outside, false, 40_001, 1).packet(), usize::MAX),
         ),
+        ("a pod's packet that the node did not send", about(&untranslated, usize::MAX)),
         ("another sender", about(&udp((f.other, 40_000), (f.outside, SERVER_PORT)), usize::MAX)),
         ("seven bytes of the transport", about(&right, header + 7)),
         ("only an IP header", about(&right, header)),
@@ -203,12 +206,13 @@ fn what_no_pod_sent_is_the_nodes(f: Family) {
         let ran = scene.expect_no_drop(name, |scene| scene.from_wire(&packet));
         ran.assert_untouched(name, &packet);
     }
-    assert_eq!(scene.pairs().len(), 2, "{:?}", scene.pairs());
+    assert_eq!(scene.pairs().len(), 3, "{:?}", scene.pairs());
 }
 
 fn to_a_pods_own_address_only_about_its_flows(f: Family) {
     let mut scene = Scene::new();
     scene.a_says(Talk::Udp.question((f.a, 1000), f.unmasked));
+    let translated = Talk::Udp.open(&scene, &f, 40_000).left;
     let udp = |from: u16, to| Frame::udp((f.a, from), (to, SERVER_PORT)).packet();
     let about = |packet: &[u8], embed| Frame::error(f.router, f.a, ErrorKind::Unreachable(1), packet, embed);
     let rows = [
@@ -218,19 +222,20 @@ fn to_a_pods_own_address_only_about_its_flows(f: Family) {
             "what another pod sent",
             about(&Frame::udp((f.b, 1000), (f.unmasked, SERVER_PORT)).packet(), usize::MAX),
         ),
+        ("what left with the node's address", about(&translated, usize::MAX)),
         ("nothing", about(&udp(1000, f.unmasked), 0)),
         ("too little", about(&udp(1000, f.unmasked), f.header() + 4)),
     ];
     for (name, frame) in rows.clone() {
         scene.expect_drop(name, DropReason::InboundDenied, |scene| scene.router_says(frame));
     }
-    assert_eq!(scene.pairs().len(), 1, "{:?}", scene.pairs());
+    assert_eq!(scene.pairs().len(), 2, "{:?}", scene.pairs());
     scene.allow_inbound();
     for (name, frame) in rows {
         let packet = from_router(frame);
         scene.from_wire(&packet).assert_forwarded(name, &packet);
     }
-    assert_eq!(scene.pairs().len(), 1, "an error makes no flow: {:?}", scene.pairs());
+    assert_eq!(scene.pairs().len(), 2, "an error makes no flow: {:?}", scene.pairs());
 }
 
 fn an_error_makes_no_flow_and_keeps_none_alive(f: Family) {
@@ -299,10 +304,13 @@ fn an_error_of_a_pod_about_nothing_it_got_is_refused(f: Family) {
         Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &received, usize::MAX)
     };
     let sent_itself = Talk::Udp.question((f.a, 40_000), f.outside).packet();
+    let received = Talk::Udp.answer(f.outside, (f.a, 40_000)).packet();
+    let to_another = Frame::error(f.a, f.other, ErrorKind::Unreachable(3), &received, usize::MAX);
     let to_itself = Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &sent_itself, usize::MAX);
     let rows = [
         ("a port it does not use", about(f.outside, (f.a, 40_009))),
         ("a server it did not ask", about(f.other, (f.a, 40_000))),
+        ("what another host sent", to_another),
         ("what it sent itself", to_itself),
         ("what came for another pod", about(f.outside, (f.b, 40_001))),
         ("what came for the node", about(f.outside, (f.node, 40_000))),

@@ -43,9 +43,17 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     Ok(Verdict::NEXT)
 }
 
+/// What stands in a flow for the pod, if it is the node's own.
+const NODE: u32 = 0;
+
 /// A packet of the node itself. If a pod's binding has its port, the answers would go to the pod: it gets another one.
 #[inline(always)]
-fn own(packet: &Packet, headers: &Headers, uplink: &'static Uplink) -> Outcome {
+fn own(packet: &Packet, headers: &mut Headers, uplink: &'static Uplink) -> Outcome {
+    if headers.transport == Transport::Error {
+        leave::translate_error(packet, headers, NODE, false)?;
+        return Ok(Verdict::NEXT);
+    }
+    fragment::resolve(headers);
     if headers.transport != Transport::Ports || !route::is_snat_port(headers.key.sport) {
         return Ok(Verdict::NEXT);
     }

@@ -7,7 +7,7 @@ use crate::{
     config::ConfigError,
     datapath::DatapathError,
     ipam::IpamError,
-    model::{MacError, NameError},
+    model::{Family, MacError, NameError},
     net::{NetError, UndoFailed},
     store::StoreError,
 };
@@ -53,9 +53,14 @@ pub enum AgentError {
     /// No such network.
     #[error("network '{0}' does not exist")]
     NoNetwork(String),
-    /// The address is of another family than the network.
-    #[error("address {0}: the network has IPv4 addresses only")]
-    Family(IpAddr),
+    /// The address is of a family that the network has not.
+    #[error("address {address}: the network '{network}' has no {} addresses", Family::of(*address))]
+    Family {
+        /// What was asked for.
+        address: IpAddr,
+        /// The network.
+        network: String,
+    },
     /// The namespace that would be made for the pod is there already.
     #[error("pod '{pod}': {path} is there already, and not netpath's")]
     NetnsExists {
@@ -130,7 +135,7 @@ impl AgentError {
             Self::PodExists(_) => "choose another name, or remove it with 'netpath pod rm'",
             Self::PodBusy(_) => "try again in a moment; 'netpath status' tells what is wrong if it lasts",
             Self::NoNetwork(_) => "'netpath network ls' lists the networks",
-            Self::Family(_) | Self::Ipam(IpamError::OutOfRange { .. }) => {
+            Self::Family { .. } | Self::Ipam(IpamError::OutOfRange { .. }) => {
                 "'netpath network ls' shows the subnets; give no address and one is chosen"
             }
             Self::NetnsExists { .. } => {
@@ -155,7 +160,7 @@ impl From<&AgentError> for Failure {
             E::Invalid { .. }
             | E::Name(_)
             | E::Mac(_)
-            | E::Family(_)
+            | E::Family { .. }
             | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
             E::NoPod(_) | E::NoNetwork(_) => FailureCode::NotFound,
             E::PodExists(_)

@@ -4,8 +4,10 @@
 //! removes, `node` looks after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
 //! answers the API, `uninstall` takes everything away.
 
+mod advertisements;
 mod error;
 mod events;
+mod networks;
 mod node;
 mod pods;
 mod ports;

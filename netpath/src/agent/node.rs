@@ -1,15 +1,15 @@
 //! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Agent, AgentError, blocking, lock, ports::Ports};
+use super::{Agent, AgentError, advertisements, blocking, lock, ports::Ports};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
-    model::Pod,
-    net::{Link, Route, RouteKind, sysctl},
+    model::{Family, Network, Pod},
+    net::{Address, Link, Route, RouteKind, sysctl},
 };
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
@@ -20,7 +20,7 @@ const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) links: Vec<Link>,
-    addresses: Vec<(u32, IpNet)>,
+    addresses: Vec<Address>,
     /// Routes marked as ours.
     routes: Vec<Route>,
     pub(super) uplinks: Vec<Uplink>,
@@ -40,6 +40,12 @@ impl Seen {
     pub(super) fn name_of(&self, ifindex: u32) -> String {
         let link = self.links.iter().find(|link| link.index == ifindex);
         link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
+    /// The address of the node that a block holds, in words.
+    fn conflict(&self, block: IpNet) -> Option<String> {
+        let inside = self.addresses.iter().find(|address| block.contains(&address.net.addr()))?;
+        Some(format!("{}, an address of {}", inside.net.addr(), self.name_of(inside.ifindex)))
     }
 
     /// Whether what netlink announces of a pod's host end is as it should be.
@@ -81,14 +87,13 @@ impl Agent {
         Ok(changed)
     }
 
-    async fn find_uplinks(
-        &self,
-        links: &[Link],
-        addresses: &[(u32, IpNet)],
-    ) -> Result<Vec<Uplink>, AgentError> {
+    async fn find_uplinks(&self, links: &[Link], addresses: &[Address]) -> Result<Vec<Uplink>, AgentError> {
         let found: Vec<&Link> = if self.config.uplinks.is_empty() {
-            let index = self.netlink.default_route_interface(false).await?;
-            links.iter().filter(|link| Some(link.index) == index).collect()
+            let mut indexes = Vec::new();
+            for family in families(&self.all_networks()) {
+                indexes.extend(self.netlink.default_route_interface(family == Family::V6).await?);
+            }
+            links.iter().filter(|link| indexes.contains(&link.index)).collect()
         } else {
             let by_name = |name: &String| links.iter().find(|link| link.name == *name);
             self.config.uplinks.iter().filter_map(by_name).collect()
@@ -97,7 +102,8 @@ impl Agent {
             name: link.name.clone(),
             ifindex: link.index,
             mtu: link.mtu,
-            address: source_address(addresses, link.index),
+            v4: source_v4(addresses, link.index),
+            v6: source_v6(addresses, link.index),
         };
         Ok(found.into_iter().map(uplink).collect())
     }
@@ -125,19 +131,15 @@ impl Agent {
                 "name one with --uplink DEV or uplinks = [\"DEV\"]",
             ));
         }
-        let block = self.config.network.block;
-        let inside = |address: &IpNet| matches!(address.addr(), IpAddr::V4(v4) if block.contains(&v4));
-        match seen.addresses.iter().find(|(_, address)| inside(address)) {
-            Some((ifindex, address)) => Err(AgentError::unfit(
-                format!(
-                    "the block {block} holds {}, an address of {}",
-                    address.addr(),
-                    seen.name_of(*ifindex)
-                ),
-                "give pods another block with --block or block = \"CIDR\"",
-            )),
-            None => Ok(()),
+        for block in &self.config.network.blocks {
+            if let Some(conflict) = seen.conflict(*block) {
+                return Err(AgentError::unfit(
+                    format!("the block {block} holds {conflict}"),
+                    "give pods another block with --block or block = \"CIDR\"",
+                ));
+            }
         }
+        Ok(())
     }
 
     /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
@@ -146,21 +148,32 @@ impl Agent {
         let seen = lock(&self.node).seen.clone();
         // The tables first: no program may run with an uplink it does not know.
         self.note("tables", &self.write_tables(&seen).await);
-        self.note("block route", &self.ensure_block_route(&seen).await);
+        self.note("block route", &self.ensure_block_routes(&seen).await);
         self.note("reserved ports", &self.reserve_ports().await);
         for name in self.config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
         {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
+        let families = families(&self.all_networks());
         for uplink in seen.uplinks {
-            let outcome = match self.attach_uplink(&uplink).await {
-                Ok(()) if uplink.address.is_none() => {
-                    Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
-                }
-                outcome => outcome.map_err(|error| error.to_string()),
+            let outcome = match self.ensure_uplink(&uplink, &families).await {
+                Ok(()) => families.iter().try_for_each(|family| has_source(&uplink, *family)),
+                Err(error) => Err(error.to_string()),
             };
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
+    }
+
+    async fn ensure_uplink(&self, uplink: &Uplink, families: &[Family]) -> Result<(), AgentError> {
+        if families.contains(&Family::V6) {
+            advertisements::keep(&self.state, &uplink.name).await?;
+        }
+        self.attach_uplink(uplink).await
+    }
+
+    /// All networks.
+    pub(super) fn all_networks(&self) -> Vec<Network> {
+        lock(&self.registry).networks()
     }
 
     async fn attach_uplink(&self, uplink: &Uplink) -> Result<(), AgentError> {
@@ -180,7 +193,7 @@ impl Agent {
 
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
-        let addresses = seen.addresses.iter().map(|(_, address)| address.addr()).collect();
+        let addresses = seen.addresses.iter().map(|address| address.net.addr()).collect();
         let surroundings = Surroundings { uplinks: seen.uplinks.clone(), addresses };
         let generation = {
             let mut node = lock(&self.node);
@@ -191,8 +204,7 @@ impl Agent {
             }
             node.generation
         };
-        let network = &self.config.network;
-        let routes = compile::routes(network, &surroundings);
+        let routes = compile::routes(&self.all_networks(), &surroundings);
         let record = compile::node(&surroundings, &self.config.snat_ports, generation);
         let write = move |datapath: &mut crate::datapath::Datapath| {
             datapath.set_routes(&routes)?;
@@ -201,23 +213,21 @@ impl Agent {
         Ok(self.on_datapath(write).await?)
     }
 
-    /// Addresses of the block without a pod get an answer instead of leaving by the default route. Routes of earlier
+    /// Addresses of the blocks without a pod get an answer instead of leaving by the default route. Routes of earlier
     /// blocks go.
-    async fn ensure_block_route(&self, seen: &Seen) -> Result<(), AgentError> {
-        let prefix = IpNet::V4(self.config.network.block);
+    async fn ensure_block_routes(&self, seen: &Seen) -> Result<(), AgentError> {
+        let blocks: Vec<IpNet> = self.all_networks().into_iter().flat_map(|network| network.blocks).collect();
         let earlier = self.state.host().await.routes;
         self.state
-            .record(|host| {
-                if !host.routes.contains(&prefix) {
-                    host.routes.push(prefix);
-                }
-            })
+            .record(|host| host.routes.extend(blocks.iter().filter(|block| !earlier.contains(block))))
             .await?;
-        let route = block_route(prefix);
-        if !seen.routes.contains(&route) {
-            self.netlink.replace_route(&route).await?;
+        for block in &blocks {
+            let route = block_route(*block);
+            if !seen.routes.contains(&route) {
+                self.netlink.replace_route(&route).await?;
+            }
         }
-        for old in earlier.into_iter().filter(|old| *old != prefix) {
+        for old in earlier.into_iter().filter(|old| !blocks.contains(old)) {
             self.netlink.delete_route(&block_route(old)).await?;
             self.state.record(|host| host.routes.retain(|recorded| *recorded != old)).await?;
         }
@@ -255,29 +265,81 @@ pub(super) fn block_route(prefix: IpNet) -> Route {
     Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
 }
 
-/// What flows leaving by an interface are translated to where the kernel's FIB names nothing: its first address,
+/// The families that any network has, IPv4 first.
+fn families(networks: &[Network]) -> Vec<Family> {
+    let has = |family: &Family| networks.iter().any(|network| network.has(*family));
+    [Family::V4, Family::V6].into_iter().filter(has).collect()
+}
+
+/// Whether there is an address that flows of a family leaving here can be translated to.
+fn has_source(uplink: &Uplink, family: Family) -> Result<(), String> {
+    match family {
+        Family::V4 if uplink.v4.is_none() => {
+            Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
+        }
+        Family::V6 if uplink.v6.is_none() => {
+            Err("it has no IPv6 address: pods cannot reach outside by it over IPv6".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What IPv4 flows leaving by an interface are translated to where the kernel's FIB names nothing: its first address,
 /// link-local ones last.
-fn source_address(addresses: &[(u32, IpNet)], ifindex: u32) -> Option<Ipv4Addr> {
-    let own =
-        addresses.iter().filter(|(index, _)| *index == ifindex).filter_map(|(_, net)| match net.addr() {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        });
-    own.min_by_key(Ipv4Addr::is_link_local)
+fn source_v4(addresses: &[Address], ifindex: u32) -> Option<Ipv4Addr> {
+    let own = addresses.iter().filter(|address| address.ifindex == ifindex);
+    let own = own.filter_map(|address| match address.net.addr() {
+        IpAddr::V4(v4) => Some((v4, address.fading)),
+        IpAddr::V6(_) => None,
+    });
+    own.min_by_key(|(v4, fading)| (v4.is_link_local(), *fading)).map(|(v4, _)| v4)
+}
+
+/// The same for IPv6: its first address that lasts, global ones before those of a site. Never a link-local one: nobody
+/// behind a router could answer.
+fn source_v6(addresses: &[Address], ifindex: u32) -> Option<Ipv6Addr> {
+    let own = addresses.iter().filter(|address| address.ifindex == ifindex && !address.tentative);
+    let own = own.filter_map(|address| match address.net.addr() {
+        IpAddr::V6(v6) if !v6.is_unicast_link_local() && !v6.is_loopback() => Some((v6, address.fading)),
+        _ => None,
+    });
+    own.min_by_key(|(v6, fading)| (*fading, v6.is_unique_local())).map(|(v6, _)| v6)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn address(ifindex: u32, net: &str) -> Address {
+        Address { ifindex, net: net.parse().unwrap(), fading: false, tentative: false }
+    }
+
     #[test]
     fn a_global_address_before_a_link_local_one() {
-        let addresses: Vec<(u32, IpNet)> =
-            [(2, "169.254.7.7/16"), (1, "10.0.0.1/8"), (2, "2001:db8::1/64"), (2, "192.0.2.5/24")]
-                .map(|(index, text)| (index, text.parse().unwrap()))
-                .into();
-        assert_eq!(source_address(&addresses, 2), Some(Ipv4Addr::new(192, 0, 2, 5)));
-        assert_eq!(source_address(&addresses[..1], 2), Some(Ipv4Addr::new(169, 254, 7, 7)));
-        assert_eq!(source_address(&addresses, 9), None);
+        let addresses = [
+            address(2, "169.254.7.7/16"),
+            address(1, "10.0.0.1/8"),
+            address(2, "2001:db8::1/64"),
+            address(2, "192.0.2.5/24"),
+        ];
+        assert_eq!(source_v4(&addresses, 2), Some(Ipv4Addr::new(192, 0, 2, 5)));
+        assert_eq!(source_v4(&addresses[..1], 2), Some(Ipv4Addr::new(169, 254, 7, 7)));
+        assert_eq!(source_v4(&addresses, 9), None);
+    }
+
+    #[test]
+    fn an_ipv6_source_lasts_and_can_be_answered() {
+        let source = |addresses: &[Address]| source_v6(addresses, 2).map(|source| source.to_string());
+        let link_local = address(2, "fe80::1/64");
+        let tentative = Address { tentative: true, ..address(2, "2001:db8::1/64") };
+        assert_eq!(
+            source(&[link_local, tentative, address(1, "2001:db8::9/64"), address(2, "10.0.0.1/8")]),
+            None
+        );
+        let private = Address { fading: true, ..address(2, "2001:db8::2/64") };
+        assert_eq!(source(&[link_local, private]).as_deref(), Some("2001:db8::2"), "better than none");
+        let site = address(2, "fd00::2/64");
+        assert_eq!(source(&[private, site]).as_deref(), Some("fd00::2"));
+        assert_eq!(source(&[private, site, address(2, "2001:db8::3/64")]).as_deref(), Some("2001:db8::3"));
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::types::PodAdd,
     compile,
-    model::{GATEWAY, GATEWAY_MAC, Pod, PodState},
+    model::{Family, GATEWAY_MAC, Pod, PodState},
     net::{Netns, PodLink, Undo},
 };
 
@@ -132,7 +132,8 @@ impl Agent {
 
     /// Programs on a pod's interface and its endpoints. Idempotent.
     pub(super) async fn ensure_datapath(&self, pod: &Pod, ifindex: u32) -> Result<(), AgentError> {
-        let endpoint = compile::endpoint(&self.config.network, pod, ifindex, self.mtu(pod.mtu));
+        let network = lock(&self.registry).network(&pod.network)?;
+        let endpoint = compile::endpoint(&network, pod, ifindex, self.mtu(pod.mtu));
         let link = compile::link(pod);
         let (interface, addresses) = (pod.interface.clone(), pod.addresses.clone());
         let write = move |datapath: &mut crate::datapath::Datapath| {
@@ -212,7 +213,7 @@ pub(super) fn pod_link(pod: &Pod, mtu: u32) -> PodLink {
         pod_mac: pod.mac.0,
         mtu,
         addresses: pod.addresses.clone(),
-        gateways: vec![GATEWAY.into()],
+        gateways: pod.addresses.iter().map(|address| Family::of(*address).gateway()).collect(),
     }
 }
 

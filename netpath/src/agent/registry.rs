@@ -4,13 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::AgentError;
+use super::{AgentError, networks::Networks};
 use crate::{
     api::types::PodAdd,
     config::Config,
     datapath::POD_SLOTS,
-    ipam::Ipam,
-    model::{DEFAULT_NETWORK, Mac, Pod, PodName, PodState, interface_name},
+    model::{DEFAULT_NETWORK, Family, MIN_MTU_V6, Mac, Network, Pod, PodName, PodState, interface_name},
 };
 
 /// Held by whoever changes a pod in the kernel.
@@ -28,14 +27,15 @@ pub(super) struct Entry {
 /// The pods of this node.
 pub(super) struct Registry {
     pods: BTreeMap<String, Entry>,
-    ipam: Ipam,
+    networks: Networks,
 }
 
 /// A request for a pod, checked as far as the request alone tells.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) name: PodName,
-    address: Option<IpAddr>,
+    network: String,
+    addresses: Vec<IpAddr>,
     mac: Option<Mac>,
     pub(super) netns: PathBuf,
     pub(super) owns_netns: bool,
@@ -48,14 +48,10 @@ impl Wanted {
     pub(super) fn check(request: &PodAdd, config: &Config) -> Result<Self, AgentError> {
         let name: PodName = request.name.parse()?;
         let invalid = |reason: String| AgentError::Invalid { pod: name.to_string(), reason };
-        if let Some(network) = request.network.as_deref().filter(|network| *network != DEFAULT_NETWORK) {
-            return Err(AgentError::NoNetwork(network.to_owned()));
-        }
-        if request.addresses.len() > 1 {
-            return Err(invalid("it can have one address; give one at most".into()));
-        }
-        if let Some(address) = request.addresses.iter().find(|address| address.is_ipv6()) {
-            return Err(AgentError::Family(*address));
+        for family in [Family::V4, Family::V6] {
+            if request.addresses.iter().filter(|address| Family::of(**address) == family).count() > 1 {
+                return Err(invalid(format!("it can have one {family} address; give one at most")));
+            }
         }
         // IPv4 needs 576 (RFC 791); a record holds 16 bits.
         if let Some(mtu) = request.mtu.filter(|mtu| !(576..=65_535).contains(mtu)) {
@@ -67,7 +63,8 @@ impl Wanted {
             )));
         }
         Ok(Self {
-            address: request.addresses.first().copied(),
+            network: request.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            addresses: request.addresses.clone(),
             mac: request.mac.as_deref().map(Mac::for_pod).transpose()?,
             netns: request
                 .netns
@@ -84,21 +81,30 @@ impl Wanted {
 impl Registry {
     /// The pods of an earlier agent.
     pub(super) fn new(config: &Config, pods: Vec<Pod>) -> Self {
-        let mut ipam = Ipam::new(config.network.block);
+        let mut networks = Networks::new([config.network.clone()]);
         for pod in &pods {
-            for address in pod.v4() {
-                // An address of an earlier block stays with its pod; it is nobody else's.
-                if let Err(error) = ipam.take(address) {
+            for address in &pod.addresses {
+                if let Err(error) = networks.keep(&pod.network, *address) {
                     tracing::warn!(pod = %pod.name, "{error}; it keeps it");
                 }
             }
         }
-        // The last one made had the last address, unless it asked for one.
-        if let Some(address) = pods.iter().max_by_key(|pod| pod.id).and_then(|pod| pod.v4().last()) {
-            ipam.continue_after(address);
+        // The last one made had the last addresses, unless it asked for some.
+        if let Some(pod) = pods.iter().max_by_key(|pod| pod.id) {
+            networks.continue_after(&pod.network, &pod.addresses);
         }
         let entry = |pod: Pod| (pod.name.to_string(), Entry { pod, ifindex: 0, gate: Gate::default() });
-        Self { pods: pods.into_iter().map(entry).collect(), ipam }
+        Self { pods: pods.into_iter().map(entry).collect(), networks }
+    }
+
+    /// All networks, by name.
+    pub(super) fn networks(&self) -> Vec<Network> {
+        self.networks.all().cloned().collect()
+    }
+
+    /// One network.
+    pub(super) fn network(&self, name: &str) -> Result<Network, AgentError> {
+        self.networks.get(name).cloned()
     }
 
     /// All pods, by name.
@@ -134,17 +140,19 @@ impl Registry {
             return Err(AgentError::NetnsTaken { pod: name, other, path: wanted.netns });
         }
         let slot = self.free_slot()?;
-        let address = match wanted.address {
-            Some(IpAddr::V4(address)) => self.ipam.take(address).map(|()| address)?,
-            Some(address @ IpAddr::V6(_)) => return Err(AgentError::Family(address)),
-            None => self.ipam.allocate()?,
-        };
+        let v6 = self.networks.get(&wanted.network)?.has(Family::V6);
+        if let Some(mtu) = wanted.mtu.filter(|mtu| v6 && *mtu < MIN_MTU_V6) {
+            let reason = format!("MTU {mtu} is less than the {MIN_MTU_V6} that IPv6 needs (RFC 8200)");
+            return Err(AgentError::Invalid { pod: name, reason });
+        }
+        let addresses = self.networks.take(&wanted.network, &wanted.addresses)?;
         let pod = Pod {
             id,
             interface: interface_name(instance, id),
-            network: DEFAULT_NETWORK.to_owned(),
-            addresses: vec![address.into()],
-            mac: wanted.mac.unwrap_or_else(|| Mac::of_address(address)),
+            // A network has a block, so a pod has an address.
+            mac: wanted.mac.unwrap_or_else(|| Mac::of_address(addresses[0])),
+            network: wanted.network,
+            addresses,
             slot,
             netns: wanted.netns,
             owns_netns: wanted.owns_netns,
@@ -189,7 +197,7 @@ impl Registry {
     pub(super) fn forget(&mut self, pod: &Pod) {
         if self.pods.get(pod.name.as_str()).is_some_and(|entry| entry.pod.id == pod.id) {
             self.pods.remove(pod.name.as_str());
-            pod.v4().for_each(|address| self.ipam.release(address));
+            self.networks.release(&pod.network, &pod.addresses);
         }
     }
 }
@@ -199,8 +207,9 @@ mod tests {
     use super::*;
     use crate::config::{AgentFlags, Instance};
 
-    fn config(block: &str) -> Config {
-        let flags = AgentFlags { block: Some(block.into()), node: Some("n".into()), ..AgentFlags::default() };
+    fn config(blocks: &str) -> Config {
+        let blocks = blocks.split(',').map(str::to_owned).collect();
+        let flags = AgentFlags { blocks, node: Some("n".into()), ..AgentFlags::default() };
         Config::load(&flags, &Instance::new("unit-test").unwrap()).unwrap()
     }
 
@@ -252,6 +261,41 @@ mod tests {
         assert!(matches!(refused(&mut registry, add("z")), AgentError::Ipam(_)), "the block is full");
         registry.forget(&x);
         assert_eq!(reserve(&mut registry, &config, &add("z"), 3).unwrap().addresses, ip("10.61.0.1"));
+    }
+
+    #[test]
+    fn a_pod_has_an_address_of_each_family_ipv6() {
+        let config = config("fd00:61::/64,10.61.0.0/30");
+        let mut registry = Registry::new(&config, Vec::new());
+        let words = |pod: &Pod| pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let ip = |text: &str| vec![text.parse().unwrap()];
+        let a = reserve(&mut registry, &config, &add("a"), 1).unwrap();
+        assert_eq!(words(&a), ["10.61.0.1", "fd00:61::1"]);
+        let wanted = PodAdd { addresses: ip("fd00:61::2"), ..add("b") };
+        let b = reserve(&mut registry, &config, &wanted, 2).unwrap();
+        assert_eq!(words(&b), ["10.61.0.2", "fd00:61::2"]);
+        // The IPv4 block is full: the IPv6 address asked for is not taken either.
+        let wanted = PodAdd { addresses: ip("fd00:61::9"), ..add("c") };
+        assert!(matches!(reserve(&mut registry, &config, &wanted, 3), Err(AgentError::Ipam(_))));
+        registry.forget(&a);
+        assert_eq!(words(&reserve(&mut registry, &config, &wanted, 4).unwrap()), ["10.61.0.1", "fd00:61::9"]);
+        let small = PodAdd { mtu: Some(1279), ..add("d") };
+        assert!(matches!(reserve(&mut registry, &config, &small, 5), Err(AgentError::Invalid { .. })));
+        // A later agent goes on behind the last pod in both families.
+        let mut later = Registry::new(&config, vec![b]);
+        assert_eq!(words(&reserve(&mut later, &config, &add("e"), 6).unwrap()), ["10.61.0.1", "fd00:61::3"]);
+    }
+
+    #[test]
+    fn a_pod_of_an_ipv6_network_alone() {
+        let config = config("fd00:61::/64");
+        let mut registry = Registry::new(&config, Vec::new());
+        let pod = reserve(&mut registry, &config, &add("a"), 1).unwrap();
+        assert_eq!(pod.addresses, ["fd00:61::1".parse::<IpAddr>().unwrap()]);
+        assert!(pod.mac.to_string().starts_with("0a:6e:"));
+        let v4 = PodAdd { addresses: vec!["10.61.0.1".parse().unwrap()], ..add("b") };
+        let error = reserve(&mut registry, &config, &v4, 2).unwrap_err().to_string();
+        assert_eq!(error, "address 10.61.0.1: the network 'default' has no IPv4 addresses");
     }
 
     #[test]

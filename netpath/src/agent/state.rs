@@ -27,6 +27,9 @@ pub(super) struct HostChanges {
     pub(super) routes: Vec<IpNet>,
     /// Interfaces with clsact filters of ours: filters have no pins to find them by.
     pub(super) filtered: Vec<String>,
+    /// Interfaces whose `accept_ra` it raised from 1 to 2.
+    #[serde(default)]
+    pub(super) advertised: Vec<String>,
     /// Whether it mounted bpffs.
     pub(super) mounted_bpffs: bool,
 }

@@ -286,7 +286,7 @@ fn an_unfit_node_is_told_so_and_left_alone() {
         refused(|config| config.uplinks = vec!["eth7".into()], "no interface 'eth7'").await;
         refused(|config| config.uplinks.clear(), "name one with --uplink").await;
         refused(
-            |config| config.network.block = "192.0.2.0/24".parse().unwrap(),
+            |config| config.network.blocks = vec!["192.0.2.0/24".parse().unwrap()],
             "192.0.2.2, an address of up0",
         )
         .await;

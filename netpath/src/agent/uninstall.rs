@@ -5,7 +5,7 @@ use std::{fmt::Display, fs, io, path::Path};
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    AgentError, blocking,
+    AgentError, advertisements, blocking,
     node::{block_route, release_ports},
     pods::pod_link,
     start::{self, BPFFS},
@@ -61,6 +61,9 @@ pub(super) async fn remove_all(
         failures.note(netlink.delete_route(&block_route(prefix)).await);
     }
     failures.note(release_ports(&host.reserved_ports).await);
+    for uplink in host.advertised {
+        failures.note(advertisements::release(&uplink).await);
+    }
     for interface in host.filtered {
         failures.note(blocking(move || remove_filters(&interface)).await);
     }

@@ -11,7 +11,7 @@ use super::{Agent, AgentError, events::protocol_name, lock, pods::object, regist
 use crate::{
     api::types::{Drop, Flow, Network, Pod, ProgramStatus, SnatStatus, Status, Traffic},
     datapath::{Attachment, Datapath, DatapathError, FlowPair, monotonic_ns},
-    model::PodState,
+    model::{self, PodState},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -77,17 +77,17 @@ impl Agent {
 
     /// All networks.
     pub fn networks(&self) -> Vec<Network> {
-        let network = &self.config.network;
         let mtu = self.mtu(None);
         let registry = lock(&self.registry);
-        vec![Network {
-            name: network.name.clone(),
-            subnets: vec![network.block.into()],
+        let describe = |network: model::Network| Network {
+            pods: registry.pods().filter(|entry| entry.pod.network == network.name).count() as u32,
+            name: network.name,
+            subnets: network.blocks,
             masquerade: network.masquerade,
             inbound: network.inbound.to_string(),
             mtu,
-            pods: registry.pods().filter(|entry| entry.pod.network == network.name).count() as u32,
-        }]
+        };
+        registry.networks().into_iter().map(describe).collect()
     }
 
     /// All flows, or those of one pod.

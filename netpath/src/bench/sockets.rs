@@ -1,12 +1,14 @@
 //! Sockets opened inside a namespace and used from any thread: a socket stays in the namespace it was made in.
 
 use std::{
-    io::{self, Read},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{SockaddrStorage, recvfrom};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::Netns;
@@ -17,16 +19,27 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a server waits before it looks whether it should stop.
 pub const TICK: Duration = Duration::from_millis(20);
 
-fn open(netns: &Netns, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    netns.enter(|| Socket::new(Domain::IPV4, kind, Some(protocol))).map_err(io::Error::other)?
+/// A socket of an address's family.
+fn open(netns: &Netns, address: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    netns.enter(|| Socket::new(domain, kind, Some(protocol))).map_err(io::Error::other)?
+}
+
+/// No address of the same family.
+fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// A TCP server on a free port of `address`. `accept` gives up with `WouldBlock` after [`TICK`].
 ///
 /// # Errors
 /// What the kernel says.
-pub fn tcp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<TcpListener> {
-    let socket = open(netns, Type::STREAM, Protocol::TCP)?;
+pub fn tcp_listen(netns: &Netns, address: impl Into<IpAddr>) -> io::Result<TcpListener> {
+    let address = address.into();
+    let socket = open(netns, address, Type::STREAM, Protocol::TCP)?;
     socket.bind(&SocketAddr::from((address, 0)).into())?;
     socket.set_read_timeout(Some(TICK))?;
     socket.listen(16)?;
@@ -39,10 +52,10 @@ pub fn tcp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<TcpListener> {
 /// # Errors
 /// What the kernel says.
 pub fn tcp_connect(netns: &Netns, port: u16, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    let socket = open(netns, Type::STREAM, Protocol::TCP)?;
+    let socket = open(netns, to.ip(), Type::STREAM, Protocol::TCP)?;
     if port != 0 {
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        socket.bind(&SocketAddr::from((unspecified(to.ip()), port)).into())?;
     }
     socket.connect_timeout(&to.into(), patience)?;
     let stream = TcpStream::from(socket);
@@ -70,8 +83,9 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn udp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<UdpSocket> {
-    let socket = open(netns, Type::DGRAM, Protocol::UDP)?;
+pub fn udp_listen(netns: &Netns, address: impl Into<IpAddr>) -> io::Result<UdpSocket> {
+    let address = address.into();
+    let socket = open(netns, address, Type::DGRAM, Protocol::UDP)?;
     socket.bind(&SocketAddr::from((address, 0)).into())?;
     socket.set_read_timeout(Some(TICK))?;
     Ok(socket.into())
@@ -82,8 +96,8 @@ pub fn udp_listen(netns: &Netns, address: Ipv4Addr) -> io::Result<UdpSocket> {
 /// # Errors
 /// What the kernel says.
 pub fn udp_connect(netns: &Netns, port: u16, to: SocketAddr, patience: Duration) -> io::Result<UdpSocket> {
-    let socket = open(netns, Type::DGRAM, Protocol::UDP)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    let socket = open(netns, to.ip(), Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&SocketAddr::from((unspecified(to.ip()), port)).into())?;
     socket.connect(&to.into())?;
     socket.set_read_timeout(Some(patience))?;
     Ok(socket.into())
@@ -112,11 +126,11 @@ pub fn explain(error: &io::Error) -> String {
 /// Identifiers of echo requests: each pinger of this process has its own.
 static IDENTIFIERS: AtomicU16 = AtomicU16::new(1);
 
-/// An ICMP echo client.
+/// An echo client, over ICMP or ICMPv6.
 #[derive(Debug)]
 pub struct Pinger {
-    socket: Socket,
-    to: Ipv4Addr,
+    socket: Raw,
+    to: IpAddr,
     identifier: u16,
     sequence: u16,
     buffer: [u8; 2048],
@@ -130,10 +144,11 @@ impl Pinger {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(netns: &Netns, to: Ipv4Addr, patience: Duration) -> io::Result<Self> {
-        let socket = open(netns, Type::RAW, Protocol::ICMPV4)?;
-        socket.connect(&SocketAddr::from((to, 0)).into())?;
-        socket.set_read_timeout(Some(patience))?;
+    pub fn open(netns: &Netns, to: impl Into<IpAddr>, patience: Duration) -> io::Result<Self> {
+        let to = to.into();
+        let socket = Raw::open(netns, to)?;
+        socket.socket.connect(&SocketAddr::from((to, 0)).into())?;
+        socket.socket.set_read_timeout(Some(patience))?;
         let identifier = IDENTIFIERS.fetch_add(1, Ordering::Relaxed);
         Ok(Self { socket, to, identifier, sequence: 0, buffer: [0; 2048] })
     }
@@ -144,14 +159,13 @@ impl Pinger {
     /// `TimedOut` or `WouldBlock` without an answer, else what the kernel says.
     pub fn ping(&mut self) -> io::Result<Duration> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = echo_request(self.identifier, self.sequence);
+        let request = echo_request(self.socket.kinds, self.identifier, self.sequence);
         let sent = Instant::now();
-        self.socket.send(&request)?;
+        self.socket.socket.send(&request)?;
         loop {
-            let length = (&self.socket).read(&mut self.buffer)?;
-            let Some(echo) = Echo::parse(&self.buffer[..length]) else { continue };
+            let (source, Some(echo)) = self.socket.receive(&mut self.buffer)? else { continue };
             let answer = (echo.kind, echo.identifier, echo.sequence);
-            if answer == (Echo::REPLY, self.identifier, self.sequence) && echo.source == self.to {
+            if answer == (self.socket.kinds.reply, self.identifier, self.sequence) && source == self.to {
                 if echo.payload != Self::PAYLOAD {
                     return Err(io::Error::other("the answer carries another payload than the request"));
                 }
@@ -167,16 +181,16 @@ impl Pinger {
 
 /// Sees the echo requests that arrive in a namespace.
 #[derive(Debug)]
-pub struct EchoWitness(Socket);
+pub struct EchoWitness(Raw);
 
 impl EchoWitness {
-    /// Starts to listen. Needs CAP_NET_RAW.
+    /// Starts to listen for those of an address's family. Needs CAP_NET_RAW.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(netns: &Netns) -> io::Result<Self> {
-        let socket = open(netns, Type::RAW, Protocol::ICMPV4)?;
-        socket.set_nonblocking(true)?;
+    pub fn open(netns: &Netns, like: impl Into<IpAddr>) -> io::Result<Self> {
+        let socket = Raw::open(netns, like.into())?;
+        socket.socket.set_nonblocking(true)?;
         Ok(Self(socket))
     }
 
@@ -184,26 +198,60 @@ impl EchoWitness {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn sources(&self) -> io::Result<Vec<Ipv4Addr>> {
+    pub fn sources(&self) -> io::Result<Vec<IpAddr>> {
         let mut sources = Vec::new();
         let mut buffer = [0; 2048];
-        while let Some(length) = ticked((&self.0).read(&mut buffer))? {
-            if let Some(echo) = Echo::parse(&buffer[..length])
-                && echo.kind == Echo::REQUEST
+        while let Some((source, echo)) = ticked(self.0.receive(&mut buffer))? {
+            if let Some(echo) = echo
+                && echo.kind == self.0.kinds.request
                 && echo.payload == Pinger::PAYLOAD
-                && !sources.contains(&echo.source)
+                && !sources.contains(&source)
             {
-                sources.push(echo.source);
+                sources.push(source);
             }
         }
         Ok(sources)
     }
 }
 
-/// An echo message as a raw socket delivers it, IPv4 header included.
+/// A raw socket for ICMP or ICMPv6.
+#[derive(Debug)]
+struct Raw {
+    socket: Socket,
+    kinds: Kinds,
+}
+
+/// ICMP types.
+#[derive(Clone, Copy, Debug)]
+struct Kinds {
+    request: u8,
+    reply: u8,
+    /// IPv4 hands a raw socket the IP header as well.
+    with_header: bool,
+}
+
+const V4: Kinds = Kinds { request: 8, reply: 0, with_header: true };
+const V6: Kinds = Kinds { request: 128, reply: 129, with_header: false };
+
+impl Raw {
+    fn open(netns: &Netns, like: IpAddr) -> io::Result<Self> {
+        let (kinds, protocol) = if like.is_ipv4() { (V4, Protocol::ICMPV4) } else { (V6, Protocol::ICMPV6) };
+        Ok(Self { socket: open(netns, like, Type::RAW, protocol)?, kinds })
+    }
+
+    /// The next message, if it is an echo's, and who sent it.
+    fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<(IpAddr, Option<Echo<'a>>)> {
+        let (length, from) = recvfrom::<SockaddrStorage>(self.socket.as_raw_fd(), buffer)?;
+        let v4 = |from: &SockaddrStorage| Some(from.as_sockaddr_in()?.ip().into());
+        let v6 = |from: &SockaddrStorage| Some(from.as_sockaddr_in6()?.ip().into());
+        let from = from.and_then(|from| v4(&from).or_else(|| v6(&from))).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((from, Echo::parse(&buffer[..length], self.kinds)))
+    }
+}
+
+/// An echo message.
 #[derive(Debug, PartialEq, Eq)]
 struct Echo<'a> {
-    source: Ipv4Addr,
     kind: u8,
     identifier: u16,
     sequence: u16,
@@ -211,23 +259,18 @@ struct Echo<'a> {
 }
 
 impl<'a> Echo<'a> {
-    /// ICMP type of an echo reply.
-    const REPLY: u8 = 0;
-    /// ICMP type of an echo request.
-    const REQUEST: u8 = 8;
-
-    fn parse(packet: &'a [u8]) -> Option<Self> {
-        let header = usize::from(packet.first()? & 0x0f) * 4;
-        let source = Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?);
+    fn parse(packet: &'a [u8], kinds: Kinds) -> Option<Self> {
+        let header = if kinds.with_header { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let (icmp, payload) = packet.get(header..)?.split_at_checked(8)?;
         let word = |at: usize| u16::from_be_bytes([icmp[at], icmp[at + 1]]);
-        Some(Self { source, kind: icmp[0], identifier: word(4), sequence: word(6), payload })
+        Some(Self { kind: icmp[0], identifier: word(4), sequence: word(6), payload })
     }
 }
 
-fn echo_request(identifier: u16, sequence: u16) -> [u8; 24] {
+/// The kernel fills ICMPv6's checksum in, whatever stands there.
+fn echo_request(kinds: Kinds, identifier: u16, sequence: u16) -> [u8; 24] {
     let mut packet = [0; 24];
-    packet[0] = Echo::REQUEST;
+    packet[0] = kinds.request;
     packet[4..6].copy_from_slice(&identifier.to_be_bytes());
     packet[6..8].copy_from_slice(&sequence.to_be_bytes());
     packet[8..].copy_from_slice(Pinger::PAYLOAD);
@@ -252,16 +295,17 @@ mod tests {
 
     #[test]
     fn request_sums_to_zero_and_parses_back() {
-        let request = echo_request(7, 513);
+        let request = echo_request(V4, 7, 513);
         assert_eq!(internet_checksum(&request), 0);
         let mut packet = vec![0x45; 20];
-        packet[12..16].copy_from_slice(&[10, 61, 0, 2]);
         packet.extend(request);
-        let source = Ipv4Addr::new(10, 61, 0, 2);
-        let want = Echo { source, kind: 8, identifier: 7, sequence: 513, payload: Pinger::PAYLOAD };
-        assert_eq!(Echo::parse(&packet), Some(want));
-        assert_eq!(Echo::parse(&packet[..27]), None);
-        assert_eq!(Echo::parse(&[]), None);
+        let want = Echo { kind: 8, identifier: 7, sequence: 513, payload: Pinger::PAYLOAD };
+        assert_eq!(Echo::parse(&packet, V4), Some(want));
+        assert_eq!(Echo::parse(&packet[..27], V4), None);
+        assert_eq!(Echo::parse(&[], V4), None);
+        let request = echo_request(V6, 7, 513);
+        assert_eq!(Echo::parse(&request, V6).unwrap().kind, 128);
+        assert_eq!(Echo::parse(&request[..7], V6), None);
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn bridge_pods_are_masqueraded() {
         let topology = Arc::new(topology);
         let bridge = Bridge::build(Arc::clone(&topology)).await.unwrap();
         let pair = bridge.pair(Path::PodOutside).unwrap();
-        let witness = sockets::EchoWitness::open(pair.server).unwrap();
+        let witness = sockets::EchoWitness::open(pair.server, pair.address).unwrap();
         sockets::Pinger::open(pair.client, pair.address, sockets::PATIENCE).unwrap().ping().unwrap();
         assert_eq!(witness.sources().unwrap(), [Ipv4Addr::new(198, 18, 2, 2)]);
     });

@@ -2,17 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netpath_common::abi::{
     ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, MAX_UPLINKS, NODE_ROUTES, Node, Pool, Route,
     RouteKind, Uplink as UplinkRecord,
 };
 
-use crate::model::{GATEWAY, Inbound, Network, Pod};
+use crate::model::{Family, Inbound, Network, Pod};
 
 /// What the node's surroundings look like now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,8 +32,10 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// Address that flows leaving here are translated to where the kernel's FIB names none.
-    pub address: Option<Ipv4Addr>,
+    /// Address that IPv4 flows leaving here are translated to where the kernel's FIB names none.
+    pub v4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// The record of a pod's addresses, all of one interface. `mtu` is the interface's.
@@ -48,7 +50,7 @@ pub fn endpoint(network: &Network, pod: &Pod, ifindex: u32, mtu: u32) -> Endpoin
         mac: pod.mac.0,
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        network: NETWORK,
+        network: network.number,
         flags: inbound | masquerade,
         reserved: 0,
     }
@@ -59,31 +61,55 @@ pub fn link(pod: &Pod) -> Link {
     Link { pod: pod.id, mac: pod.mac.0, pad: 0 }
 }
 
-/// Number of the one network there is.
-const NETWORK: u32 = 1;
-
-/// What ROUTES holds: every prefix once, in order.
-///
-/// The node's own addresses, the pods' gateway and the block belong to the node's stack, which knows the block as
-/// unreachable: local pods are found before any route. IPv4 only, as pods have no other addresses yet.
-pub fn routes(network: &Network, surroundings: &Surroundings) -> Vec<(u32, IpNet, Route)> {
+/// What ROUTES holds: every prefix of every network once, in order; last the node's own.
+pub fn routes(networks: &[Network], surroundings: &Surroundings) -> Vec<(u32, IpNet, Route)> {
+    let blocks: Vec<IpNet> = networks.iter().flat_map(|network| network.blocks.iter().copied()).collect();
     let stack = Route::new(RouteKind::Stack, false);
+    let of_network = |network: &Network| {
+        let number = network.number;
+        let routes = network_routes(network, &blocks, surroundings);
+        routes.into_iter().map(move |(prefix, route)| (number, prefix, route))
+    };
+    let mut routes: Vec<_> = networks.iter().flat_map(of_network).collect();
+    routes.extend(blocks.iter().map(|block| (NODE_ROUTES, *block, stack)));
+    routes
+}
+
+/// The routes of one network, for the families it has.
+///
+/// The node's own addresses, the pods' gateway and every block belong to the node's stack, which knows the blocks as
+/// unreachable: local pods are found before any route.
+fn network_routes(
+    network: &Network,
+    blocks: &[IpNet],
+    surroundings: &Surroundings,
+) -> BTreeMap<IpNet, Route> {
+    let stack = Route::new(RouteKind::Stack, false);
+    let has = |address: IpAddr| network.has(Family::of(address));
     let mut routes = BTreeMap::new();
-    routes.insert(Ipv4Net::default(), Route::new(RouteKind::Fib, network.masquerade));
-    for prefix in &network.no_masquerade {
+    for family in network.families() {
+        routes.insert(family.everything(), Route::new(RouteKind::Fib, network.masquerade));
+        routes.insert(family.gateway().into(), stack);
+    }
+    for prefix in network.no_masquerade.iter().filter(|prefix| has(prefix.addr())) {
         routes.insert(*prefix, Route::new(RouteKind::Fib, false));
     }
-    routes.insert(network.block, stack);
-    let own = surroundings.addresses.iter().filter_map(|address| match address {
-        // A pod's packet to 127/8 is a martian, wherever it is routed.
-        IpAddr::V4(v4) if !v4.is_loopback() => Some(*v4),
-        _ => None,
-    });
-    for address in own.chain([GATEWAY]) {
-        routes.insert(Ipv4Net::from(address), stack);
+    for block in blocks.iter().filter(|block| has(block.addr())) {
+        routes.insert(*block, stack);
     }
-    let node = (NODE_ROUTES, IpNet::V4(network.block), stack);
-    routes.into_iter().map(|(prefix, route)| (NETWORK, IpNet::V4(prefix), route)).chain([node]).collect()
+    for address in surroundings.addresses.iter().filter(|address| has(**address) && is_routed(**address)) {
+        routes.insert((*address).into(), stack);
+    }
+    routes
+}
+
+/// Whether packets for an address of the node are looked up at all: those for loopback are martians, and those for an
+/// IPv6 link-local address are on no other link.
+fn is_routed(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
 }
 
 /// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them.
@@ -91,7 +117,8 @@ pub fn node(surroundings: &Surroundings, snat_ports: &RangeInclusive<u16>, gener
     let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
     for (record, uplink) in uplinks.iter_mut().zip(&surroundings.uplinks) {
         record.ifindex = uplink.ifindex;
-        record.v4 = uplink.address.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
+        record.v4 = uplink.v4.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
+        record.v6 = uplink.v6.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
     }
     Node {
         uplinks,
@@ -112,7 +139,8 @@ mod tests {
     fn network() -> Network {
         Network {
             name: DEFAULT_NETWORK.to_owned(),
-            block: "10.61.0.0/24".parse().unwrap(),
+            number: 1,
+            blocks: vec!["10.61.0.0/24".parse().unwrap()],
             masquerade: true,
             no_masquerade: vec!["10.0.0.0/8".parse().unwrap()],
             inbound: Inbound::Cluster,
@@ -120,19 +148,32 @@ mod tests {
     }
 
     fn surroundings() -> Surroundings {
-        let uplink = |ifindex, address| Uplink { name: format!("eth{ifindex}"), ifindex, mtu: 1500, address };
-        let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2"];
+        let uplink = |ifindex, v4: Option<&str>, v6: Option<&str>| Uplink {
+            name: format!("eth{ifindex}"),
+            ifindex,
+            mtu: 1500,
+            v4: v4.map(|text| text.parse().unwrap()),
+            v6: v6.map(|text| text.parse().unwrap()),
+        };
+        let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2", "fe80::9"];
         Surroundings {
-            uplinks: vec![uplink(2, Some(Ipv4Addr::new(192, 0, 2, 2))), uplink(3, None)],
+            uplinks: vec![uplink(2, Some("192.0.2.2"), None), uplink(3, None, Some("2001:db8::2"))],
             addresses: addresses.map(|text| text.parse().unwrap()).into(),
         }
     }
 
-    fn table(network: &Network) -> Vec<String> {
+    fn dual() -> Network {
+        let mut dual = network();
+        dual.blocks.push("fd00:61::/64".parse().unwrap());
+        dual.no_masquerade.push("fd00::/8".parse().unwrap());
+        dual
+    }
+
+    fn table(networks: &[Network]) -> Vec<String> {
         let words = |(number, prefix, route): &(u32, IpNet, Route)| {
             format!("{number} {prefix} {} {}", route.kind, route.flags)
         };
-        routes(network, &surroundings()).iter().map(words).collect()
+        routes(networks, &surroundings()).iter().map(words).collect()
     }
 
     #[test]
@@ -147,19 +188,54 @@ mod tests {
             "1 192.0.2.2/32 0 0",
             "0 10.61.0.0/24 0 0",
         ];
-        assert_eq!(table(&network()), expected);
+        assert_eq!(table(&[network()]), expected);
+    }
+
+    #[test]
+    fn routes_of_both_families_ipv6() {
+        let of_v6 = [
+            "1 ::/0 1 1",
+            "1 2001:db8::2/128 0 0",
+            "1 fd00::/8 1 0",
+            "1 fd00:61::/64 0 0",
+            "1 fe80::1/128 0 0",
+            "0 10.61.0.0/24 0 0",
+            "0 fd00:61::/64 0 0",
+        ];
+        let both = table(&[dual()]);
+        assert_eq!(both[6..], of_v6);
+        assert_eq!(both[..6], table(&[network()])[..6]);
+        // A network of one family has no routes of the other.
+        let only = Network { blocks: dual().blocks[1..].into(), ..dual() };
+        assert_eq!(table(&[only])[..5], of_v6[..5]);
+    }
+
+    #[test]
+    fn every_network_knows_every_block_and_has_its_own_ways_out() {
+        let open = Network {
+            name: "open".into(),
+            number: 2,
+            blocks: vec!["10.62.0.0/24".parse().unwrap()],
+            masquerade: false,
+            no_masquerade: Vec::new(),
+            ..network()
+        };
+        let table = table(&[network(), open]);
+        for line in ["1 10.62.0.0/24 0 0", "2 10.61.0.0/24 0 0", "2 0.0.0.0/0 1 0", "0 10.62.0.0/24 0 0"] {
+            assert!(table.contains(&line.to_owned()), "{line}: {table:?}");
+        }
     }
 
     #[test]
     fn without_masquerade_every_way_out_keeps_the_pods_address() {
         let network = Network { masquerade: false, ..network() };
-        assert!(table(&network).iter().all(|line| line.ends_with(" 0")));
+        assert!(table(&[network]).iter().all(|line| line.ends_with(" 0")));
     }
 
     #[test]
     fn a_no_masquerade_prefix_never_hides_the_block() {
         let network = Network { no_masquerade: vec!["10.61.0.0/24".parse().unwrap()], ..network() };
-        assert!(table(&network).contains(&"1 10.61.0.0/24 0 0".to_owned()));
+        assert!(table(&[network]).contains(&"1 10.61.0.0/24 0 0".to_owned()));
     }
 
     #[test]
@@ -172,6 +248,7 @@ mod tests {
         assert_eq!(record.uplinks[0].v4.count, 1);
         assert_eq!(record.uplinks[0].v4.addresses[0].to_ip().to_string(), "192.0.2.2");
         assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v4), (3, Pool::default()));
+        assert_eq!(record.uplinks[1].v6.addresses[0].to_ip().to_string(), "2001:db8::2");
         assert_eq!(record.uplinks[2], UplinkRecord::default());
         let record = node(&surroundings(), &(40_000..=40_000), 1);
         assert_eq!((record.snat_count, record.flags), (1, 0));

@@ -1,8 +1,14 @@
 //! The configuration file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use toml::Spanned;
 
 use super::{ConfigError, Place};
@@ -13,7 +19,7 @@ use super::{ConfigError, Place};
 pub(super) struct File {
     pub(super) node: Option<Spanned<String>>,
     pub(super) uplinks: Option<Vec<Spanned<String>>>,
-    pub(super) block: Option<Spanned<String>>,
+    pub(super) block: Option<Spanned<OneOrMore>>,
     pub(super) masquerade: Option<bool>,
     pub(super) no_masquerade: Option<Vec<Spanned<String>>>,
     pub(super) inbound: Option<Spanned<String>>,
@@ -52,6 +58,45 @@ pub(super) struct Flows {
 #[serde(deny_unknown_fields)]
 pub(super) struct Datapath {
     pub(super) attach: Option<Spanned<String>>,
+}
+
+/// One text or a list of them. Not derived: serde's way of trying one form after the other loses the places.
+#[derive(Debug)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<Spanned<String>>),
+}
+
+impl OneOrMore {
+    /// The texts, each with its place.
+    pub(super) fn texts(written: &Spanned<Self>) -> Vec<Spanned<String>> {
+        match written.get_ref() {
+            Self::One(text) => vec![Spanned::new(written.span(), text.clone())],
+            Self::More(texts) => texts.clone(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMore, E> {
+                Ok(OneOrMore::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, texts: A) -> Result<OneOrMore, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(texts)).map(OneOrMore::More)
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
 }
 
 impl File {

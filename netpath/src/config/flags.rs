@@ -13,9 +13,9 @@ pub struct AgentFlags {
     /// Interface to the outside; may be repeated [default: that of the default route]
     #[arg(long = "uplink", value_name = "DEV", env = "NETPATH_UPLINKS", value_delimiter = ',')]
     pub uplinks: Vec<String>,
-    /// Addresses for this node's pods [default: 10.61.0.0/24]
-    #[arg(long, value_name = "CIDR", env = "NETPATH_BLOCK")]
-    pub block: Option<String>,
+    /// Addresses for this node's pods; once for each family [default: 10.61.0.0/24]
+    #[arg(long = "block", value_name = "CIDR", env = "NETPATH_BLOCK", value_delimiter = ',')]
+    pub blocks: Vec<String>,
     /// Name of the node [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NETPATH_NODE")]
     pub node: Option<String>,

@@ -22,10 +22,39 @@ fn refused(text: &str) -> String {
     rest.to_owned()
 }
 
+fn blocks(config: &Config) -> Vec<String> {
+    config.network.blocks.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn blocks_of_one_or_both_families() {
+    for (text, expected) in [
+        ("block = \"fd00:61::/64\"", &["fd00:61::/64"][..]),
+        ("block = [\"fd00:61::/64\", \"10.7.0.0/24\"]", &["10.7.0.0/24", "fd00:61::/64"]),
+        ("block = [\"10.7.0.0/24\"]", &["10.7.0.0/24"]),
+    ] {
+        let config = load(&format!("node = \"n\"\nno_masquerade = [\"fd00::/8\"]\n{text}"), |_| ()).unwrap();
+        assert_eq!(blocks(&config), expected);
+        assert_eq!(config.network.no_masquerade.len(), 1);
+    }
+    assert_eq!(
+        refused("block = [\n  \"10.7.0.0/24\",\n  \"fd00::1/64\",\n]\n"),
+        ", line 3): block has 'fd00::1/64', which has bits set behind its length; write fd00::/64"
+    );
+    assert!(refused("\nblock = []\n").starts_with(", line 2): block is empty; "));
+    let two = refused("block = [\"10.7.0.0/24\", \"10.8.0.0/24\"]\n");
+    assert!(two.starts_with(", line 1): block has 10.7.0.0/24 and 10.8.0.0/24, two of one family"), "{two}");
+    let forms = refused("\nblock = 7\n");
+    assert!(
+        forms.starts_with(", line 2): invalid type: integer `7`, expected a string or a list"),
+        "{forms}"
+    );
+}
+
 #[test]
 fn an_empty_file_gives_the_defaults() {
     let config = load("node = \"n\"", |_| ()).unwrap();
-    assert_eq!(config.network.block.to_string(), "10.61.0.0/24");
+    assert_eq!(blocks(&config), ["10.61.0.0/24"]);
     assert_eq!(config.paths.socket(), Path::new("/run/netpath/default/agent.sock"));
     assert_eq!(config.paths.store(), Path::new("/var/lib/netpath/default/state.redb"));
     assert_eq!(config.paths.pin_dir, Path::new("/sys/fs/bpf/netpath/default"));
@@ -67,11 +96,11 @@ fn a_full_file() {
 #[test]
 fn a_flag_wins_over_the_file() {
     let config = load("block = \"nonsense\"\nuplinks = [\"a\"]\nnode = \"n\"", |flags| {
-        flags.block = Some("10.1.0.0/16".to_owned());
+        flags.blocks = vec!["10.1.0.0/16".to_owned()];
         flags.uplinks = vec!["b".to_owned()];
     })
     .unwrap();
-    assert_eq!(config.network.block.to_string(), "10.1.0.0/16");
+    assert_eq!(blocks(&config), ["10.1.0.0/16"]);
     assert_eq!(config.uplinks, ["b"]);
 }
 
@@ -117,7 +146,14 @@ fn every_rule_refuses() {
         "block = \"127.0.0.0/8\"",
         "block = \"169.254.0.0/24\"",
         "block = \"224.0.0.0/8\"",
-        "block = \"fd00::/64\"",
+        "block = []",
+        "block = 7",
+        "block = [7]",
+        "block = [\"10.0.0.0/24\", \"10.1.0.0/24\"]",
+        "block = [\"fd00::/64\", \"fd01::/64\"]",
+        "block = \"fe80::/64\"",
+        "block = \"fd00::/127\"",
+        "block = \"fd00::/64\"\nmtu = 1279",
         "no_masquerade = [\"10.0.0.1/8\"]",
         "inbound = \"all\"",
         "mtu = 500",

@@ -2,21 +2,22 @@
 
 use std::{
     fmt::Display,
-    net::Ipv4Addr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AgentFlags, ConfigError, DEFAULT_BLOCK, DEFAULT_FLOW_ENTRIES, DEFAULT_SNAT_PORTS, Instance, Paths, Place,
-    file::File,
+    AgentFlags, ConfigError, DEFAULT_FLOW_ENTRIES, DEFAULT_SNAT_PORTS, Instance, Paths, Place,
+    file::{File, OneOrMore},
 };
 use crate::{
     datapath::AttachKind,
-    model::{GATEWAY, Inbound},
+    model::{
+        Family, Inbound, MIN_MTU_V6, PrefixError, check_block, example_block, order_blocks, parse_prefix,
+    },
 };
 
 /// Uplinks a node can have; the kernel tables have room for as many.
@@ -49,6 +50,10 @@ impl<T> Given<T> {
     fn error(&self, reason: impl Into<String>, instead: impl Into<String>) -> ConfigError {
         let (reason, instead) = (reason.into(), instead.into());
         ConfigError { place: self.place.clone(), key: Some(self.key), reason, instead }
+    }
+
+    fn prefix_error(&self, wrong: PrefixError) -> ConfigError {
+        self.error(wrong.reason, wrong.instead)
     }
 }
 
@@ -125,42 +130,32 @@ pub(super) fn uplinks(source: &Source<'_>) -> Result<Vec<String>, ConfigError> {
     Ok(given.into_iter().map(|uplink| uplink.value).collect())
 }
 
-pub(super) fn block(source: &Source<'_>) -> Result<Ipv4Net, ConfigError> {
-    let flag = ("--block or NETPATH_BLOCK", source.flags.block.as_ref());
-    let given = source.given("block", flag, source.file.block.as_ref()).unwrap_or_else(|| Given {
-        key: "block",
-        value: DEFAULT_BLOCK.to_owned(),
-        place: Place::Default,
-    });
-    let block = prefix(&given)?;
-    if !(8..=30).contains(&block.prefix_len()) {
-        return Err(given.error(
-            format!("is {block}, and a block has a length of /8 to /30"),
-            format!("write block = \"{DEFAULT_BLOCK}\" or the like"),
-        ));
+pub(super) fn blocks(source: &Source<'_>) -> Result<Vec<IpNet>, ConfigError> {
+    let flags = ("--block or NETPATH_BLOCK", source.flags.blocks.as_slice());
+    let file = source.file.block.as_ref();
+    let texts = file.map(OneOrMore::texts);
+    let given = source.list("block", flags, texts.as_ref());
+    let block = |given: &Given<String>| {
+        let block = prefix(given)?;
+        check_block(block).map_err(|wrong| given.prefix_error(wrong))?;
+        Ok(block)
+    };
+    let blocks = given.iter().map(block).collect::<Result<Vec<_>, _>>()?;
+    match (given.into_iter().next(), file) {
+        (Some(given), _) => order_blocks(blocks).map_err(|wrong| given.prefix_error(wrong)),
+        (None, Some(empty)) => order_blocks(blocks).map_err(|wrong| {
+            let place = source.in_file("block", &Spanned::new(empty.span(), ()));
+            place.prefix_error(wrong)
+        }),
+        (None, None) => Ok(vec![default_block()]),
     }
-    let overlaps = |other: Ipv4Net| other.contains(&block.network()) || block.contains(&other.network());
-    for (special, what) in [
-        (net(0, 8), "addresses of this host"),
-        (net(127, 8), "loopback"),
-        (Ipv4Net::new_assert(GATEWAY, 16).trunc(), "link-local, with the pods' gateway"),
-        (net(224, 3), "multicast and reserved"),
-    ] {
-        if overlaps(special) {
-            return Err(given.error(
-                format!("is {block}, which overlaps {special} ({what})"),
-                format!("write a private block, such as block = \"{DEFAULT_BLOCK}\""),
-            ));
-        }
-    }
-    Ok(block)
 }
 
-fn net(first: u8, length: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(first, 0, 0, 0), length)
+fn default_block() -> IpNet {
+    parse_prefix(example_block(Family::V4)).expect("the example is a prefix")
 }
 
-pub(super) fn no_masquerade(source: &Source<'_>) -> Result<Vec<Ipv4Net>, ConfigError> {
+pub(super) fn no_masquerade(source: &Source<'_>) -> Result<Vec<IpNet>, ConfigError> {
     let flags = ("--no-masquerade or NETPATH_NO_MASQUERADE", source.flags.no_masquerade.as_slice());
     let given = source.list("no_masquerade", flags, source.file.no_masquerade.as_ref());
     let mut prefixes = given.iter().map(prefix).collect::<Result<Vec<_>, _>>()?;
@@ -169,20 +164,9 @@ pub(super) fn no_masquerade(source: &Source<'_>) -> Result<Vec<Ipv4Net>, ConfigE
     Ok(prefixes)
 }
 
-/// An IPv4 prefix without host bits.
-fn prefix(given: &Given<String>) -> Result<Ipv4Net, ConfigError> {
-    let text = &given.value;
-    let prefix: Ipv4Net = text.parse().map_err(|_| {
-        let instead = format!("write ADDRESS/LENGTH, such as {DEFAULT_BLOCK}");
-        given.error(format!("has '{text}', which is not an IPv4 prefix"), instead)
-    })?;
-    if prefix == prefix.trunc() {
-        return Ok(prefix);
-    }
-    Err(given.error(format!("has '{text}', which has bits set behind its length"), {
-        let trunc = prefix.trunc();
-        format!("write {trunc}")
-    }))
+/// A prefix without host bits.
+fn prefix(given: &Given<String>) -> Result<IpNet, ConfigError> {
+    parse_prefix(&given.value).map_err(|wrong| given.prefix_error(wrong))
 }
 
 pub(super) fn inbound(source: &Source<'_>) -> Result<Inbound, ConfigError> {
@@ -212,9 +196,15 @@ pub(super) fn attach(source: &Source<'_>) -> Result<Option<AttachKind>, ConfigEr
     }
 }
 
-pub(super) fn mtu(source: &Source<'_>) -> Result<Option<u32>, ConfigError> {
+pub(super) fn mtu(source: &Source<'_>, blocks: &[IpNet]) -> Result<Option<u32>, ConfigError> {
     let flag = ("--mtu or NETPATH_MTU", source.flags.mtu.as_ref());
     let given = source.given("mtu", flag, source.file.mtu.as_ref());
+    if blocks.iter().any(|block| block.addr().is_ipv6())
+        && let Some(given) = given.as_ref().filter(|given| given.value < MIN_MTU_V6)
+    {
+        let reason = format!("is {}, and IPv6 needs {MIN_MTU_V6} (RFC 8200)", given.value);
+        return Err(given.error(reason, format!("write {MIN_MTU_V6} to {MAX_MTU}, or no IPv6 block")));
+    }
     within(given, &(MIN_MTU..=MAX_MTU), "such as 1500, or nothing to follow the uplink")
 }
 

@@ -251,7 +251,7 @@ async fn examine(
     progress: &ProgressBar,
 ) -> Result<Report, LabError> {
     progress.reset();
-    progress.set_length(checks::COUNT as u64);
+    progress.set_length(checks::count() as u64);
     let (stage, bar) = (scene.clone(), progress.clone());
     let checks = blocking("checking", move || {
         checks::run(&stage, |check| {

@@ -21,7 +21,7 @@ use super::{
     error::{Doing, LabError},
     process::Process,
     state::{INSTANCE, Places, State},
-    topology::{BLOCK, UPLINK},
+    topology::{BLOCK, BLOCK_V6, UPLINK},
 };
 use crate::{api::client::Client, net::Netns};
 
@@ -158,7 +158,7 @@ async fn ready(client: &Client, child: &mut Child) -> Result<(), String> {
 
 /// What the agent is told: everything else is at its default, so that the lab shows what users get.
 fn configuration() -> String {
-    format!("block = \"{BLOCK}\"\n")
+    format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]\n")
 }
 
 /// The last lines of a log.

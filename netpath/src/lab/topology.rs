@@ -2,23 +2,28 @@
 //!
 //! ```text
 //!  node up0 198.18.0.2/30 ─── 198.18.0.1 router 198.18.1.1 ─── 198.18.1.2/30 eth0 outside
+//!     2001:db8:18::2/64 ─ 2001:db8:18::1         2001:db8:18:1::1 ─ 2001:db8:18:1::2/64
 //! ```
 //!
-//! Addresses are of 198.18.0.0/15 (RFC 2544, for benchmarks), so they never mean anything elsewhere. Needs a tokio
+//! Addresses are of 198.18.0.0/15 (RFC 2544, for benchmarks) and 2001:db8::/32 (RFC 3849, for documentation), so they
+//! never mean anything elsewhere. Duplicate address detection is off, so that nothing waits for it. Needs a tokio
 //! runtime and, for everything to vanish with the last process, a private mount namespace with a tmpfs on the
 //! directory that holds the namespaces.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use tokio::time::sleep;
 
-use crate::net::{NetError, Netlink, Netns, Route, RouteKind, VethEnd, sysctl};
+use crate::{
+    model::Family,
+    net::{NetError, Netlink, Netns, Route, RouteKind, VethEnd, sysctl},
+};
 
 /// Address of the node's uplink.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
@@ -32,6 +37,39 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
 const ROUTER_TO_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// Block that pod addresses come from. Only the node knows it.
 pub const BLOCK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 61, 0, 0), 24);
+
+/// IPv6 address of the node's uplink.
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 2);
+const ROUTER_TO_NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
+/// IPv6 address of the outside server.
+pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 1, 0, 0, 0, 2);
+const ROUTER_TO_OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 1, 0, 0, 0, 1);
+/// Block that pods' IPv6 addresses come from. Only the node knows it.
+pub const BLOCK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x61, 0, 0, 0, 0, 0, 0), 64);
+
+/// Address of the node's uplink.
+pub fn node(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => NODE.into(),
+        Family::V6 => NODE_V6.into(),
+    }
+}
+
+/// Address of the outside server.
+pub fn outside(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => OUTSIDE.into(),
+        Family::V6 => OUTSIDE_V6.into(),
+    }
+}
+
+/// Block that pods' addresses come from.
+pub fn block(family: Family) -> IpNet {
+    match family {
+        Family::V4 => BLOCK.into(),
+        Family::V6 => BLOCK_V6.into(),
+    }
+}
 
 /// How long a link may take to carry, and how often it is asked.
 const CARRIER: Duration = Duration::from_secs(3);
@@ -80,6 +118,9 @@ impl Space {
     async fn create(path: &Path, name: String) -> Result<Self, NetError> {
         let netns = Netns::create(path)?;
         let finish = async {
+            // For every link to come. A link-local address on probation sends nothing, and a router asks for its
+            // neighbours with one.
+            netns.enter(|| sysctl::write("net.ipv6.conf.default.accept_dad", "0"))??;
             let netlink = Netlink::connect(&netns).await?;
             netlink.set_up(index(&netlink, "lo").await?).await?;
             Ok(netlink)
@@ -93,14 +134,14 @@ impl Space {
         }
     }
 
-    /// Gives a link an address and sets it up. Returns its index.
+    /// Gives a link addresses and sets it up. Returns its index.
     ///
     /// # Errors
     /// What the kernel says, or that there is no such link.
-    pub async fn configure(&self, link: &str, address: Option<IpNet>) -> Result<u32, NetError> {
+    pub async fn configure(&self, link: &str, addresses: &[IpNet]) -> Result<u32, NetError> {
         let index = index(&self.netlink, link).await?;
-        if let Some(address) = address {
-            self.netlink.add_address(index, address).await?;
+        for address in addresses {
+            self.netlink.add_address(index, *address).await?;
         }
         self.netlink.set_up(index).await?;
         Ok(index)
@@ -127,7 +168,7 @@ impl Space {
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn route(&self, prefix: IpNet, via: Ipv4Addr) -> Result<(), NetError> {
+    pub async fn route(&self, prefix: IpNet, via: IpAddr) -> Result<(), NetError> {
         self.netlink.replace_route(&route(prefix, via)).await
     }
 
@@ -135,19 +176,19 @@ impl Space {
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn unroute(&self, prefix: IpNet, via: Ipv4Addr) -> Result<(), NetError> {
+    pub async fn unroute(&self, prefix: IpNet, via: IpAddr) -> Result<(), NetError> {
         self.netlink.delete_route(&route(prefix, via)).await
     }
 
-    /// Adds or replaces the default route.
+    /// Adds or replaces the default route of a gateway's family.
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn default_route(&self, via: Ipv4Addr) -> Result<(), NetError> {
-        self.route(Ipv4Net::default().into(), via).await
+    pub async fn default_route(&self, via: IpAddr) -> Result<(), NetError> {
+        self.route(Family::of(via).everything(), via).await
     }
 
-    /// Makes it a router: forwards IPv4, and does not judge packets by the way back (hosts may have `rp_filter` on, and
+    /// Makes it a router: forwards both families, and does not judge packets by the way back (hosts may have `rp_filter` on, and
     /// new namespaces take that over).
     ///
     /// # Errors
@@ -157,20 +198,21 @@ impl Space {
             for key in ["net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"] {
                 sysctl::write(key, "0")?;
             }
+            sysctl::write("net.ipv6.conf.all.forwarding", "1")?;
             sysctl::write("net.ipv4.ip_forward", "1").map(drop)
         })?
     }
 }
 
-/// One end of a wire: where, which name, which address.
+/// One end of a wire: where, which name, which addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct End<'a> {
     /// The namespace.
     pub space: &'a Space,
     /// Name of the link.
     pub link: &'a str,
-    /// Its address, if it gets one.
-    pub address: Option<IpNet>,
+    /// Its addresses, if it gets any.
+    pub addresses: &'a [IpNet],
 }
 
 /// Connects two namespaces by a veth pair, both ends up and carrying. `mtu` in bytes.
@@ -181,8 +223,8 @@ pub async fn wire(a: End<'_>, b: End<'_>, mtu: Option<u32>) -> Result<(), NetErr
     let near = VethEnd { name: a.link, mac: None, netns: None };
     let far = VethEnd { name: b.link, mac: None, netns: Some(&b.space.netns) };
     a.space.netlink.add_veth(&near, &far, mtu).await?;
-    a.space.configure(a.link, a.address).await?;
-    b.space.configure(b.link, b.address).await?;
+    a.space.configure(a.link, a.addresses).await?;
+    b.space.configure(b.link, b.addresses).await?;
     a.space.carries(a.link).await?;
     b.space.carries(b.link).await
 }
@@ -193,13 +235,12 @@ fn running(link: &str) -> nix::Result<bool> {
 }
 
 /// An address with its prefix length.
-pub fn net(address: Ipv4Addr, length: u8) -> IpNet {
-    IpNet::new_assert(IpAddr::V4(address), length)
+pub fn net(address: impl Into<IpAddr>, length: u8) -> IpNet {
+    IpNet::new_assert(address.into(), length)
 }
 
-fn route(prefix: IpNet, via: Ipv4Addr) -> Route {
-    let via = Some(IpAddr::V4(via));
-    Route { prefix, kind: RouteKind::Unicast, via, ifindex: None, onlink: false, mtu: None }
+fn route(prefix: IpNet, via: IpAddr) -> Route {
+    Route { prefix, kind: RouteKind::Unicast, via: Some(via), ifindex: None, onlink: false, mtu: None }
 }
 
 async fn index(netlink: &Netlink, name: &str) -> Result<u32, NetError> {
@@ -234,19 +275,25 @@ impl Topology {
         let outside = spec.space("outside").await?;
         router.forward()?;
         wire(
-            End { space: &outside, link: "eth0", address: Some(net(OUTSIDE, 30)) },
-            End { space: &router, link: "to-outside", address: Some(net(ROUTER_TO_OUTSIDE, 30)) },
+            End { space: &outside, link: "eth0", addresses: &[net(OUTSIDE, 30), net(OUTSIDE_V6, 64)] },
+            End {
+                space: &router,
+                link: "to-outside",
+                addresses: &[net(ROUTER_TO_OUTSIDE, 30), net(ROUTER_TO_OUTSIDE_V6, 64)],
+            },
             None,
         )
         .await?;
-        outside.default_route(ROUTER_TO_OUTSIDE).await?;
+        outside.default_route(ROUTER_TO_OUTSIDE.into()).await?;
+        outside.default_route(ROUTER_TO_OUTSIDE_V6.into()).await?;
         let topology = Self { spec, node, router, outside };
-        topology.connect(&topology.node, "to-node", NODE, ROUTER_TO_NODE).await?;
+        let (v4, v6) = ((net(NODE, 30), ROUTER_TO_NODE.into()), (net(NODE_V6, 64), ROUTER_TO_NODE_V6.into()));
+        topology.connect(&topology.node, "to-node", &[v4, v6]).await?;
         Ok(topology)
     }
 
-    /// Gives a namespace an uplink [`UPLINK`] to the router, on a /30 of its own, with a default route over it.
-    /// `router_link` is the name of the router's end.
+    /// Gives a namespace an uplink [`UPLINK`] to the router, with default routes over it. `router_link` is the name of
+    /// the router's end, `addresses` the uplink's addresses with that of the router on each one's subnet.
     ///
     /// # Errors
     /// What the kernel says.
@@ -254,15 +301,20 @@ impl Topology {
         &self,
         space: &Space,
         router_link: &str,
-        address: Ipv4Addr,
-        router_address: Ipv4Addr,
+        addresses: &[(IpNet, IpAddr)],
     ) -> Result<(), NetError> {
+        let own: Vec<IpNet> = addresses.iter().map(|(own, _)| *own).collect();
+        let routers: Vec<IpNet> =
+            addresses.iter().map(|(own, router)| net(*router, own.prefix_len())).collect();
         wire(
-            End { space, link: UPLINK, address: Some(net(address, 30)) },
-            End { space: &self.router, link: router_link, address: Some(net(router_address, 30)) },
+            End { space, link: UPLINK, addresses: &own },
+            End { space: &self.router, link: router_link, addresses: &routers },
             self.spec.uplink_mtu,
         )
         .await?;
-        space.default_route(router_address).await
+        for (_, router) in addresses {
+            space.default_route(*router).await?;
+        }
+        Ok(())
     }
 }

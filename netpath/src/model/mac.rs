@@ -1,6 +1,6 @@
 //! Ethernet addresses of pods.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -22,13 +22,24 @@ pub struct MacError {
 }
 
 impl Mac {
-    /// The MAC of a pod's interface: a locally administered prefix and the pod's IPv4 address, so that it is the same
-    /// after every restart and unique where the address is.
-    pub fn of_address(address: Ipv4Addr) -> Self {
-        let [a, b, c, d] = address.octets();
+    /// The MAC of a pod's interface, so that it is the same after every restart: a locally administered prefix, then an
+    /// IPv4 address itself, unique where the address is, or a hash of an IPv6 address. Pods share no link, so that two
+    /// with one MAC would disturb nobody.
+    pub fn of_address(address: IpAddr) -> Self {
+        let [a, b, c, d] = match address {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(v6) => return Self::of_hash(&v6.octets()),
+        };
         let mac = Self([0x02, 0x6e, a, b, c, d]);
         // 112.0.0.1 would yield the gateway's own MAC.
         if mac == GATEWAY_MAC { Self([0x06, 0x6e, a, b, c, d]) } else { mac }
+    }
+
+    /// FNV-1a: an own hash and not the standard library's, whose values may change between its versions.
+    fn of_hash(bytes: &[u8]) -> Self {
+        let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        let [a, b, c, d] = bytes.iter().fold(0x811c_9dc5, step).to_be_bytes();
+        Self([0x0a, 0x6e, a, b, c, d])
     }
 
     /// A MAC that somebody wants for a pod.
@@ -95,8 +106,12 @@ mod tests {
 
     #[test]
     fn derived_from_the_address() {
-        assert_eq!(Mac::of_address(Ipv4Addr::new(10, 61, 0, 5)).to_string(), "02:6e:0a:3d:00:05");
-        assert_ne!(Mac::of_address(Ipv4Addr::new(112, 0, 0, 1)), GATEWAY_MAC);
+        let of = |text: &str| Mac::of_address(text.parse().unwrap());
+        assert_eq!(of("10.61.0.5").to_string(), "02:6e:0a:3d:00:05");
+        assert_ne!(of("112.0.0.1"), GATEWAY_MAC);
+        // Changing this changes the MAC of running pods.
+        assert_eq!(of("fd00:61::5").to_string(), "0a:6e:25:5c:0f:f4");
+        assert_ne!(of("fd00:61::5"), of("fd00:61::6"));
     }
 
     #[test]
@@ -119,8 +134,9 @@ mod tests {
         }
 
         #[test]
-        fn every_address_has_its_own_mac(a: u32, b: u32) {
-            prop_assert_eq!(a == b, Mac::of_address(a.into()) == Mac::of_address(b.into()));
+        fn every_ipv4_address_has_its_own_mac(a: u32, b: u32) {
+            let v4 = |bits: u32| IpAddr::V4(bits.into());
+            prop_assert_eq!(a == b, Mac::of_address(v4(a)) == Mac::of_address(v4(b)));
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Pure domain: what a node, a network and a pod are. No I/O, no kernel types.
 
+mod block;
 mod mac;
 mod name;
 mod network;
 mod pod;
 
+pub use block::{PrefixError, check_block, example_block, order_blocks, overlap, parse_prefix};
 pub use mac::{GATEWAY_MAC, Mac, MacError};
 pub use name::{NameError, PodName, interface_name, is_interface_of};
-pub use network::{DEFAULT_NETWORK, GATEWAY, Inbound, Network};
+pub use network::{
+    DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
+};
 pub use pod::{Pod, PodState};

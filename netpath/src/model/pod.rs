@@ -1,10 +1,6 @@
 //! Pods as the store keeps them.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +27,7 @@ pub struct Pod {
     pub name: PodName,
     /// Network it is in.
     pub network: String,
-    /// Its addresses, at least one.
+    /// Its addresses, one of each family of the network, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// MAC of the interface inside the pod.
     pub mac: Mac,
@@ -49,14 +45,4 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// How far it is.
     pub state: PodState,
-}
-
-impl Pod {
-    /// Its IPv4 addresses.
-    pub fn v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        self.addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        })
-    }
 }

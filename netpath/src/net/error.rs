@@ -60,7 +60,7 @@ impl NetError {
     }
 
     /// Whether the kernel answered with this errno.
-    pub(super) fn is(&self, errno: Errno) -> bool {
+    pub(crate) fn is(&self, errno: Errno) -> bool {
         self.errno == Some(errno as i32)
     }
 }

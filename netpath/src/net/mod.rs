@@ -14,7 +14,7 @@ mod testing;
 mod undo;
 
 pub use error::NetError;
-pub use netlink::{Link, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd};
+pub use netlink::{Address, Link, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd};
 pub use netns::Netns;
 pub use pod_link::PodLink;
 pub use undo::{Undo, UndoFailed};

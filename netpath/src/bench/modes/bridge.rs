@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nftables::{
     batch::Batch,
     expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix},
@@ -48,18 +48,18 @@ impl Bridge {
         let client = spec.space("bridge-a").await?;
         let server = spec.space("bridge-b").await?;
         node.forward()?;
-        topology.connect(&node, "to-bridge-node", UPLINK, ROUTER).await?;
+        topology.connect(&node, "to-bridge-node", &[(net(UPLINK, 30), ROUTER.into())]).await?;
         node.netlink.add_bridge(BRIDGE).await?;
-        let bridge = node.configure(BRIDGE, Some(net(GATEWAY, 24))).await?;
+        let bridge = node.configure(BRIDGE, &[net(GATEWAY, 24)]).await?;
         for (pod, address, port) in [(&client, CLIENT, "veth-a"), (&server, SERVER, "veth-b")] {
-            let inside = End { space: pod, link: "eth0", address: Some(net(address, 24)) };
-            let port_end = End { space: &node, link: port, address: None };
+            let inside = End { space: pod, link: "eth0", addresses: &[net(address, 24)] };
+            let port_end = End { space: &node, link: port, addresses: &[] };
             wire(port_end, inside, spec.uplink_mtu).await?;
-            let port = node.configure(port, None).await?;
+            let port = node.configure(port, &[]).await?;
             node.netlink.set_master(port, bridge).await?;
-            pod.default_route(GATEWAY).await?;
+            pod.default_route(GATEWAY.into()).await?;
         }
-        masquerade(&node, SUBNET, BRIDGE)?;
+        masquerade(&node, SUBNET.into(), BRIDGE)?;
         Ok(Self { _node: node, client, server, topology })
     }
 }
@@ -83,7 +83,7 @@ impl Mode for Bridge {
 ///
 /// # Errors
 /// What `nft` says.
-pub(crate) fn masquerade(node: &Space, pods: Ipv4Net, inside: &str) -> Result<(), NetError> {
+pub(crate) fn masquerade(node: &Space, pods: IpNet, inside: &str) -> Result<(), NetError> {
     let rules = rules(pods, inside);
     node.netns.enter(|| nftables::helper::apply_ruleset(&rules))?.map_err(|error| NetError {
         doing: format!("masquerading {pods} with nft (Debian package nftables)"),
@@ -101,8 +101,10 @@ fn explain(error: &nftables::helper::NftablesError) -> String {
 }
 
 /// `ip saddr PODS oifname != INSIDE masquerade`, after routing.
-fn rules(pods: Ipv4Net, inside: &str) -> Nftables<'static> {
-    let field = PayloadField { protocol: "ip".into(), field: "saddr".into() };
+fn rules(pods: IpNet, inside: &str) -> Nftables<'static> {
+    let (family, protocol) =
+        if pods.addr().is_ipv4() { (NfFamily::IP, "ip") } else { (NfFamily::IP6, "ip6") };
+    let field = PayloadField { protocol: protocol.into(), field: "saddr".into() };
     let prefix = Prefix {
         addr: Box::new(Expression::String(Cow::Owned(pods.network().to_string()))),
         len: u32::from(pods.prefix_len()),
@@ -118,9 +120,9 @@ fn rules(pods: Ipv4Net, inside: &str) -> Nftables<'static> {
         op: Operator::NEQ,
     };
     let mut batch = Batch::new();
-    batch.add(NfListObject::Table(Table { family: NfFamily::IP, name: TABLE.into(), handle: None }));
+    batch.add(NfListObject::Table(Table { family: family.clone(), name: TABLE.into(), handle: None }));
     batch.add(NfListObject::Chain(Chain {
-        family: NfFamily::IP,
+        family: family.clone(),
         table: TABLE.into(),
         name: CHAIN.into(),
         _type: Some(NfChainType::NAT),
@@ -131,7 +133,7 @@ fn rules(pods: Ipv4Net, inside: &str) -> Nftables<'static> {
     let statements =
         vec![Statement::Match(from_pods), Statement::Match(to_elsewhere), Statement::Masquerade(None)];
     batch.add(NfListObject::Rule(Rule {
-        family: NfFamily::IP,
+        family,
         table: TABLE.into(),
         chain: CHAIN.into(),
         expr: statements.into(),

@@ -27,8 +27,8 @@ impl Direct {
         let client = spec.space("direct-a").await?;
         let server = spec.space("direct-b").await?;
         wire(
-            End { space: &client, link: "eth0", address: Some(net(CLIENT, 30)) },
-            End { space: &server, link: "eth0", address: Some(net(SERVER, 30)) },
+            End { space: &client, link: "eth0", addresses: &[net(CLIENT, 30)] },
+            End { space: &server, link: "eth0", addresses: &[net(SERVER, 30)] },
             spec.uplink_mtu,
         )
         .await?;

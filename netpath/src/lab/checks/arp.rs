@@ -15,9 +15,11 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{LabPod, Scene, Seen, Verdict};
-use crate::bench::sockets::{PATIENCE, explain};
+use crate::{
+    bench::sockets::{PATIENCE, explain},
+    model::GATEWAY_V4 as GATEWAY,
+};
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const ETH_P_ARP: u16 = 0x0806;
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
@@ -26,9 +28,7 @@ const REQUESTS: usize = 20;
 /// The gateway must answer with the host end's MAC, and the answer must be our program's: nobody else counts it.
 pub(super) fn gateway(scene: &Scene) -> Verdict {
     let pod = &scene.pods[0];
-    let host_end = scene.runtime.block_on(scene.topology.node.netlink.link(&pod.pod.interface));
-    let host_end = host_end.map_err(|error| error.to_string())?;
-    let want = host_end.ok_or_else(|| format!("the node has no link {}", pod.pod.interface))?.mac;
+    let want = host_mac(scene, pod)?;
     let before = scene.counters()?;
     let (socket, own) = open(pod)?;
     let mut times = Vec::new();
@@ -49,6 +49,13 @@ pub(super) fn gateway(scene: &Scene) -> Verdict {
     Ok(Seen::new(times, format!("{GATEWAY} is at {}, answered by netpath's program", text(want))))
 }
 
+/// MAC of the host end of a pod's link: the one that the gateway must have.
+pub(super) fn host_mac(scene: &Scene, pod: &LabPod) -> Result<[u8; 6], String> {
+    let host_end = scene.runtime.block_on(scene.topology.node.netlink.link(&pod.pod.interface));
+    let host_end = host_end.map_err(|error| error.to_string())?;
+    Ok(host_end.ok_or_else(|| format!("the node has no link {}", pod.pod.interface))?.mac)
+}
+
 /// A packet socket for ARP on the pod's interface, and the interface's MAC.
 fn open(pod: &LabPod) -> Result<(Socket, [u8; 6]), String> {
     let doing = |error: &dyn std::fmt::Display| format!("packet socket in pod {}: {error}", pod.pod.name);
@@ -65,7 +72,7 @@ fn open(pod: &LabPod) -> Result<(Socket, [u8; 6]), String> {
 }
 
 /// Link-layer address of `eth0` in the calling thread's namespace.
-fn eth0() -> std::io::Result<LinkAddr> {
+pub(super) fn eth0() -> std::io::Result<LinkAddr> {
     let link = getifaddrs()?
         .filter(|one| one.interface_name == "eth0")
         .find_map(|one| one.address.and_then(|address| address.as_link_addr().copied()));
@@ -114,7 +121,7 @@ fn answer(frame: &[u8], own: [u8; 6], from: Ipv4Addr) -> Option<[u8; 6]> {
     (ours && reply && frame[6..12] == mac).then_some(mac)
 }
 
-fn text(mac: [u8; 6]) -> String {
+pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -35,7 +35,7 @@ fn repeats(size: usize) -> usize {
 }
 
 /// Echo requests, answered by the kernel at `to`.
-pub(super) fn icmp(from: &Netns, to: Ipv4Addr) -> Verdict {
+pub(super) fn icmp(from: &Netns, to: IpAddr) -> Verdict {
     let doing = |error: io::Error| format!("echo request to {to}: {}", explain(&error));
     let mut pinger = Pinger::open(from, to, PATIENCE).map_err(doing)?;
     let times: io::Result<Vec<_>> = (0..SMALL).map(|_| pinger.ping()).collect();
@@ -43,13 +43,13 @@ pub(super) fn icmp(from: &Netns, to: Ipv4Addr) -> Verdict {
 }
 
 /// `size` bytes there and back over one connection, several times.
-pub(super) fn tcp(from: &Netns, server: &Netns, to: Ipv4Addr, size: usize) -> Verdict {
+pub(super) fn tcp(from: &Netns, server: &Netns, to: IpAddr, size: usize) -> Verdict {
     let seen = tcp_exchange(from, server, to, size)?;
     Ok(Seen::new(seen.times, format!("{} × {size} bytes echoed by {to}", repeats(size))))
 }
 
 /// `size` bytes there and back in datagrams of at most `datagram` bytes, several times.
-pub(super) fn udp(from: &Netns, server: &Netns, to: Ipv4Addr, size: usize, datagram: usize) -> Verdict {
+pub(super) fn udp(from: &Netns, server: &Netns, to: IpAddr, size: usize, datagram: usize) -> Verdict {
     let seen = udp_exchange(from, server, to, size, datagram)?;
     Ok(Seen::new(seen.times, format!("{} × {size} bytes echoed by {to}", repeats(size))))
 }
@@ -58,7 +58,7 @@ pub(super) fn udp(from: &Netns, server: &Netns, to: Ipv4Addr, size: usize, datag
 pub(super) fn tcp_exchange(
     from: &Netns,
     server: &Netns,
-    to: Ipv4Addr,
+    to: IpAddr,
     size: usize,
 ) -> Result<Exchanged, String> {
     let (listener, to) = listen_tcp(server, to)?;
@@ -84,7 +84,7 @@ pub(super) fn tcp_exchange(
 }
 
 /// A TCP server on a free port, and where it is.
-pub(super) fn listen_tcp(netns: &Netns, address: Ipv4Addr) -> Result<(TcpListener, SocketAddr), String> {
+pub(super) fn listen_tcp(netns: &Netns, address: IpAddr) -> Result<(TcpListener, SocketAddr), String> {
     let listener = sockets::tcp_listen(netns, address);
     listener
         .and_then(|l| Ok((l.local_addr()?, l)))
@@ -93,7 +93,7 @@ pub(super) fn listen_tcp(netns: &Netns, address: Ipv4Addr) -> Result<(TcpListene
 }
 
 /// A UDP server on a free port, and where it is.
-pub(super) fn listen_udp(netns: &Netns, address: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), String> {
+pub(super) fn listen_udp(netns: &Netns, address: IpAddr) -> Result<(UdpSocket, SocketAddr), String> {
     let socket = sockets::udp_listen(netns, address);
     socket
         .and_then(|s| Ok((s.local_addr()?, s)))
@@ -126,7 +126,7 @@ pub(super) fn serve_tcp(
 pub(super) fn udp_exchange(
     from: &Netns,
     server: &Netns,
-    to: Ipv4Addr,
+    to: IpAddr,
     size: usize,
     datagram: usize,
 ) -> Result<Exchanged, String> {

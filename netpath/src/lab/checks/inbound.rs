@@ -12,31 +12,33 @@ use super::{
 };
 use crate::{
     bench::sockets::{self, PATIENCE, Pinger},
-    lab::topology::{BLOCK, NODE},
+    lab::topology,
+    model::Family,
 };
 
 /// How long silence must last to count as silence. A round trip takes microseconds here.
 const SILENCE: Duration = Duration::from_millis(250);
 
 /// With the routes of the topology: the router does not know the block.
-pub(super) fn unrouted(scene: &Scene) -> Verdict {
-    let tried = attempt(scene)?;
+pub(super) fn unrouted(scene: &Scene, family: Family) -> Verdict {
+    let tried = attempt(scene, family)?;
     Ok(Seen::new(Vec::new(), tried))
 }
 
 /// With a route to the block over the node: every packet arrives there and is counted as refused.
-pub(super) fn routed(scene: &Scene) -> Verdict {
+pub(super) fn routed(scene: &Scene, family: Family) -> Verdict {
     let router = &scene.topology.router;
-    let doing = |error| format!("route to {BLOCK} on the router: {error}");
-    scene.runtime.block_on(router.route(BLOCK.into(), NODE)).map_err(doing)?;
-    let verdict = refused(scene);
-    scene.runtime.block_on(router.unroute(BLOCK.into(), NODE)).map_err(doing)?;
+    let (block, node) = (topology::block(family), topology::node(family));
+    let doing = |error| format!("route to {block} on the router: {error}");
+    scene.runtime.block_on(router.route(block, node)).map_err(doing)?;
+    let verdict = refused(scene, family);
+    scene.runtime.block_on(router.unroute(block, node)).map_err(doing)?;
     verdict
 }
 
-fn refused(scene: &Scene) -> Verdict {
+fn refused(scene: &Scene, family: Family) -> Verdict {
     let before = scene.counters()?;
-    let tried = attempt(scene)?;
+    let tried = attempt(scene, family)?;
     match scene.counters()?.growth(&before, "InboundDenied") {
         // TCP, UDP and ICMP, at least one packet each.
         denied if denied >= 3 => Ok(Seen::new(Vec::new(), format!("{tried}; InboundDenied +{denied}"))),
@@ -45,10 +47,11 @@ fn refused(scene: &Scene) -> Verdict {
 }
 
 /// Tries TCP, UDP and ICMP from outside to a pod that listens. Tells how each failed, or which one got through.
-pub(super) fn attempt(scene: &Scene) -> Result<String, String> {
+pub(super) fn attempt(scene: &Scene, family: Family) -> Result<String, String> {
     let (outside, pod) = (&scene.topology.outside.netns, &scene.pods[0]);
-    let (listener, tcp) = listen_tcp(&pod.netns, pod.address)?;
-    let (server, udp) = listen_udp(&pod.netns, pod.address)?;
+    let address = pod.at(family)?;
+    let (listener, tcp) = listen_tcp(&pod.netns, address)?;
+    let (server, udp) = listen_udp(&pod.netns, address)?;
     control(scene, &listener, tcp)?;
 
     let connect = match sockets::tcp_connect(outside, 0, tcp, SILENCE) {
@@ -63,8 +66,8 @@ pub(super) fn attempt(scene: &Scene) -> Result<String, String> {
     if let Some(peer) = received(&server).map_err(|error| error.to_string())? {
         return Err(format!("the pod got a datagram of {peer}"));
     }
-    let echo = match Pinger::open(outside, pod.address, SILENCE).and_then(|mut pinger| pinger.ping()) {
-        Ok(_) => return Err(format!("{} answered an echo request", pod.address)),
+    let echo = match Pinger::open(outside, address, SILENCE).and_then(|mut pinger| pinger.ping()) {
+        Ok(_) => return Err(format!("{address} answered an echo request")),
         Err(error) => error,
     };
     let datagram = datagram.map_or_else(|error| error.to_string(), |_| "never arrived".into());

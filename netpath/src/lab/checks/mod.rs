@@ -5,13 +5,14 @@
 mod arp;
 mod exchange;
 mod inbound;
+mod nd;
 mod outside;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -20,10 +21,11 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use self::exchange::{icmp, tcp, udp};
-use super::topology::{NODE, Topology};
+use super::topology::{self, Topology};
 use crate::{
     api::{client::Client, types::Pod},
     bench::stats,
+    model::Family,
     net::Netns,
 };
 
@@ -54,7 +56,7 @@ pub struct LabPod {
     pub pod: Pod,
     /// Its namespace.
     pub netns: Arc<Netns>,
-    /// Its first address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
 }
 
@@ -65,7 +67,7 @@ impl LabPod {
     /// In words: no IPv4 address, or no namespace.
     pub fn open(pod: Pod) -> Result<Self, String> {
         let address = pod.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
+            IpAddr::V4(v4) => Some(*v4),
             IpAddr::V6(_) => None,
         });
         let address = address.ok_or_else(|| format!("pod {} has no IPv4 address", pod.name))?;
@@ -73,9 +75,22 @@ impl LabPod {
         Ok(Self { pod, netns: Arc::new(netns), address })
     }
 
+    /// Its address of a family.
+    ///
+    /// # Errors
+    /// In words, if it has none.
+    pub fn at(&self, family: Family) -> Result<IpAddr, String> {
+        let found = self.pod.addresses.iter().find(|address| Family::of(**address) == family);
+        found.copied().ok_or_else(|| format!("pod {} has no {family} address", self.pod.name))
+    }
+
     /// Largest payload of a UDP datagram that needs no fragments.
-    fn datagram(&self) -> usize {
-        self.pod.mtu as usize - 28
+    fn datagram(&self, family: Family) -> usize {
+        let headers = match family {
+            Family::V4 => 28,
+            Family::V6 => 48,
+        };
+        self.pod.mtu as usize - headers
     }
 }
 
@@ -149,56 +164,82 @@ type Verdict = Result<Seen, String>;
 /// One megabyte, the size of the large exchanges.
 const MB: usize = 1_000_000;
 
-const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// A row: its name, the families it is made for, and what it does.
+type Row = (&'static str, &'static [Family], fn(&Scene, Family) -> Verdict);
 
-/// All checks, in order.
-type Row = (&'static str, fn(&Scene) -> Verdict);
+const BOTH: &[Family] = &[Family::V4, Family::V6];
+
+/// All checks, in order: those over IPv4 first.
 const ROWS: &[Row] = &[
-    ("pod loopback, ICMP", |s| icmp(&s.pods[0].netns, LOOPBACK)),
-    ("pod loopback, TCP", |s| tcp(&s.pods[0].netns, &s.pods[0].netns, LOOPBACK, 1)),
-    ("pod → gateway 169.254.1.1, ARP", arp::gateway),
-    ("pod → pod, ICMP", |s| icmp(&s.pods[0].netns, s.pods[1].address)),
-    ("pod → pod, TCP 1 byte", |s| tcp(&s.pods[0].netns, &s.pods[1].netns, s.pods[1].address, 1)),
-    ("pod → pod, TCP 1 MB", |s| tcp(&s.pods[1].netns, &s.pods[2].netns, s.pods[2].address, MB)),
-    ("pod → pod, UDP 1 byte", |s| udp(&s.pods[0].netns, &s.pods[1].netns, s.pods[1].address, 1, 1)),
-    ("pod → pod, UDP 1 MB", |s| {
-        udp(&s.pods[2].netns, &s.pods[0].netns, s.pods[0].address, MB, s.pods[2].datagram())
+    ("pod loopback, ICMP", BOTH, |s, f| icmp(&s.pods[0].netns, loopback(f))),
+    ("pod loopback, TCP", BOTH, |s, f| tcp(&s.pods[0].netns, &s.pods[0].netns, loopback(f), 1)),
+    ("pod → gateway 169.254.1.1, ARP", &[Family::V4], |s, _| arp::gateway(s)),
+    ("pod → gateway fe80::1, neighbour discovery", &[Family::V6], |s, _| nd::gateway(s)),
+    ("pod → pod, ICMP", BOTH, |s, f| icmp(&s.pods[0].netns, s.pods[1].at(f)?)),
+    ("pod → pod, TCP 1 byte", BOTH, |s, f| tcp(&s.pods[0].netns, &s.pods[1].netns, s.pods[1].at(f)?, 1)),
+    ("pod → pod, TCP 1 MB", BOTH, |s, f| tcp(&s.pods[1].netns, &s.pods[2].netns, s.pods[2].at(f)?, MB)),
+    ("pod → pod, UDP 1 byte", BOTH, |s, f| udp(&s.pods[0].netns, &s.pods[1].netns, s.pods[1].at(f)?, 1, 1)),
+    ("pod → pod, UDP 1 MB", BOTH, |s, f| {
+        udp(&s.pods[2].netns, &s.pods[0].netns, s.pods[0].at(f)?, MB, s.pods[2].datagram(f))
     }),
-    ("pod → itself, ICMP", |s| icmp(&s.pods[0].netns, s.pods[0].address)),
-    ("pod → itself, TCP", |s| tcp(&s.pods[0].netns, &s.pods[0].netns, s.pods[0].address, 1)),
-    ("node → pod, ICMP", |s| icmp(&s.topology.node.netns, s.pods[0].address)),
-    ("node → pod, TCP", |s| tcp(&s.topology.node.netns, &s.pods[0].netns, s.pods[0].address, 1)),
-    ("node → pod, UDP", |s| udp(&s.topology.node.netns, &s.pods[0].netns, s.pods[0].address, 1, 1)),
-    ("pod → node, ICMP", |s| icmp(&s.pods[0].netns, NODE)),
-    ("pod → node, TCP", |s| tcp(&s.pods[0].netns, &s.topology.node.netns, NODE, 1)),
-    ("pod → node, UDP", |s| udp(&s.pods[0].netns, &s.topology.node.netns, NODE, 1, 1)),
-    ("pod → outside, ICMP", outside::icmp),
-    ("pod → outside, TCP 1 byte", |s| outside::tcp(s, 1)),
-    ("pod → outside, TCP 1 MB", |s| outside::tcp(s, MB)),
-    ("pod → outside, UDP 1 byte", |s| outside::udp(s, 1, 1)),
-    ("pod → outside, UDP 1 MB", |s| outside::udp(s, MB, s.pods[0].datagram())),
-    ("two pods, one source port → outside, TCP", outside::same_port_tcp),
-    ("two pods, one source port → outside, UDP", outside::same_port_udp),
-    ("outside → pod, no route", inbound::unrouted),
-    ("outside → pod, routed via the node: refused", inbound::routed),
+    ("pod → itself, ICMP", BOTH, |s, f| icmp(&s.pods[0].netns, s.pods[0].at(f)?)),
+    ("pod → itself, TCP", BOTH, |s, f| tcp(&s.pods[0].netns, &s.pods[0].netns, s.pods[0].at(f)?, 1)),
+    ("node → pod, ICMP", BOTH, |s, f| icmp(&s.topology.node.netns, s.pods[0].at(f)?)),
+    ("node → pod, TCP", BOTH, |s, f| tcp(&s.topology.node.netns, &s.pods[0].netns, s.pods[0].at(f)?, 1)),
+    ("node → pod, UDP", BOTH, |s, f| udp(&s.topology.node.netns, &s.pods[0].netns, s.pods[0].at(f)?, 1, 1)),
+    ("pod → node, ICMP", BOTH, |s, f| icmp(&s.pods[0].netns, topology::node(f))),
+    ("pod → node, TCP", BOTH, |s, f| tcp(&s.pods[0].netns, &s.topology.node.netns, topology::node(f), 1)),
+    ("pod → node, UDP", BOTH, |s, f| {
+        udp(&s.pods[0].netns, &s.topology.node.netns, topology::node(f), 1, 1)
+    }),
+    ("pod → outside, ICMP", BOTH, outside::icmp),
+    ("pod → outside, TCP 1 byte", BOTH, |s, f| outside::tcp(s, f, 1)),
+    ("pod → outside, TCP 1 MB", BOTH, |s, f| outside::tcp(s, f, MB)),
+    ("pod → outside, UDP 1 byte", BOTH, |s, f| outside::udp(s, f, 1, 1)),
+    ("pod → outside, UDP 1 MB", BOTH, |s, f| outside::udp(s, f, MB, s.pods[0].datagram(f))),
+    ("two pods, one source port → outside, TCP", BOTH, outside::same_port_tcp),
+    ("two pods, one source port → outside, UDP", BOTH, outside::same_port_udp),
+    ("outside → pod, no route", BOTH, inbound::unrouted),
+    ("outside → pod, routed via the node: refused", BOTH, inbound::routed),
 ];
 
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// The checks one after another: name, family, function.
+fn all() -> impl Iterator<Item = (String, Family, fn(&Scene, Family) -> Verdict)> {
+    let of = |family: Family| {
+        let rows = ROWS.iter().filter(move |(_, families, _)| families.contains(&family));
+        rows.map(move |&(name, _, function)| match family {
+            Family::V4 => (name.to_owned(), family, function),
+            Family::V6 => (format!("{name}, ipv6"), family, function),
+        })
+    };
+    of(Family::V4).chain(of(Family::V6))
+}
+
 /// How many checks [`run`] makes.
-pub const COUNT: usize = ROWS.len();
+pub fn count() -> usize {
+    all().count()
+}
 
 /// Makes all checks, calling `done` after each. Blocks; see [`Scene`].
 pub fn run(scene: &Scene, mut done: impl FnMut(&Check)) -> Vec<Check> {
-    let checks = ROWS.iter().map(|&(name, function)| {
-        let check = check(scene, name, function);
+    let checks = all().map(|(name, family, function)| {
+        let check = check(scene, &name, || function(scene, family));
         done(&check);
         check
     });
     checks.collect()
 }
 
-fn check(scene: &Scene, name: &str, function: fn(&Scene) -> Verdict) -> Check {
+fn check(scene: &Scene, name: &str, function: impl FnOnce() -> Verdict) -> Check {
     let before = scene.counters();
-    match function(scene) {
+    match function() {
         Ok(seen) => Check { name: name.into(), ok: true, rtt_us: seen.rtt_us(), detail: seen.detail },
         Err(reason) => {
             let counted = match (before, scene.counters()) {

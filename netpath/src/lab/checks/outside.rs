@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
 use super::{
@@ -11,43 +11,45 @@ use super::{
 };
 use crate::{
     bench::sockets::{self, EchoWitness, PATIENCE},
-    lab::topology::{NODE, OUTSIDE},
+    lab::topology,
+    model::Family,
 };
 
 /// Source port of both pods: within the default SNAT range, so that the second pod cannot keep it.
 const SHARED_PORT: u16 = 40_404;
 
 /// Echo, with a witness at the outside that sees where requests come from.
-pub(super) fn icmp(scene: &Scene) -> Verdict {
+pub(super) fn icmp(scene: &Scene, family: Family) -> Verdict {
     let doing = |error| format!("watching for echo requests outside: {error}");
-    let witness = EchoWitness::open(&scene.topology.outside.netns).map_err(doing)?;
-    let seen = exchange::icmp(&scene.pods[0].netns, OUTSIDE)?;
+    let (node, outside) = (topology::node(family), topology::outside(family));
+    let witness = EchoWitness::open(&scene.topology.outside.netns, outside).map_err(doing)?;
+    let seen = exchange::icmp(&scene.pods[0].netns, outside)?;
     let sources = witness.sources().map_err(doing)?;
-    if sources != [NODE] {
-        return Err(format!("outside sees echo requests from {sources:?}, not from the node's {NODE}"));
+    if sources != [node] {
+        return Err(format!("outside sees echo requests from {sources:?}, not from the node's {node}"));
     }
-    Ok(Seen::new(seen.times, format!("outside sees {NODE}")))
+    Ok(Seen::new(seen.times, format!("outside sees {node}")))
 }
 
 /// `size` bytes there and back over TCP.
-pub(super) fn tcp(scene: &Scene, size: usize) -> Verdict {
-    let outside = &scene.topology.outside.netns;
-    translated(exchange::tcp_exchange(&scene.pods[0].netns, outside, OUTSIDE, size)?)
+pub(super) fn tcp(scene: &Scene, family: Family, size: usize) -> Verdict {
+    let (outside, to) = (&scene.topology.outside.netns, topology::outside(family));
+    translated(family, exchange::tcp_exchange(&scene.pods[0].netns, outside, to, size)?)
 }
 
 /// `size` bytes there and back over UDP.
-pub(super) fn udp(scene: &Scene, size: usize, datagram: usize) -> Verdict {
-    let outside = &scene.topology.outside.netns;
-    translated(exchange::udp_exchange(&scene.pods[0].netns, outside, OUTSIDE, size, datagram)?)
+pub(super) fn udp(scene: &Scene, family: Family, size: usize, datagram: usize) -> Verdict {
+    let (outside, to) = (&scene.topology.outside.netns, topology::outside(family));
+    translated(family, exchange::udp_exchange(&scene.pods[0].netns, outside, to, size, datagram)?)
 }
 
-fn translated(seen: Exchanged) -> Verdict {
-    let peers = peers(&seen.peers, 1)?;
+fn translated(family: Family, seen: Exchanged) -> Verdict {
+    let peers = peers(family, &seen.peers, 1)?;
     Ok(Seen::new(seen.times, format!("outside sees {peers}")))
 }
 
 /// The peers in words, if there are `count` different ones and all have the node's address.
-fn peers(peers: &[SocketAddr], count: usize) -> Result<String, String> {
+fn peers(family: Family, peers: &[SocketAddr], count: usize) -> Result<String, String> {
     let list = peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let mut different = peers.to_vec();
     different.sort_unstable();
@@ -55,15 +57,16 @@ fn peers(peers: &[SocketAddr], count: usize) -> Result<String, String> {
     if different.len() != count || peers.len() != count {
         return Err(format!("outside sees {list}: {count} different peers were to be expected"));
     }
-    if peers.iter().any(|peer| peer.ip() != IpAddr::V4(NODE)) {
-        return Err(format!("outside sees {list}, not the node's address {NODE}"));
+    let node = topology::node(family);
+    if peers.iter().any(|peer| peer.ip() != node) {
+        return Err(format!("outside sees {list}, not the node's address {node}"));
     }
     Ok(list)
 }
 
 /// First and third pod: the same source port to one server, both connections open at once.
-pub(super) fn same_port_tcp(scene: &Scene) -> Verdict {
-    let (listener, to) = listen_tcp(&scene.topology.outside.netns, OUTSIDE)?;
+pub(super) fn same_port_tcp(scene: &Scene, family: Family) -> Verdict {
+    let (listener, to) = listen_tcp(&scene.topology.outside.netns, topology::outside(family))?;
     let client = || {
         let connect = |pod: &LabPod| {
             let stream = sockets::tcp_connect(&pod.netns, SHARED_PORT, to, PATIENCE);
@@ -78,12 +81,12 @@ pub(super) fn same_port_tcp(scene: &Scene) -> Verdict {
         })
     };
     let ((), seen) = with_server(|done| serve_tcp(&listener, MESSAGE, done), client)?;
-    both_served(&seen)
+    both_served(family, &seen)
 }
 
 /// As [`same_port_tcp`], over UDP.
-pub(super) fn same_port_udp(scene: &Scene) -> Verdict {
-    let (server, to) = listen_udp(&scene.topology.outside.netns, OUTSIDE)?;
+pub(super) fn same_port_udp(scene: &Scene, family: Family) -> Verdict {
+    let (server, to) = listen_udp(&scene.topology.outside.netns, topology::outside(family))?;
     let client = || {
         let connect = |pod: &LabPod| {
             let socket = sockets::udp_connect(&pod.netns, SHARED_PORT, to, PATIENCE);
@@ -98,7 +101,7 @@ pub(super) fn same_port_udp(scene: &Scene) -> Verdict {
         })
     };
     let ((), seen) = with_server(|done| serve_udp(&server, done), client)?;
-    both_served(&seen)
+    both_served(family, &seen)
 }
 
 /// Bytes of each message; what the two pods send differs, so a mix-up shows.
@@ -122,8 +125,8 @@ fn alternate(
     Ok(())
 }
 
-fn both_served(seen: &[SocketAddr]) -> Verdict {
-    let peers = peers(seen, 2)?;
+fn both_served(family: Family, seen: &[SocketAddr]) -> Verdict {
+    let peers = peers(family, seen, 2)?;
     Ok(Seen::new(Vec::new(), format!("both from port {SHARED_PORT}; outside sees {peers}")))
 }
 
@@ -135,9 +138,11 @@ mod tests {
     fn peers_must_be_the_node_and_different() {
         let at = |address: &str| address.parse::<SocketAddr>().unwrap();
         let (a, b) = (at("198.18.0.2:40404"), at("198.18.0.2:33000"));
-        assert_eq!(peers(&[a, b], 2).unwrap(), "198.18.0.2:40404 and 198.18.0.2:33000");
-        assert!(peers(&[a, a], 2).unwrap_err().contains("2 different"));
-        assert!(peers(&[a], 2).is_err());
-        assert!(peers(&[at("10.61.0.2:40404")], 1).unwrap_err().contains("not the node's address"));
+        assert_eq!(peers(Family::V4, &[a, b], 2).unwrap(), "198.18.0.2:40404 and 198.18.0.2:33000");
+        assert!(peers(Family::V4, &[a, a], 2).unwrap_err().contains("2 different"));
+        assert!(peers(Family::V4, &[a], 2).is_err());
+        assert!(
+            peers(Family::V4, &[at("10.61.0.2:40404")], 1).unwrap_err().contains("not the node's address")
+        );
     }
 }

@@ -1,11 +1,7 @@
 //! The matrix itself: its arithmetic, and what it says of a node that has pods but no netpath.
 
 use super::*;
-use crate::{
-    bench::modes::bridge::masquerade,
-    lab::{testing::with_topology, topology::BLOCK},
-    net::PodLink,
-};
+use crate::{bench::modes::bridge::masquerade, lab::testing::with_topology, net::PodLink};
 
 fn counters(values: &[(&str, u64)]) -> Counters {
     Counters(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
@@ -29,17 +25,19 @@ fn round_trip_is_the_median_in_microseconds() {
 
 #[test]
 fn names_are_unique_and_enough() {
-    let mut names: Vec<_> = ROWS.iter().map(|row| row.0).collect();
+    let mut names: Vec<_> = all().map(|row| row.0).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), ROWS.len());
-    assert!(names.len() >= 14);
+    assert_eq!(names.len(), count());
+    let v6 = names.iter().filter(|name| name.contains("ipv6")).count();
+    assert!(v6 >= 14 && v6 * 2 == names.len(), "{names:?}");
 }
 
-/// A pod attached to the node, with nobody at 169.254.1.1 but a permanent neighbour entry.
+/// A pod attached to the node, with nobody at the gateways' addresses but permanent neighbour entries.
 async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
     let (node, interface) = (&topology.node, format!("veth-{name}"));
-    let address = Ipv4Addr::new(10, 61, 0, number);
+    let v6 = Ipv6Addr::new(0xfd00, 0x61, 0, 0, 0, 0, 0, number.into());
+    let addresses = vec![IpAddr::from([10, 61, 0, number]), v6.into()];
     let space = topology.spec.space(name).await.unwrap();
     let link = PodLink {
         host_name: interface.clone(),
@@ -47,14 +45,14 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         pod_name: "eth0".into(),
         pod_mac: [2, 0, 0, 0, 0, number],
         mtu: 1500,
-        addresses: vec![address.into()],
-        gateways: vec![Ipv4Addr::new(169, 254, 1, 1).into()],
+        addresses: addresses.clone(),
+        gateways: vec![Family::V4.gateway(), Family::V6.gateway()],
     };
     let ifindex = link.ensure(&node.netlink, &node.netns, &space.netns).await.unwrap();
     let pod = Pod {
         name: name.into(),
         network: "default".into(),
-        addresses: vec![address.into()],
+        addresses,
         mac: String::new(),
         interface,
         ifindex,
@@ -74,7 +72,9 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
 fn a_node_that_routes_and_masquerades_fails_only_what_netpath_adds() {
     with_topology(None, |topology| async move {
         topology.node.forward().unwrap();
-        masquerade(&topology.node, BLOCK, "none").unwrap();
+        for family in [Family::V4, Family::V6] {
+            masquerade(&topology.node, topology::block(family), "none").unwrap();
+        }
         let mut pods = Vec::new();
         for (number, name) in (2..).zip(["a", "b", "c"]) {
             pods.push(attach(&topology, name, number).await);
@@ -85,11 +85,22 @@ fn a_node_that_routes_and_masquerades_fails_only_what_netpath_adds() {
         let checks = tokio::task::spawn_blocking(move || run(&stage, |_| ())).await.unwrap();
         let failed: Vec<_> =
             checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
-        assert_eq!(failed, ["pod → gateway 169.254.1.1, ARP", "outside → pod, routed via the node: refused"]);
-        assert!(checks.iter().filter(|check| check.rtt_us.is_some()).count() >= 20);
+        let expected = [
+            "pod → gateway 169.254.1.1, ARP",
+            "outside → pod, routed via the node: refused",
+            "pod → gateway fe80::1, neighbour discovery, ipv6",
+            "outside → pod, routed via the node: refused, ipv6",
+        ];
+        assert_eq!(failed, expected, "{checks:#?}");
+        assert!(checks.iter().filter(|check| check.rtt_us.is_some()).count() >= 40);
         // With the way known, nothing stops outside here, and that is seen.
-        scene.topology.router.route(BLOCK.into(), NODE).await.unwrap();
-        let through = tokio::task::spawn_blocking(move || inbound::attempt(&scene)).await.unwrap();
-        assert!(through.unwrap_err().starts_with("outside connected to 10.61.0.2:"));
+        for (family, pod) in [(Family::V4, "10.61.0.2:"), (Family::V6, "[fd00:61::2]:")] {
+            let (block, node) = (topology::block(family), topology::node(family));
+            scene.topology.router.route(block, node).await.unwrap();
+            let stage = scene.clone();
+            let through =
+                tokio::task::spawn_blocking(move || inbound::attempt(&stage, family)).await.unwrap();
+            assert!(through.unwrap_err().starts_with(&format!("outside connected to {pod}")));
+        }
     });
 }

@@ -8,21 +8,35 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     },
 };
 
 use super::{Netlink, already};
 use crate::net::NetError;
 
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The address, with its prefix length.
+    pub net: IpNet,
+    /// Not to begin anything with, if there is another: a privacy address that will go (RFC 8981), a deprecated one, or
+    /// a secondary one of its subnet.
+    pub fading: bool,
+    /// Nothing can be sent from it: duplicate address detection has not ended, or has found another.
+    pub tentative: bool,
+}
+
 impl Netlink {
-    /// All addresses as (interface index, address with prefix length).
-    pub async fn addresses(&self) -> Result<Vec<(u32, IpNet)>, NetError> {
+    /// All addresses.
+    pub async fn addresses(&self) -> Result<Vec<Address>, NetError> {
         self.addresses_of(0).await
     }
 
     /// Addresses of one interface, or of all for index 0.
-    pub(in crate::net) async fn addresses_of(&self, ifindex: u32) -> Result<Vec<(u32, IpNet)>, NetError> {
+    pub(in crate::net) async fn addresses_of(&self, ifindex: u32) -> Result<Vec<Address>, NetError> {
         let mut message = AddressMessage::default();
         message.header.index = ifindex;
         let answers = self.dump("list addresses", RouteNetlinkMessage::GetAddress(message)).await?;
@@ -71,19 +85,23 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn parse(answer: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
+fn parse(answer: RouteNetlinkMessage) -> Option<Address> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
     // On a point-to-point link the local address is the interface's, and the other one the peer's.
-    let (mut local, mut other) = (None, None);
+    let (mut local, mut other, mut flags) = (None, None, AddressFlags::empty());
     for attribute in message.attributes {
         match attribute {
             AddressAttribute::Local(address) => local = Some(address),
             AddressAttribute::Address(address) => other = Some(address),
+            AddressAttribute::Flags(all) => flags = all,
             _ => {}
         }
     }
     let net = IpNet::new(local.or(other)?, message.header.prefix_len).ok()?;
-    Some((message.header.index, net))
+    // The kernel calls privacy addresses secondary.
+    let fading = flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated);
+    let tentative = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
+    Some(Address { ifindex: message.header.index, net, fading, tentative })
 }
 
 #[cfg(test)]
@@ -106,7 +124,8 @@ mod tests {
             }
             let all = pair.node.addresses().await.unwrap();
             for net in nets {
-                assert_eq!(all.iter().filter(|entry| **entry == (index, net)).count(), 1, "{net}: {all:?}");
+                let here = |one: &&Address| (one.ifindex, one.net) == (index, net) && !one.tentative;
+                assert_eq!(all.iter().filter(here).count(), 1, "{net}: {all:?}");
             }
             assert!(pair.node.addresses_of(1).await.unwrap().is_empty());
             // Usable at once, without waiting for duplicate address detection.
@@ -115,7 +134,7 @@ mod tests {
                 pair.node.delete_address(index, net).await.unwrap();
                 pair.node.delete_address(index, net).await.unwrap();
             }
-            assert!(!pair.node.addresses().await.unwrap().iter().any(|(_, net)| nets.contains(net)));
+            assert!(!pair.node.addresses().await.unwrap().iter().any(|one| nets.contains(&one.net)));
         });
     }
 

@@ -26,6 +26,7 @@ use tokio::{
 
 use super::{NetError, Netns};
 
+pub use address::Address;
 pub(super) use link::LinkDetail;
 pub use link::{Link, VethEnd};
 pub(super) use route::KernelRoute;

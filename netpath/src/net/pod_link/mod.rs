@@ -38,7 +38,7 @@ pub struct PodLink {
     pub mtu: u32,
     /// The pod's addresses, each a host prefix (/32, /128).
     pub addresses: Vec<IpAddr>,
-    /// Gateway the pod routes via, at most one per family in use: 169.254.1.1, and fe80::1-style later.
+    /// Gateway the pod routes via, at most one per family in use: 169.254.1.1 and fe80::1.
     pub gateways: Vec<IpAddr>,
 }
 
@@ -51,8 +51,10 @@ impl PodLink {
     /// A veth of this name with this host MAC is taken for ours, and made again if its other end is not the pod's.
     /// Fails without touching it if the host name belongs to another link, if the pod has another link of its name, or
     /// if an address is routed elsewhere already. Addresses and routes that the pod added for itself stay. IPv6 pods
-    /// get `force_forwarding` on the host end where the kernel has it (6.17); before, `all.forwarding` is the node's
-    /// business.
+    /// get `forwarding` on the host end, for the programs, and for the host stack `force_forwarding` where the kernel
+    /// has it (6.17); before, `all.forwarding` is the node's business. Setting `forwarding` makes the kernel forget
+    /// default routes it learnt from router advertisements, unless the interface they came by has `accept_ra=2`: that
+    /// is the caller's to see to.
     pub async fn ensure(&self, host: &Netlink, host_ns: &Netns, pod_ns: &Netns) -> Result<u32, NetError> {
         let mut undo = Undo::new();
         let error = match self.make_true(host, host_ns, pod_ns, &mut undo).await {
@@ -196,6 +198,9 @@ impl PodLink {
         if self.uses_v6() {
             // A pod must not become the node's router by advertising itself.
             knobs.push(Knob::optional(format!("net/ipv6/conf/{name}/accept_ra"), "0"));
+            // Without it bpf_fib_lookup has no answer for what the pod sends, and everything takes the host stack.
+            knobs.push(Knob::optional(format!("net/ipv6/conf/{name}/forwarding"), "1"));
+            // And what takes the host stack is forwarded by this, or by the node's `all.forwarding`.
             knobs.push(Knob::optional(format!("net/ipv6/conf/{name}/force_forwarding"), "1"));
         }
         knobs

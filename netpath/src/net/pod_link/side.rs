@@ -123,7 +123,7 @@ impl<'a> Side<'a> {
     pub(super) async fn addresses(&mut self, link: &Link, wanted: &[IpAddr]) -> Result<(), NetError> {
         let present = self.netlink.addresses_of(link.index).await?;
         for address in wanted.iter().map(|address| IpNet::from(*address)) {
-            if present.contains(&(link.index, address)) {
+            if present.iter().any(|one| one.net == address) {
                 continue;
             }
             self.netlink.add_address(link.index, address).await?;

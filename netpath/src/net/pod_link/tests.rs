@@ -60,9 +60,12 @@ async fn state(pair: &Pair) -> Vec<String> {
                 lines.extend(mac.map(|mac| format!("{side} {} neighbour {address} {mac:?}", link.name)));
             }
             let name = link.name;
-            for knob in
-                ["ipv4/conf/NAME/forwarding", "ipv6/conf/NAME/disable_ipv6", "ipv6/conf/NAME/accept_ra"]
-            {
+            for knob in [
+                "ipv4/conf/NAME/forwarding",
+                "ipv6/conf/NAME/forwarding",
+                "ipv6/conf/NAME/disable_ipv6",
+                "ipv6/conf/NAME/accept_ra",
+            ] {
                 let key = format!("net/{}", knob.replace("NAME", &name));
                 let value = netns.enter(|| sysctl::read(&key)).unwrap();
                 lines.extend(value.map(|value| format!("{side} {key} {value}")));
@@ -73,8 +76,8 @@ async fn state(pair: &Pair) -> Vec<String> {
         lines.extend(
             addresses
                 .iter()
-                .filter(|(index, net)| *index != 1 && !net.to_string().starts_with("fe80"))
-                .map(|(index, net)| format!("{side} #{index} {net}")),
+                .filter(|one| one.ifindex != 1 && !one.net.to_string().starts_with("fe80"))
+                .map(|one| format!("{side} #{} {}", one.ifindex, one.net)),
         );
         lines.extend(
             netlink.own_routes().await.unwrap().iter().map(|route| format!("{side} route {route:?}")),
@@ -131,6 +134,7 @@ fn carries_both_families_ipv6() {
         give_node_addresses(&pair).await;
         pair.ensure(&dual()).await.unwrap();
         assert_eq!(sysctl::read("net.ipv6.conf.np0.accept_ra").unwrap(), "0");
+        assert_eq!(sysctl::read("net.ipv6.conf.np0.forwarding").unwrap(), "1");
         round_trip(&pair, NODE4, POD4);
         round_trip(&pair, NODE6, POD6);
     });
@@ -174,7 +178,7 @@ fn repairs_what_others_break_ipv4_and_ipv6() {
         let index = pair.ensure(&link).await.unwrap();
         let whole = state(&pair).await;
         let eth0 = pair.pod.link("eth0").await.unwrap().unwrap().index;
-        for damage in 0..17 {
+        for damage in 0..18 {
             let (v4, v6) = (ip(POD4), ip(POD6));
             let inner = link.inner_routes(eth0);
             match damage {
@@ -191,6 +195,7 @@ fn repairs_what_others_break_ipv4_and_ipv6() {
                 13 => pair.node.delete_route(&direct(v4.into(), index)).await,
                 14 => pair.node.replace_route(&Route { mtu: Some(1300), ..direct(v6.into(), index) }).await,
                 15 => sysctl::write("net/ipv4/conf/np0/forwarding", "0").map(drop),
+                16 => sysctl::write("net/ipv6/conf/np0/forwarding", "0").map(drop),
                 _ => pair.pod.set_flag_up(1, false).await,
             }
             .unwrap();

@@ -1,0 +1,48 @@
+//! Router advertisements on uplinks.
+//!
+//! Pods with IPv6 need `forwarding` on their links, and whenever that is set on any interface the kernel forgets the
+//! default routes it has learnt from advertisements, but for those of interfaces that have `accept_ra=2`. On an interface
+//! that does not forward, as uplinks do not, 2 means the same as 1 otherwise.
+
+use nix::errno::Errno;
+
+use super::{AgentError, blocking, state::State};
+use crate::net::{NetError, sysctl};
+
+/// Keeps an uplink's learnt default route. Written down for [`release`] before it is changed.
+pub(super) async fn keep(state: &State, uplink: &str) -> Result<(), AgentError> {
+    let key = key(uplink);
+    if read(key.clone()).await?.as_deref() != Some("1") {
+        return Ok(());
+    }
+    state
+        .record(|host| {
+            if !host.advertised.iter().any(|name| name == uplink) {
+                host.advertised.push(uplink.to_owned());
+            }
+        })
+        .await?;
+    blocking(move || sysctl::write(&key, "2")).await?;
+    Ok(())
+}
+
+/// Takes it back, unless somebody else has changed it since.
+pub(super) async fn release(uplink: &str) -> Result<(), AgentError> {
+    let key = key(uplink);
+    if read(key.clone()).await?.as_deref() == Some("2") {
+        blocking(move || sysctl::write(&key, "1")).await?;
+    }
+    Ok(())
+}
+
+fn key(uplink: &str) -> String {
+    format!("net/ipv6/conf/{uplink}/accept_ra")
+}
+
+/// `None` if the interface is gone, or without IPv6.
+async fn read(key: String) -> Result<Option<String>, NetError> {
+    match blocking(move || sysctl::read(&key)).await {
+        Err(error) if error.is(Errno::ENOENT) => Ok(None),
+        value => value.map(Some),
+    }
+}
