@@ -7,6 +7,7 @@ mod exhaustion;
 mod fragments;
 mod from_pod;
 mod from_uplink;
+mod fuzz;
 mod icmp_errors;
 mod nd;
 mod packets;

@@ -6,7 +6,7 @@ use netpath_common::{
 };
 
 use super::{
-    Headers, ICMP, IPV4_HEADER, IPV6_HEADER, Part, SCTP, TCP, UDP, bounded, extension, is_icmp,
+    ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, Part, SCTP, TCP, UDP, bounded, extension, is_icmp,
     rewrite::{self, Translation},
     tc::Packet,
     transport,
@@ -18,13 +18,17 @@ const ICMP_HEADER: u16 = 8;
 const UP_TO_TCP_CHECKSUM: usize = 18;
 
 /// Reads the embedded headers into `inner`; false if they do not tell a flow: too short, a later part of a datagram, a
-/// protocol without ports. Only the first eight bytes of the transport header need be there (RFC 792).
+/// protocol without ports. Only the first eight bytes of the transport header need be there (RFC 792); `total_length`
+/// becomes how many are.
 #[inline(always)]
 pub fn read(packet: &Packet, outer: &Headers, inner: &mut Headers) -> bool {
     let start = outer.transport_offset + ICMP_HEADER;
     inner.v6 = outer.v6;
     let found = if outer.v6 { ipv6(packet, start, inner) } else { ipv4(packet, start, inner) };
-    found && inner.part != Part::Later && ports(packet, inner)
+    // What lies behind the error itself, such as padding, is none of it: its checksum does not cover it.
+    let end = ETHERNET as u32 + outer.total_length;
+    inner.total_length = end.saturating_sub(inner.transport_offset.into());
+    found && inner.part != Part::Later && inner.total_length >= 8 && ports(packet, inner)
 }
 
 #[inline(always)]
@@ -207,6 +211,9 @@ fn port_and_checksum(
             }
         }
         TCP => {
+            if inner.total_length < UP_TO_TCP_CHECKSUM as u32 {
+                return Ok(());
+            }
             if let Some(mut header) = packet.window::<UP_TO_TCP_CHECKSUM>(offset) {
                 let check: u16 = header.get::<u16, 16>();
                 let corrected = correct(check);

@@ -1,6 +1,6 @@
 //! tc egress of an uplink: the last look at what leaves. Invariant 1 is held here.
 
-use netpath_common::abi::{Addr, DropReason, Program, Uplink};
+use netpath_common::abi::{Addr, DropReason, Program, RouteKind, Uplink};
 
 use super::leave::{self, Leaving, bind};
 use crate::{
@@ -36,7 +36,12 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     };
     sound?;
     fragment::resolve(headers);
-    let masquerade = route::lookup(pod, &headers.key.dst).masquerade;
+    let way = route::lookup(pod, &headers.key.dst);
+    // To the node or to a pod: not to the wire, whatever the stack's own rules say.
+    if way.kind != RouteKind::Fib as u8 {
+        return Err(DropReason::Untranslated);
+    }
+    let masquerade = way.masquerade;
     let uplink = uplink.ok_or(DropReason::NotReady)?;
     let leaving = Leaving { pod, masquerade, uplink, routed: Addr::UNSPECIFIED, program: Program::ToUplink };
     leave::translate(packet, headers, &leaving)?;

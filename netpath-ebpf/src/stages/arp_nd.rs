@@ -82,7 +82,7 @@ pub fn nd(
     match headers.icmp_type {
         nd::SOLICITATION => {
             let question = nd::read(packet, headers)?;
-            if nameless || is_own(&question.target) {
+            if nameless || question.target == source || is_own(&question.target) {
                 return Ok(Decision::Leave);
             }
             if question.has_mac && question.mac != frame.source {

@@ -1,8 +1,8 @@
 //! The agent: one process a node, which holds the desired state and makes the kernel match it.
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory, `pods` adds and
-//! removes, `node` looks after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
-//! answers the API, `uninstall` takes everything away.
+//! removes, `node` looks after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new
+//! configuration, `events` reads what the programs tell, `view` answers the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -13,8 +13,10 @@ mod pods;
 mod ports;
 mod reconcile;
 mod registry;
+mod reload;
 mod start;
 mod state;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -29,7 +31,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use self::{node::NodeState, registry::Registry, state::State};
@@ -45,7 +47,7 @@ type Uninstall = oneshot::Sender<Result<(), AgentError>>;
 
 /// A running agent.
 pub struct Agent {
-    config: Config,
+    config: Mutex<Arc<Config>>,
     netns: Netns,
     netlink: Netlink,
     datapath: Arc<Mutex<Datapath>>,
@@ -59,6 +61,8 @@ pub struct Agent {
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
     events: broadcast::Sender<Arc<Event>>,
+    /// The configuration has changed.
+    reloaded: Notify,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.
     changes: Arc<RwLock<()>>,
     uninstall: mpsc::Sender<Uninstall>,

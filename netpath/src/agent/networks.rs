@@ -26,6 +26,13 @@ impl Networks {
         Self(networks.into_iter().map(member).collect())
     }
 
+    /// Changes a network's settings. Its blocks stay.
+    pub(super) fn update(&mut self, network: Network) {
+        if let Some(member) = self.0.get_mut(&network.name) {
+            member.network = network;
+        }
+    }
+
     /// All of them, by name.
     pub(super) fn all(&self) -> impl Iterator<Item = &Network> {
         self.0.values().map(|member| &member.network)

@@ -7,6 +7,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 use super::{
     Agent, AgentError, blocking, lock,
     registry::{Entry, Wanted},
+    sweep::limit_new_pod,
 };
 use crate::{
     api::types::PodAdd,
@@ -26,7 +27,7 @@ impl Agent {
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
         let change = self.begin_change().await?;
-        let wanted = Wanted::check(request, &self.config)?;
+        let wanted = Wanted::check(request, &self.config())?;
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
@@ -72,7 +73,7 @@ impl Agent {
             return Err(AgentError::NetnsExists { pod: wanted.name.to_string(), path: wanted.netns });
         }
         let id = self.state.next_id().await?;
-        let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config.instance.name())?;
+        let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config().instance.name())?;
         let pod = entry.pod;
         if let Err(error) = self.state.create(&pod).await {
             lock(&self.registry).forget(&pod);
@@ -125,8 +126,12 @@ impl Agent {
             agent.forget_endpoints(&gone).await?;
             agent.detach(Some(gone.interface), ifindex).await
         });
-        let slot = pod.slot;
-        self.on_datapath(move |datapath| datapath.clear_pod_counter(slot)).await?;
+        let (slot, limit) = (pod.slot, self.flows_per_pod());
+        let prepare = move |datapath: &mut crate::datapath::Datapath| {
+            datapath.clear_pod_counter(slot)?;
+            limit_new_pod(datapath, slot, limit)
+        };
+        self.on_datapath(prepare).await?;
         self.ensure_datapath(pod, ifindex).await
     }
 

@@ -97,6 +97,11 @@ impl Registry {
         Self { pods: pods.into_iter().map(entry).collect(), networks }
     }
 
+    /// Changes a network's settings; pods keep their addresses.
+    pub(super) fn update_network(&mut self, network: Network) {
+        self.networks.update(network);
+    }
+
     /// All networks, by name.
     pub(super) fn networks(&self) -> Vec<Network> {
         self.networks.all().cloned().collect()

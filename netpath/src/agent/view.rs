@@ -141,15 +141,16 @@ impl Agent {
             ))
         };
         let (attachments, exhausted, traffic) = self.on_datapath(read).await?;
-        let swept = *lock(&self.swept);
-        let range = &self.config.snat_ports;
+        let swept = lock(&self.swept).clone();
+        let config = self.config();
+        let range = &config.snat_ports;
         let problems =
             lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            node: self.config.node.clone(),
+            node: config.node.clone(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             uplinks,
@@ -244,6 +245,7 @@ mod tests {
             created: SECOND,
             last_seen: 3 * SECOND,
             packets: 2,
+            peer_seen: abi::PEER_SEEN,
             rewrite: Rewrite::Source as u8,
             addr: addr(9),
             port: 40_000_u16.to_be(),
@@ -262,6 +264,10 @@ mod tests {
         assert_eq!(flow.translated_source, Some(Ipv4Addr::new(192, 0, 2, 9).into()));
         assert_eq!((flow.age_s, flow.idle_s, flow.packets, flow.reply_bytes), (10, 7, 2, 60));
         let alone = describe_flow(&FlowPair { reply: None, ..pair }, &HashMap::new(), 0);
-        assert_eq!((alone.state.as_str(), alone.pod.as_str(), alone.age_s), ("unreplied", "7", 0));
+        assert_eq!(
+            (alone.state.as_str(), alone.pod.as_str(), alone.age_s),
+            ("established", "7", 0),
+            "one half tells"
+        );
     }
 }

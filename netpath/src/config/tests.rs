@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod flows;
+
 fn load(text: &str, change: impl FnOnce(&mut AgentFlags)) -> Result<Config, ConfigError> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("n.toml");
@@ -119,7 +121,8 @@ fn messages_name_file_line_key_and_what_to_write() {
             .starts_with(", line 2): unknown field `blok`, expected")
     );
     assert!(
-        refused("[snat]\nport = \"1-2\"\n").starts_with(", line 2): unknown field `port`, expected `ports`")
+        refused("[snat]\nport = \"1-2\"\n")
+            .starts_with(", line 2): unknown field `port`, expected `ports` or")
     );
     assert!(refused("mtu = \"big\"\n").starts_with(", line 1): "));
     assert!(refused("mtu = \n").starts_with(", line 1): "));

@@ -4,9 +4,11 @@
 //! handle of its own for that.
 
 mod attach;
+mod bpf;
 mod error;
 mod events;
 mod flows;
+mod limits;
 mod load;
 mod pins;
 mod qdisc;
@@ -28,11 +30,12 @@ pub use self::{
     attach::AttachKind,
     error::DatapathError,
     events::Events,
-    flows::{FlowPair, FlowTable, Swept, monotonic_ns},
+    flows::{FlowPair, FlowTable, Swept, Walk, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{ensure_bpffs, remove_pins},
 };
-use self::{error::kernel, pins::Pins, tables::Tables};
+use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
+pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
 pub const POD_SLOTS: u32 = 4096;
@@ -65,6 +68,7 @@ pub struct Attachment {
 pub struct Datapath {
     ebpf: Ebpf,
     tables: Tables,
+    limits: Limits,
     pins: Pins,
     attach: AttachKind,
     events: Option<RingBuf<aya::maps::MapData>>,
@@ -81,8 +85,9 @@ impl Datapath {
         let pins = Pins::create(&options.pin_dir)?;
         let mut ebpf = load::load(options, &pins)?;
         let tables = Tables::take(&mut ebpf)?;
+        let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
-        Ok(Self { ebpf, tables, pins, attach: options.attach, events })
+        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.

@@ -1,6 +1,6 @@
 //! BPF_PROG_TEST_RUN: one packet, one verdict.
 
-use aya::{TestRun as _, TestRunOptions};
+use aya::{TestRun as _, TestRunOptions, programs::ProgramError};
 use netpath_common::abi::Program;
 
 use crate::packet::{ETHERNET, Frame, shown};
@@ -100,6 +100,14 @@ impl Context {
 impl Scene {
     /// Runs a program once on a packet.
     pub fn run(&self, program: Program, packet: &[u8], context: Context) -> Ran {
+        self.try_run(program, packet, context).unwrap_or_else(|error| panic!("{program:?}: {error:?}"))
+    }
+
+    /// The same for a packet that the kernel may refuse to make: newer ones want a whole IP header.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_run(&self, program: Program, packet: &[u8], context: Context) -> Result<Ran, ProgramError> {
         let mut out = vec![0; packet.len() + 256];
         let (context_in, mut context_out) = (context.to_bytes(), [0; Context::SIZE]);
         let options = TestRunOptions {
@@ -110,10 +118,10 @@ impl Scene {
             ..TestRunOptions::default()
         };
         let program_fd = self.datapath.program(program).expect("program");
-        let result = program_fd.test_run(options).unwrap_or_else(|error| panic!("{program:?}: {error:?}"));
+        let result = program_fd.test_run(options)?;
         out.truncate(result.data_size_out as usize);
         let mark = u32::from_ne_bytes(context_out[8..12].try_into().expect("mark"));
-        Ran { code: result.return_value as i32, packet: out, mark }
+        Ok(Ran { code: result.return_value as i32, packet: out, mark })
     }
 
     /// Runs `from_pod` on a packet of pod A.
