@@ -18,7 +18,7 @@ pub use self::{
 };
 use crate::{
     datapath::{AttachKind, Timeouts},
-    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Inbound, Network},
+    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Network},
 };
 
 /// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
@@ -127,6 +127,7 @@ impl Config {
                 masquerade: flags.masquerade.or(file.masquerade).unwrap_or(true),
                 no_masquerade: value::no_masquerade(&source)?,
                 inbound: value::inbound(&source)?,
+                mtu: None,
             },
             snat_ports: snat::ports(&source)?,
             snat_addresses: snat::addresses(&source)?,
@@ -166,16 +167,6 @@ fn read(flags: &AgentFlags, instance: &Instance) -> Result<(File, PathBuf), Conf
             reason: format!("cannot be read: {error}"),
             instead: "name a readable file with --config, or none".to_owned(),
         }),
-    }
-}
-
-impl Inbound {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "cluster" => Some(Self::Cluster),
-            "any" => Some(Self::Any),
-            _ => None,
-        }
     }
 }
 

@@ -6,3 +6,4 @@ pub mod node;
 pub mod packet;
 pub mod scene;
 pub mod side;
+pub mod wait;

@@ -65,16 +65,16 @@ impl Node {
 
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
-        let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
-        let block = match configuration.contains("block = ") {
-            true => String::new(),
-            false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
-        };
-        let uplinks = if configuration.contains("uplinks =") { "" } else { UPLINKS };
-        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{uplinks}\n{configuration}\n{capacity}");
-        std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
+        configure(configuration);
         let agent = spawn_agent(&topology.node.netns);
         Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
+    }
+
+    /// Gives the running agent another configuration, as an operator would (SIGHUP).
+    pub fn reconfigure(&self, configuration: &str) {
+        configure(configuration);
+        let agent = nix::unistd::Pid::from_raw(self.agent.id().try_into().expect("process id"));
+        nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
     }
 
     /// Waits until the agent answers.
@@ -134,6 +134,18 @@ impl Drop for Node {
             eprintln!("--- the agent's log\n{}", log());
         }
     }
+}
+
+/// Writes the agent's configuration.
+fn configure(configuration: &str) {
+    let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
+    let block = match configuration.contains("block = ") {
+        true => String::new(),
+        false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
+    };
+    let uplinks = if configuration.contains("uplinks =") { "" } else { UPLINKS };
+    let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{uplinks}\n{configuration}\n{capacity}");
+    std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
 }
 
 /// The agent's log so far.

@@ -15,5 +15,6 @@ mod refused;
 mod scene;
 mod sctp;
 mod snat;
+mod stack;
 mod to_pod;
 mod to_uplink;

@@ -89,7 +89,9 @@ fn ports(packet: &Packet, inner: &mut Headers) -> bool {
 
 /// Translates an error with what it embeds. The embedded packet went the other way: where the error's destination
 /// changes, it is the embedded source.
-#[inline(always)]
+///
+/// Not inlined: its stack would stand beneath that of reading the headers.
+#[inline(never)]
 pub fn translate(
     packet: &Packet,
     outer: &Headers,
@@ -104,9 +106,9 @@ pub fn translate(
         sum.words(old, &translation.addr);
     }
     let inner_source = !translation.source;
-    let before = if inner_source { inner.key.src } else { inner.key.dst };
-    address(packet, outer, inner_source, &before, &translation.addr, &mut sum)?;
-    port_and_checksum(packet, inner, inner_source, &before, translation, &mut sum)?;
+    let before = if inner_source { &inner.key.src } else { &inner.key.dst };
+    address(packet, outer, inner_source, before, &translation.addr, &mut sum)?;
+    port_and_checksum(packet, inner, inner_source, translation, &mut sum)?;
     let mut icmp = packet.window::<8>(outer.transport_start()).ok_or(DropReason::Malformed)?;
     icmp.set::<u16, 2>(sum.0);
     Ok(())
@@ -123,8 +125,8 @@ impl Sum {
 
     #[inline(always)]
     fn words(&mut self, old: &Addr, new: &Addr) {
-        for (old, new) in old.0.into_iter().zip(new.0) {
-            self.0 = replace_u32(self.0, old, new);
+        for (old, new) in old.0.iter().zip(&new.0) {
+            self.0 = replace_u32(self.0, *old, *new);
         }
     }
 }
@@ -176,13 +178,13 @@ fn port_and_checksum(
     packet: &Packet,
     inner: &Headers,
     source: bool,
-    before: &Addr,
     translation: &Translation,
     sum: &mut Sum,
 ) -> Result<(), DropReason> {
     let (offset, proto, port) = (bounded(inner.transport_offset), inner.key.proto, translation.port);
     let mut header = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-    let old = if source { inner.key.sport } else { inner.key.dport };
+    let (old, before) =
+        if source { (inner.key.sport, &inner.key.src) } else { (inner.key.dport, &inner.key.dst) };
     sum.word(old, port);
     if is_icmp(proto) {
         header.set::<u16, 4>(port);

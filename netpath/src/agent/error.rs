@@ -35,6 +35,9 @@ pub enum AgentError {
         /// What is wrong, and what to give instead.
         reason: String,
     },
+    /// A filter of flows that does not do for what is asked.
+    #[error("choosing flows: {0}")]
+    Filter(&'static str),
     /// A pod's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -61,6 +64,52 @@ pub enum AgentError {
         /// The network.
         network: String,
     },
+    /// More than one address of a family in one network.
+    #[error("address {address}: a pod has one {} address in the network '{network}'", Family::of(*address))]
+    OneAddress {
+        /// The one too many.
+        address: IpAddr,
+        /// The network.
+        network: String,
+    },
+    /// Somebody has an address that a pod was to be allowed.
+    #[error("address {address} is that of {who}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it, in words.
+        who: String,
+    },
+    /// A network cannot be like this.
+    #[error("network '{network}': {reason}")]
+    InvalidNetwork {
+        /// The network.
+        network: String,
+        /// What is wrong, and what to give instead.
+        reason: String,
+    },
+    /// The name is taken.
+    #[error("network '{0}' exists already")]
+    NetworkExists(String),
+    /// Somebody has addresses of a network's subnet.
+    #[error("network '{network}': {reason}")]
+    SubnetTaken {
+        /// The network.
+        network: String,
+        /// Which, and who.
+        reason: String,
+    },
+    /// A network with pods cannot be removed.
+    #[error("network '{network}' has {pods} pods")]
+    NetworkInUse {
+        /// The network.
+        network: String,
+        /// How many.
+        pods: usize,
+    },
+    /// The default network cannot be removed.
+    #[error("network 'default' is every node's")]
+    NetworkStays,
     /// The namespace that would be made for the pod is there already.
     #[error("pod '{pod}': {path} is there already, and not netpath's")]
     NetnsExists {
@@ -138,6 +187,14 @@ impl AgentError {
             Self::Family { .. } | Self::Ipam(IpamError::OutOfRange { .. }) => {
                 "'netpath network ls' shows the subnets; give no address and one is chosen"
             }
+            Self::OneAddress { .. } => "name one, or another network with --network for a second interface",
+            Self::AddressTaken { .. } => "choose another address",
+            Self::NetworkExists(_) => "choose another name, or change it with 'netpath network set'",
+            Self::SubnetTaken { .. } => "choose another subnet; 'netpath network ls' shows those of networks",
+            Self::NetworkInUse { .. } => "remove its pods first; 'netpath pod ls' lists them",
+            Self::NetworkStays => {
+                "change it with 'netpath network set default', or its block in the configuration"
+            }
             Self::NetnsExists { .. } => {
                 "name it with --netns to attach it, choose another name, or remove it"
             }
@@ -158,14 +215,22 @@ impl From<&AgentError> for Failure {
         use AgentError as E;
         let code = match error {
             E::Invalid { .. }
+            | E::Filter(_)
             | E::Name(_)
             | E::Mac(_)
             | E::Family { .. }
+            | E::OneAddress { .. }
+            | E::InvalidNetwork { .. }
+            | E::NetworkStays
             | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
             E::NoPod(_) | E::NoNetwork(_) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodBusy(_)
             | E::NetnsExists { .. }
+            | E::AddressTaken { .. }
+            | E::NetworkExists(_)
+            | E::NetworkInUse { .. }
+            | E::SubnetTaken { .. }
             | E::NetnsTaken { .. }
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
             E::Ipam(IpamError::Exhausted { .. }) | E::TooManyPods(_) => FailureCode::Exhausted,

@@ -6,7 +6,7 @@ use netpath_common::abi::{self, Addr, DropReason, EventKind, Program};
 
 use super::{Agent, lock, registry::Entry, view::unix_ms};
 use crate::{
-    api::types::Event,
+    api::types::{Event, Protocol},
     datapath::{Events, monotonic_ns},
 };
 
@@ -40,10 +40,10 @@ impl Agent {
             time_ms: wall_clock_ms(event.time),
             kind: if is_flow { "flow" } else { "drop" }.into(),
             reason: DropReason::from_u8(event.reason).map(|reason| reason.name().into()),
-            interface: match &concerned {
-                Some(entry) if entry.ifindex == event.ifindex => entry.pod.interface.clone(),
-                _ => lock(&self.node).seen.name_of(event.ifindex),
-            },
+            interface: concerned
+                .as_ref()
+                .and_then(|entry| entry.host_of(event.ifindex))
+                .map_or_else(|| lock(&self.node).seen.name_of(event.ifindex), str::to_owned),
             pod: concerned.map(|entry| entry.pod.name.to_string()),
             program: Program::from_u8(event.program)
                 .map_or_else(|| format!("#{}", event.program), |program| program.name().into()),
@@ -67,10 +67,12 @@ impl Agent {
     ) -> Option<Entry> {
         let registry = lock(&self.registry);
         let has = |address: Option<IpAddr>| {
-            let owns = |entry: &&Entry| address.is_some_and(|address| entry.pod.addresses.contains(&address));
+            let owns = |entry: &&Entry| {
+                address.is_some_and(|address| entry.pod.addresses().any(|own| own == address))
+            };
             registry.pods().find(owns)
         };
-        let by_interface = registry.pods().find(|entry| entry.ifindex == ifindex);
+        let by_interface = registry.pods().find(|entry| entry.host_of(ifindex).is_some());
         by_interface.or_else(|| has(source)).or_else(|| has(destination)).cloned()
     }
 }
@@ -82,10 +84,5 @@ fn wall_clock_ms(monotonic: u64) -> u64 {
 
 /// Name of an IP protocol; its number if the API has none for it.
 pub(super) fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        other => other.to_string(),
-    }
+    Protocol(number).to_string()
 }

@@ -1,12 +1,16 @@
 //! The agent: one process a node, which holds the desired state and makes the kernel match it.
 //!
-//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory, `pods` adds and
-//! removes, `node` looks after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new
-//! configuration, `events` reads what the programs tell, `view` answers the API, `uninstall` takes everything away.
+//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
+//! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
+//! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
+//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
+mod flows;
+mod links;
+mod network;
 mod networks;
 mod node;
 mod pods;
@@ -14,6 +18,7 @@ mod ports;
 mod reconcile;
 mod registry;
 mod reload;
+mod snat;
 mod start;
 mod state;
 mod sweep;
@@ -23,6 +28,7 @@ pub(crate) mod testing;
 mod tests;
 mod uninstall;
 mod view;
+mod wanted;
 
 use std::{
     collections::BTreeMap,
@@ -63,6 +69,8 @@ pub struct Agent {
     events: broadcast::Sender<Arc<Event>>,
     /// The configuration has changed.
     reloaded: Notify,
+    /// Held by whoever adds, changes or removes a network.
+    network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.
     changes: Arc<RwLock<()>>,
     uninstall: mpsc::Sender<Uninstall>,

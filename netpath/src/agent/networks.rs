@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::AgentError;
 use crate::{
     ipam::Ipam,
-    model::{Family, Network},
+    model::{Family, Network, Pod},
 };
 
 /// The networks, by name.
@@ -19,11 +19,15 @@ struct Member {
 
 impl Networks {
     pub(super) fn new(networks: impl IntoIterator<Item = Network>) -> Self {
-        let member = |network: Network| {
-            let ipams = network.blocks.iter().copied().map(Ipam::new).collect();
-            (network.name.clone(), Member { network, ipams })
-        };
-        Self(networks.into_iter().map(member).collect())
+        let mut all = Self(BTreeMap::new());
+        networks.into_iter().for_each(|network| all.insert(network));
+        all
+    }
+
+    /// Adds a network with nobody in it.
+    pub(super) fn insert(&mut self, network: Network) {
+        let ipams = network.blocks.iter().copied().map(Ipam::new).collect();
+        self.0.insert(network.name.clone(), Member { network, ipams });
     }
 
     /// Changes a network's settings. Its blocks stay.
@@ -33,18 +37,57 @@ impl Networks {
         }
     }
 
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// All of them, by name.
     pub(super) fn all(&self) -> impl Iterator<Item = &Network> {
         self.0.values().map(|member| &member.network)
     }
 
     pub(super) fn get(&self, name: &str) -> Result<&Network, AgentError> {
-        let member = self.0.get(name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))?;
-        Ok(&member.network)
+        self.member(name).map(|member| &member.network)
     }
 
-    /// Addresses for a new pod, one from each block: those of `wanted`, else free ones. On failure nothing is taken.
-    pub(super) fn take(&mut self, name: &str, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, AgentError> {
+    fn member(&self, name: &str) -> Result<&Member, AgentError> {
+        self.0.get(name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))
+    }
+
+    /// Addresses for a new pod's interfaces, one from each block of each network: those of `wanted`, else free ones. On
+    /// failure nothing is taken.
+    pub(super) fn take(
+        &mut self,
+        names: &[String],
+        wanted: &[IpAddr],
+    ) -> Result<Vec<Vec<IpAddr>>, AgentError> {
+        let shares = self.share(names, wanted)?;
+        let mut taken = Vec::new();
+        for (name, share) in names.iter().zip(shares) {
+            match self.take_in(name, &share) {
+                Ok(addresses) => taken.push(addresses),
+                Err(error) => {
+                    self.release(taken.into_iter().flatten());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Which of the wanted addresses are for which network: those of its blocks. What no block holds is for the first,
+    /// which says why it cannot have it.
+    fn share(&self, names: &[String], wanted: &[IpAddr]) -> Result<Vec<Vec<IpAddr>>, AgentError> {
+        let networks = names.iter().map(|name| self.get(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut shares = vec![Vec::new(); names.len()];
+        for address in wanted {
+            let holds = |network: &&Network| network.blocks.iter().any(|block| block.contains(address));
+            shares[networks.iter().position(holds).unwrap_or(0)].push(*address);
+        }
+        Ok(shares)
+    }
+
+    fn take_in(&mut self, name: &str, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, AgentError> {
         let member = self.0.get_mut(name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))?;
         if let Some(address) = wanted.iter().find(|address| !member.network.has(Family::of(**address))) {
             return Err(AgentError::Family { address: *address, network: name.to_owned() });
@@ -52,56 +95,65 @@ impl Networks {
         let mut taken = Vec::new();
         for ipam in &mut member.ipams {
             let family = Family::of(ipam.block().addr());
-            let outcome = match wanted.iter().find(|address| Family::of(**address) == family) {
-                Some(address) => ipam.take(*address).map(|()| *address),
-                None => ipam.allocate(),
+            let mut own = wanted.iter().filter(|address| Family::of(**address) == family);
+            let outcome = match (own.next(), own.next()) {
+                (Some(_), Some(more)) => {
+                    Err(AgentError::OneAddress { address: *more, network: name.to_owned() })
+                }
+                (Some(address), None) => ipam.take(*address).map(|()| *address).map_err(Into::into),
+                (None, _) => ipam.allocate().map_err(Into::into),
             };
             match outcome {
                 Ok(address) => taken.push(address),
                 Err(error) => {
-                    member.release(&taken);
-                    return Err(error.into());
+                    taken.iter().for_each(|address| member.release(*address));
+                    return Err(error);
                 }
             }
         }
         Ok(taken)
     }
 
-    /// Takes what a pod of an earlier agent has. An address of an earlier block stays with its pod; it is nobody else's.
-    pub(super) fn keep(&mut self, name: &str, address: IpAddr) -> Result<(), AgentError> {
-        let member = self.0.get_mut(name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))?;
-        match member.of_family(address) {
+    /// Takes an address for a pod beside those of its networks: one of a block is nobody else's from now on.
+    pub(super) fn claim(&mut self, address: IpAddr) -> Result<(), AgentError> {
+        let mut ipams = self.0.values_mut().flat_map(|member| &mut member.ipams);
+        match ipams.find(|ipam| ipam.block().contains(&address)) {
             Some(ipam) => Ok(ipam.take(address)?),
-            None => Err(AgentError::Family { address, network: name.to_owned() }),
+            None => Ok(()),
         }
     }
 
-    /// Lets the next allocations look behind these addresses.
-    pub(super) fn continue_after(&mut self, name: &str, addresses: &[IpAddr]) {
-        let Some(member) = self.0.get_mut(name) else { return };
-        for address in addresses {
-            if let Some(ipam) = member.of_family(*address) {
-                ipam.continue_after(*address);
+    /// Takes what a pod of an earlier agent has. An address of an earlier block stays with its pod; it is nobody else's.
+    pub(super) fn keep(&mut self, pod: &Pod) {
+        for address in pod.addresses() {
+            if let Err(error) = self.claim(address) {
+                tracing::warn!(pod = %pod.name, "{error}; it keeps it");
             }
         }
     }
 
-    /// Gives addresses back.
-    pub(super) fn release(&mut self, name: &str, addresses: &[IpAddr]) {
-        if let Some(member) = self.0.get_mut(name) {
-            member.release(addresses);
+    /// Lets the next allocations look behind a pod's addresses, as after having made it.
+    pub(super) fn continue_after(&mut self, pod: &Pod) {
+        for interface in &pod.interfaces {
+            let Some(member) = self.0.get_mut(&interface.network) else { continue };
+            for address in &interface.addresses {
+                let family = Family::of(*address);
+                let own = member.ipams.iter_mut().find(|ipam| Family::of(ipam.block().addr()) == family);
+                own.into_iter().for_each(|ipam| ipam.continue_after(*address));
+            }
+        }
+    }
+
+    /// Gives addresses back, whosever block they are of.
+    pub(super) fn release(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            self.0.values_mut().for_each(|member| member.release(address));
         }
     }
 }
 
 impl Member {
-    fn of_family(&mut self, address: IpAddr) -> Option<&mut Ipam> {
-        self.ipams.iter_mut().find(|ipam| Family::of(ipam.block().addr()) == Family::of(address))
-    }
-
-    fn release(&mut self, addresses: &[IpAddr]) {
-        for address in addresses {
-            self.ipams.iter_mut().for_each(|ipam| ipam.release(*address));
-        }
+    fn release(&mut self, address: IpAddr) {
+        self.ipams.iter_mut().for_each(|ipam| ipam.release(address));
     }
 }

@@ -9,7 +9,7 @@ use super::{Agent, AgentError, advertisements, blocking, lock, ports::Ports};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
-    model::{Family, Network, Pod},
+    model::{Family, Interface, Network, Pod},
     net::{Address, Link, Route, RouteKind, sysctl},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 pub(super) struct NodeState {
     pub(super) seen: Seen,
     /// The node's record as last written, without its generation.
-    told: Option<Record>,
+    pub(super) told: Option<Record>,
     /// The addresses that no binding is left beside of; absent until the first look.
     pub(super) bound_to: Option<BTreeSet<IpAddr>>,
     generation: u32,
@@ -52,13 +52,13 @@ impl Seen {
     }
 
     /// The address of the node that a block holds, in words.
-    fn conflict(&self, block: IpNet) -> Option<String> {
+    pub(super) fn conflict(&self, block: IpNet) -> Option<String> {
         let inside = self.addresses.iter().find(|address| block.contains(&address.net.addr()))?;
         Some(format!("{}, an address of {}", inside.net.addr(), self.name_of(inside.ifindex)))
     }
 
-    /// Whether what netlink announces of a pod's host end is as it should be.
-    pub(super) fn has(&self, pod: &Pod, ifindex: u32, mtu: u32) -> bool {
+    /// Whether what netlink announces of the host end of a pod's interface is as it should be.
+    pub(super) fn has(&self, interface: &Interface, ifindex: u32, mtu: u32) -> bool {
         let link = self.links.iter().find(|link| link.index == ifindex);
         let routed = |address: IpAddr| {
             let own = IpNet::from(address);
@@ -66,16 +66,22 @@ impl Seen {
                 route.prefix == own && route.kind == RouteKind::Unicast && route.ifindex == Some(ifindex)
             })
         };
-        link.is_some_and(|link| link.name == pod.interface && link.up && link.mtu == mtu)
-            && pod.addresses.iter().all(|address| routed(*address))
+        link.is_some_and(|link| link.name == interface.host && link.up && link.mtu == mtu)
+            && interface.all_addresses().all(routed)
     }
 }
 
 impl Agent {
-    /// MTU of a pod, bytes: its own, else the configured, else the smallest of the uplinks.
-    pub(super) fn mtu(&self, wanted: Option<u32>) -> u32 {
+    /// MTU of a pod's interface, bytes: the pod's own, else its network's.
+    pub(super) fn mtu(&self, pod: &Pod, interface: &Interface) -> u32 {
+        let network = || lock(&self.registry).network(&interface.network).ok()?.mtu;
+        self.mtu_or(pod.mtu.or_else(network))
+    }
+
+    /// An MTU if it is given, else the configured, else the smallest of the uplinks, bytes.
+    pub(super) fn mtu_or(&self, given: Option<u32>) -> u32 {
         let uplinks = || lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.mtu).min();
-        wanted.or(self.config().mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
+        given.or(self.config().mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
     }
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
@@ -277,7 +283,15 @@ async fn write_reserved(ports: &Ports) -> Result<(), AgentError> {
 
 /// The block's own route. `unreachable`, not `blackhole`: who talks to a pod that is gone is told so.
 pub(super) fn block_route(prefix: IpNet) -> Route {
-    Route { prefix, kind: RouteKind::Unreachable, via: None, ifindex: None, onlink: false, mtu: None }
+    Route {
+        prefix,
+        kind: RouteKind::Unreachable,
+        via: None,
+        ifindex: None,
+        onlink: false,
+        mtu: None,
+        table: None,
+    }
 }
 
 /// The families that any network has, IPv4 first.

@@ -9,11 +9,8 @@ use std::{
 
 use tokio::time::MissedTickBehavior;
 
-use super::{Agent, AgentError, blocking, lock, pods::object, registry::Entry};
-use crate::{
-    model::{Pod, PodState},
-    net::Netns,
-};
+use super::{Agent, AgentError, lock, pods::object, registry::Entry};
+use crate::model::PodState;
 
 /// Time between full passes: what nothing announces is repaired within it.
 const FULL_PASS: Duration = Duration::from_secs(10);
@@ -76,16 +73,17 @@ impl Agent {
     async fn ensure_pod(&self, entry: &Entry, extent: Extent) {
         // Whoever adds or removes it right now holds the gate and needs no help.
         let Ok(_gate) = entry.gate.try_lock() else { return };
+        self.ensure_held(entry, extent).await;
+    }
+
+    /// The same for who holds the pod's gate.
+    pub(super) async fn ensure_held(&self, entry: &Entry, extent: Extent) {
         let Some(entry) = lock(&self.registry).same(entry).cloned() else { return };
         let object = object(&entry.pod);
         let outcome = match entry.pod.state {
             PodState::Ready => {
-                let mtu = self.mtu(entry.pod.mtu);
                 let well = !lock(&self.problems).contains_key(&object);
-                if extent == Extent::Announced
-                    && well
-                    && lock(&self.node).seen.has(&entry.pod, entry.ifindex, mtu)
-                {
+                if extent == Extent::Announced && well && self.is_as_announced(&entry) {
                     return;
                 }
                 self.repair_pod(&entry.pod).await
@@ -100,30 +98,12 @@ impl Agent {
         self.note(&object, &outcome);
     }
 
-    async fn repair_pod(&self, pod: &Pod) -> Result<(), AgentError> {
-        let (path, owned) = (pod.netns.clone(), pod.owns_netns);
-        let open = move || match Netns::open(&path) {
-            // Namespaces go with a reboot, and ours are ours to make again.
-            Err(_) if owned && path.symlink_metadata().is_err() => Netns::create(&path),
-            opened => opened,
-        };
-        let ensured = match blocking(open).await {
-            Ok(netns) => self.pod_link(pod).ensure(&self.netlink, &self.netns, &netns).await,
-            Err(error) => Err(error),
-        };
-        match ensured {
-            Ok(ifindex) => {
-                lock(&self.registry).set_ifindex(pod, ifindex);
-                self.ensure_datapath(pod, ifindex).await
-            }
-            Err(error) => {
-                // Programs stay on a link that is there: it may well still work.
-                if let Ok(link) = self.netlink.link(&pod.interface).await {
-                    lock(&self.registry).set_ifindex(pod, link.map_or(0, |link| link.index));
-                }
-                Err(error.into())
-            }
-        }
+    /// Whether what netlink announces of a pod's links is as it should be.
+    fn is_as_announced(&self, entry: &Entry) -> bool {
+        entry.links().all(|(interface, ifindex)| {
+            let mtu = self.mtu(&entry.pod, interface);
+            lock(&self.node).seen.has(interface, ifindex, mtu)
+        })
     }
 
     /// Removes endpoints without a pod, and programs from what is neither a pod's interface nor an uplink.
@@ -134,8 +114,7 @@ impl Agent {
             .on_datapath(move |datapath| {
                 let endpoints = datapath.endpoints()?;
                 let registry = lock(&agent.registry);
-                let known: HashSet<_> =
-                    registry.pods().flat_map(|entry| entry.pod.addresses.iter().copied()).collect();
+                let known: HashSet<_> = registry.pods().flat_map(|entry| entry.pod.addresses()).collect();
                 for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
                     datapath.remove_endpoint(address)?;
                 }
@@ -144,7 +123,8 @@ impl Agent {
             .await?;
         let attached: HashSet<u32> = attached.iter().map(|attachment| attachment.ifindex).collect();
         let links = self.netlink.links().await?;
-        let mut wanted: HashSet<u32> = lock(&self.registry).pods().map(|entry| entry.ifindex).collect();
+        let mut wanted: HashSet<u32> =
+            lock(&self.registry).pods().flat_map(|entry| entry.ifindexes.clone()).collect();
         wanted.extend(lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.ifindex));
         for ifindex in attached {
             match links.iter().find(|link| link.index == ifindex) {

@@ -14,7 +14,7 @@ impl Agent {
     /// Takes a configuration over; the next pass, which begins at once, makes the kernel match it, the next sweep the
     /// flows. What cannot be read, is not valid or changes what is fixed at the start changes nothing; it is told in the
     /// log. Returns whether it was taken.
-    pub(super) fn reload(&self, wanted: Result<Config, ConfigError>) -> bool {
+    pub(super) async fn reload(&self, wanted: Result<Config, ConfigError>) -> bool {
         let wanted = match wanted {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -35,7 +35,15 @@ impl Agent {
             tracing::info!("the configuration has not changed");
             return true;
         }
-        lock(&self.registry).update_network(wanted.network.clone());
+        // What was changed by request stays changed.
+        let network = match self.state.default_change().await {
+            Ok(change) => change.apply(wanted.network.clone()),
+            Err(error) => {
+                tracing::error!("{error}; the configuration stays as it was");
+                return false;
+            }
+        };
+        lock(&self.registry).update_network(network);
         *lock(&self.config) = Arc::new(wanted);
         self.reloaded.notify_one();
         tracing::info!("configuration read again");

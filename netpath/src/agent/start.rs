@@ -24,7 +24,7 @@ use crate::{
     api::server,
     config::{Config, ConfigError, Paths},
     datapath::{AttachKind, Datapath, Options, Swept, ensure_bpffs},
-    model::GATEWAY_MAC,
+    model::{GATEWAY_MAC, Network, overlap},
     net::{Netlink, Netns},
     store::{EmbeddedStore, Store, private_dir},
 };
@@ -67,7 +67,7 @@ pub async fn run(
             to_end = signals.next() => if to_end { break None },
             asked = uninstall.recv() => break asked,
         }
-        agent.reload(blocking(reread.clone()).await);
+        agent.reload(blocking(reread.clone()).await).await;
     };
     agent.end(tasks).await;
     let outcome = match asked {
@@ -177,7 +177,7 @@ impl Agent {
         store: Arc<dyn Store>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
-        let registry = Registry::new(&config, pods);
+        let registry = Registry::new(networks(&config, &state).await?, pods);
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
         mount_bpffs(&config.paths, &state).await?;
@@ -215,6 +215,7 @@ impl Agent {
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,
             reloaded: Notify::new(),
+            network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,
             ending: watch::channel(false).0,
@@ -258,6 +259,23 @@ impl Agent {
         let config = self.config();
         remove_all(&config.instance, &config.paths, pods, self.state.host().await, &self.netlink).await
     }
+}
+
+/// The configured network as it was changed at run time, and those that were added.
+async fn networks(config: &Config, state: &State) -> Result<Vec<Network>, AgentError> {
+    let mut all = vec![state.default_change().await?.apply(config.network.clone())];
+    for network in state.networks().await? {
+        for own in &config.network.blocks {
+            if let Some(theirs) = network.blocks.iter().find(|theirs| overlap(**theirs, *own)) {
+                return Err(AgentError::unfit(
+                    format!("the block {own} overlaps {theirs} of the network '{}'", network.name),
+                    "give pods another block with --block or block = \"CIDR\", or remove that network before",
+                ));
+            }
+        }
+        all.push(network);
+    }
+    Ok(all)
 }
 
 /// Mounts bpffs if it is missing, and writes down whether it was us.

@@ -9,9 +9,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::AgentError;
-use crate::{model::Pod, store::Store};
+use crate::{
+    model::{Network, NetworkChange, Pod},
+    store::Store,
+};
 
 const PODS: &str = "pods/";
+const NETWORKS: &str = "networks/";
+/// What was changed at run time of the network that the configuration describes.
+const DEFAULT_CHANGE: &str = "default-network";
 const NEXT_ID: &str = "next-pod-id";
 const HOST: &str = "host";
 
@@ -91,6 +97,31 @@ impl State {
     /// Forgets a pod.
     pub(super) async fn remove(&self, pod: &Pod) -> Result<(), AgentError> {
         Ok(self.store.delete(&key(pod)).await?)
+    }
+
+    /// Networks that were added, by name.
+    pub(super) async fn networks(&self) -> Result<Vec<Network>, AgentError> {
+        Ok(self.store.read_all(NETWORKS).await?)
+    }
+
+    /// Writes a network down.
+    pub(super) async fn save_network(&self, network: &Network) -> Result<(), AgentError> {
+        Ok(self.store.write(&format!("{NETWORKS}{}", network.name), network).await?)
+    }
+
+    /// Forgets a network.
+    pub(super) async fn remove_network(&self, name: &str) -> Result<(), AgentError> {
+        Ok(self.store.delete(&format!("{NETWORKS}{name}")).await?)
+    }
+
+    /// What was changed of the default network.
+    pub(super) async fn default_change(&self) -> Result<NetworkChange, AgentError> {
+        Ok(self.store.read(DEFAULT_CHANGE).await?.unwrap_or_default())
+    }
+
+    /// Writes down what is changed of the default network.
+    pub(super) async fn save_default_change(&self, change: &NetworkChange) -> Result<(), AgentError> {
+        Ok(self.store.write(DEFAULT_CHANGE, change).await?)
     }
 
     /// What was changed on the host.

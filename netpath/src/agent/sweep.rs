@@ -8,7 +8,6 @@ use std::{
 };
 
 use netpath_common::abi::Rewrite;
-use tokio::time::MissedTickBehavior;
 
 use super::{Agent, AgentError, lock, node::Seen};
 use crate::{
@@ -16,21 +15,24 @@ use crate::{
     datapath::{Datapath, DatapathError, Swept, monotonic_ns},
 };
 
-/// Time between sweeps of the flow table.
-const SWEEP: Duration = Duration::from_secs(5);
+/// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
+/// sweep renews holds for a minute.
+const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// A sweep is followed by so many times its own time: reading an entry takes the kernel a third of a microsecond, and
+/// half a million flows are not to take more than a fortieth of a core.
+const REST: u32 = 40;
 
 impl Agent {
     /// Sweeps the flow table until the agent ends.
     pub(super) async fn sweep_loop(self: Arc<Self>) {
         let mut ending = self.ending.subscribe();
-        let mut ticks = tokio::time::interval(SWEEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.note("flow table", &self.sweep().await);
+            let took = Duration::from_nanos(lock(&self.swept).cpu_ns);
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep((took * REST).clamp(SWEEP.0, SWEEP.1)) => {}
                 _ = ending.wait_for(|ending| *ending) => return,
             }
-            self.note("flow table", &self.sweep().await);
         }
     }
 

@@ -22,6 +22,9 @@ use crate::{
 /// The node's own address, on its uplink.
 pub(crate) const NODE_ADDRESS: &str = "192.0.2.2/24";
 
+/// The same for IPv6.
+pub(crate) const NODE_ADDRESS_V6: &str = "2001:db8::2/64";
+
 /// A node without an agent.
 pub(crate) struct Node {
     pub(crate) netlink: Netlink,
@@ -52,7 +55,9 @@ pub(crate) fn with_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F) {
             let link = netlink.link(name).await.unwrap().unwrap();
             netlink.set_up(link.index).await.unwrap();
             if name == "up0" {
-                netlink.add_address(link.index, NODE_ADDRESS.parse().unwrap()).await.unwrap();
+                for address in [NODE_ADDRESS, NODE_ADDRESS_V6] {
+                    netlink.add_address(link.index, address.parse().unwrap()).await.unwrap();
+                }
             }
         }
         test(Node { netlink, config: config() }).await;

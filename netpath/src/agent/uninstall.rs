@@ -6,8 +6,8 @@ use nix::mount::{MntFlags, umount2};
 
 use super::{
     AgentError, advertisements, blocking,
+    links::{ANY_MTU, leave_netns, pod_link},
     node::{block_route, release_ports},
-    pods::pod_link,
     start::{self, BPFFS},
     state::{HostChanges, State},
 };
@@ -17,9 +17,6 @@ use crate::{
     model::{GATEWAY_MAC, Pod, is_interface_of},
     net::{Netlink, Netns},
 };
-
-/// Any MTU: the link is only to be removed.
-const ANY_MTU: u32 = 1500;
 
 /// Removes everything an instance put on this host, without a running agent. No error if there is nothing. Needs
 /// neither the eBPF programs nor tables of this build's layout; without a store it finds links and pins by their names.
@@ -51,10 +48,10 @@ pub(super) async fn remove_all(
 ) -> Result<(), AgentError> {
     let mut failures = Failures::default();
     for pod in pods {
-        failures.note(pod_link(&pod, ANY_MTU).remove(netlink).await);
-        if pod.owns_netns {
-            failures.note(blocking(move || Netns::delete(&pod.netns)).await);
+        for at in 0..pod.interfaces.len() {
+            failures.note(pod_link(&pod, at, ANY_MTU).remove(netlink).await);
         }
+        failures.note(leave_netns(&pod).await);
     }
     failures.note(remove_strays(instance, netlink).await);
     for prefix in host.routes {

@@ -19,7 +19,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
-use crate::api::types::{Drop, Failure, Flow, Network, Pod, PodAdd, Status};
+use crate::api::types::{
+    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status,
+};
 
 /// How long an answer may take. Listing a full flow table takes the agent a few seconds.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -78,12 +80,36 @@ impl Client {
         self.get("/v1/networks").await
     }
 
+    /// Adds a network and returns it as it became.
+    pub async fn network_add(&self, network: &NetworkAdd) -> Result<Network, ClientError> {
+        self.post("/v1/networks", network).await
+    }
+
+    /// Changes a network and returns it as it became.
+    pub async fn network_set(&self, name: &str, change: &NetworkSet) -> Result<Network, ClientError> {
+        self.with_body(Method::PATCH, &format!("/v1/networks/{}", escape(name)), change).await
+    }
+
+    /// Removes a network that has no pods.
+    pub async fn network_rm(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/networks/{}", escape(name))).await
+    }
+
     /// Tracked flows, of one pod if `pod` is given.
     pub async fn flows(&self, pod: Option<&str>) -> Result<Vec<Flow>, ClientError> {
-        match pod {
-            Some(pod) => self.get(&format!("/v1/flows?pod={}", escape(pod))).await,
-            None => self.get("/v1/flows").await,
-        }
+        self.flows_by(&FlowFilter { pod: pod.map(str::to_owned), ..FlowFilter::default() }).await
+    }
+
+    /// Tracked flows that a filter lets pass.
+    pub async fn flows_by(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
+        self.get(&flows_path(filter)?).await
+    }
+
+    /// Removes tracked flows that a filter lets pass.
+    pub async fn flush_flows(&self, filter: &FlowFilter) -> Result<Flushed, ClientError> {
+        let path = flows_path(filter)?;
+        let body = self.exchange(Method::DELETE, &path, None).await?;
+        decode("DELETE", &path, &body)
     }
 
     /// Drop reasons that have packets.
@@ -119,12 +145,21 @@ impl Client {
         path: &str,
         request: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
+        self.with_body(Method::POST, path, request).await
+    }
+
+    async fn with_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(request).map_err(|error| ClientError::Protocol {
-            request: format!("POST {path}"),
+            request: format!("{method} {path}"),
             reason: format!("the request does not fit into JSON: {error}"),
         })?;
-        let body = self.exchange(Method::POST, path, Some(json)).await?;
-        decode("POST", path, &body)
+        let body = self.exchange(method.clone(), path, Some(json)).await?;
+        decode(method.as_str(), path, &body)
     }
 
     /// `DELETE path`, whatever the answer's body says.
@@ -227,6 +262,17 @@ fn excerpt(body: &[u8]) -> String {
     let shown: String = text.chars().take(SHOWN).collect();
     let more = if text.chars().count() > SHOWN { "…" } else { "" };
     format!("`{}{more}`", shown.escape_debug())
+}
+
+fn flows_path(filter: &FlowFilter) -> Result<String, ClientError> {
+    let refused = |reason: String| ClientError::Protocol { request: "/v1/flows".to_owned(), reason };
+    let fields = serde_json::to_value(filter).map_err(|error| refused(error.to_string()))?;
+    let pair = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => format!("{key}={}", escape(text)),
+        other => format!("{key}={other}"),
+    };
+    let query: Vec<_> = fields.as_object().into_iter().flatten().map(pair).collect();
+    Ok(if query.is_empty() { "/v1/flows".to_owned() } else { format!("/v1/flows?{}", query.join("&")) })
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters, so that any name is one path segment or value.

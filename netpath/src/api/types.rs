@@ -1,9 +1,13 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
+mod filter;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol};
 
 /// `POST /v1/pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,13 +15,19 @@ use serde::{Deserialize, Serialize};
 pub struct PodAdd {
     /// Name of the pod, unique on the node.
     pub name: String,
-    /// Network to join; the default network if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-    /// Addresses wanted; the agent chooses if empty.
+    /// Networks to join, each with an interface of its own; the default network if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
+    /// Addresses wanted, one of each network and family at most; the agent chooses the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// MAC wanted, `aa:bb:cc:dd:ee:ff`; derived from the address if absent.
+    /// Addresses that the pod may use on its first interface beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_addresses: Vec<IpAddr>,
+    /// Whether outside sees the pod's own address, even if its networks say otherwise.
+    #[serde(default)]
+    pub no_masquerade: bool,
+    /// MAC wanted for the first interface, `aa:bb:cc:dd:ee:ff`; derived from the address if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Existing network namespace to attach; `/run/netns/NAME` is made if absent.
@@ -36,16 +46,25 @@ pub struct PodAdd {
 pub struct Pod {
     /// Name.
     pub name: String,
-    /// Network it is in.
+    /// Network of its first interface.
     pub network: String,
-    /// Its addresses.
+    /// Addresses of its first interface.
     pub addresses: Vec<IpAddr>,
-    /// MAC of its interface.
+    /// MAC of its first interface.
     pub mac: String,
-    /// Name of the host end of its veth pair.
+    /// Name of the host end of its first veth pair.
     pub interface: String,
-    /// Index of the host end; 0 while it does not exist.
+    /// Index of that host end; 0 while it does not exist.
     pub ifindex: u32,
+    /// All its interfaces.
+    #[serde(default)]
+    pub interfaces: Vec<PodInterface>,
+    /// Addresses that it may use beside these.
+    #[serde(default)]
+    pub allowed_addresses: Vec<IpAddr>,
+    /// Whether outside sees its own address, even if its networks say otherwise.
+    #[serde(default)]
+    pub no_masquerade: bool,
     /// Path of its network namespace, as the agent sees it.
     pub netns: String,
     /// `ready`, `creating`, or `failed: REASON`.
@@ -58,14 +77,71 @@ pub struct Pod {
     pub tx_packets: u64,
     /// Bytes it sent.
     pub tx_bytes: u64,
-    /// MTU of its interface.
+    /// MTU of its first interface.
     pub mtu: u32,
     /// Labels given when it was added.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
 
-/// A network, in `GET /v1/networks`.
+/// One of a pod's interfaces, in [`Pod`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodInterface {
+    /// Name inside the pod.
+    pub name: String,
+    /// Network it is in.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC.
+    pub mac: String,
+    /// Name of the host end of its veth pair.
+    pub interface: String,
+    /// Index of the host end; 0 while it does not exist.
+    pub ifindex: u32,
+}
+
+/// `POST /v1/networks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkAdd {
+    /// Name of the network, unique on the node.
+    pub name: String,
+    /// Prefixes that pods' addresses come from, one of each family at most.
+    pub subnets: Vec<IpNet>,
+    /// Whether traffic to outside carries the node's address; yes if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<bool>,
+    /// Destinations that see the pod's own address all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_masquerade: Vec<IpNet>,
+    /// `cluster` or `any`: who may open connections to a pod's own address; `cluster` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<String>,
+    /// MTU of its pods; the node's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// `PATCH /v1/networks/NAME`: what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSet {
+    /// Whether traffic to outside carries the node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<bool>,
+    /// Destinations that see the pod's own address all the same, in place of those so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_masquerade: Option<Vec<IpNet>>,
+    /// `cluster` or `any`: who may open connections to a pod's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<String>,
+    /// MTU of its pods; 0 for the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// A network, in `GET /v1/networks` and as the answer to `POST` and `PATCH`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Name.
@@ -74,6 +150,9 @@ pub struct Network {
     pub subnets: Vec<IpNet>,
     /// Whether traffic to outside carries the node's address.
     pub masquerade: bool,
+    /// Destinations that see the pod's own address all the same.
+    #[serde(default)]
+    pub no_masquerade: Vec<IpNet>,
     /// `cluster` or `any`: who may open connections to a pod's own address.
     pub inbound: String,
     /// MTU of its pods.
@@ -82,10 +161,10 @@ pub struct Network {
     pub pods: u32,
 }
 
-/// A flow, in `GET /v1/flows[?pod=NAME]`: both directions in one row.
+/// A flow, in `GET /v1/flows` ([`FlowFilter`]): both directions in one row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// `tcp`, `udp`, `icmp`, or the number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// Who opened it.
     pub source: IpAddr,
@@ -163,6 +242,39 @@ pub struct SnatStatus {
     pub in_use: u64,
     /// Packets dropped because no port was free.
     pub exhausted: u64,
+    /// What flows are translated to: the pool, else what the uplinks have.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Destinations that no port was free for, those with most packets; ten at most.
+    #[serde(default)]
+    pub exhausted_destinations: Vec<ExhaustedDestination>,
+    /// How many ports bindings took to find a free one.
+    #[serde(default)]
+    pub tries: Vec<SnatTries>,
+}
+
+/// A destination that no port was free for, in [`SnatStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExhaustedDestination {
+    /// Its address.
+    pub destination: IpAddr,
+    /// Its port; 0 for an echo.
+    pub port: u16,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
+    pub protocol: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// The pod that sent the last of them; its number if it is gone.
+    pub pod: String,
+}
+
+/// A row of a histogram, in [`SnatStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatTries {
+    /// Ports tried, more than the row before has.
+    pub up_to: u32,
+    /// Bindings that took so many.
+    pub bindings: u64,
 }
 
 /// `GET /v1/status`.

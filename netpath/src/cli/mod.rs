@@ -139,7 +139,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Agent(command) => agent::run(global, &command)?,
         Command::Pod(command) => return pod::run(global, command),
-        Command::Network(command) => network::run(global, &command)?,
+        Command::Network(command) => return network::run(global, command),
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
@@ -160,6 +160,23 @@ where
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     Ok(runtime.block_on(work)?)
+}
+
+/// Does something for each name; what can be done is done. The status is the first failure's.
+fn each(names: &[String], mut work: impl FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    let mut status = 0;
+    for name in names {
+        match work(name) {
+            Ok(()) => {}
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                let report = Report::of(&error);
+                eprint!("{report}");
+                status = if status == 0 { report.status } else { status };
+            }
+        }
+    }
+    Ok(ExitCode::from(status))
 }
 
 fn instance(name: &str) -> Result<Instance, String> {

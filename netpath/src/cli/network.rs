@@ -1,18 +1,53 @@
 //! `netpath network`.
 
+use std::process::ExitCode;
+
 use clap::Subcommand;
+use ipnet::IpNet;
 
 use super::{
     Global,
-    output::{Column, table},
+    output::{Column, Format, print, table},
     units::list,
     wait,
 };
-use crate::api::types::Network;
+use crate::api::types::{Network, NetworkAdd, NetworkSet};
 
 /// Networks: sets of pods with subnets and rules.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Add a network for pods to join with 'pod add --network'
+    #[command(after_help = "Examples:
+  netpath network add back --subnet 10.62.0.0/24
+  netpath network add lab --subnet 10.63.0.0/24 --subnet fd00:63::/64 --masquerade no --inbound any")]
+    Add {
+        /// Name of the network, unique on the node
+        name: String,
+        /// Addresses for its pods; once for each family
+        #[arg(long = "subnet", value_name = "CIDR", required = true)]
+        subnets: Vec<IpNet>,
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// Change a network while its pods run
+    ///
+    /// What is not named stays as it is. Flows that are translated already stay so until they end.
+    #[command(after_help = "Examples:
+  netpath network set back --masquerade no
+  netpath network set default --no-masquerade 192.168.0.0/16 --no-masquerade fd00::/8
+  netpath network set default --no-masquerade none")]
+    Set {
+        /// Name of the network
+        name: String,
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// Remove networks that have no pods
+    Rm {
+        /// Names of the networks
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
     /// List networks: subnets, translation, who may connect to their pods
     #[command(after_help = "Examples:
   netpath network ls
@@ -20,10 +55,72 @@ pub enum Command {
     Ls,
 }
 
-pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
-    match command {
-        Command::Ls => global.output.show(&wait(global.client().networks())?[..], render),
+/// What a network's pods may do.
+#[derive(Debug, clap::Args)]
+pub struct Rules {
+    /// Whether traffic to outside carries the node's address: yes or no [default for a new network: yes]
+    #[arg(long, value_name = "YES", value_parser = yes)]
+    masquerade: Option<bool>,
+    /// Destination that sees the pod's own address all the same; may be repeated; none for none
+    #[arg(long = "no-masquerade", value_name = "CIDR", value_parser = prefix)]
+    no_masquerade: Vec<Destination>,
+    /// Who may open connections to a pod's own address: cluster or any [default for a new network: cluster]
+    #[arg(long, value_name = "WHO")]
+    inbound: Option<String>,
+    /// MTU of its pods, bytes; 0 for the node's [default for a new network: the node's]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+}
+
+/// A value of `--no-masquerade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Destination {
+    None,
+    Prefix(IpNet),
+}
+
+impl Rules {
+    fn no_masquerade(&self) -> Vec<IpNet> {
+        let prefix = |one: &Destination| match one {
+            Destination::None => None,
+            Destination::Prefix(prefix) => Some(*prefix),
+        };
+        self.no_masquerade.iter().filter_map(prefix).collect()
     }
+}
+
+pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    let client = global.client();
+    let shown = |network: &Network| render(std::slice::from_ref(network));
+    match command {
+        Command::Add { name, subnets, rules } => {
+            let no_masquerade = rules.no_masquerade();
+            let (masquerade, inbound, mtu) = (rules.masquerade, rules.inbound, rules.mtu);
+            let request = NetworkAdd { name, subnets, masquerade, no_masquerade, inbound, mtu };
+            global.output.show(&wait(client.network_add(&request))?, shown)?;
+        }
+        Command::Set { name, rules } => {
+            let given = !rules.no_masquerade.is_empty();
+            let change = NetworkSet {
+                no_masquerade: given.then(|| rules.no_masquerade()),
+                masquerade: rules.masquerade,
+                inbound: rules.inbound,
+                mtu: rules.mtu,
+            };
+            global.output.show(&wait(client.network_set(&name, &change))?, shown)?;
+        }
+        Command::Rm { names } => return remove(global, &names),
+        Command::Ls => global.output.show(&wait(client.networks())?[..], render)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(global: &Global, names: &[String]) -> anyhow::Result<ExitCode> {
+    let client = global.client();
+    super::each(names, |name| {
+        wait(client.network_rm(name))?;
+        if global.output == Format::Table { print(&format!("network {name} is removed\n")) } else { Ok(()) }
+    })
 }
 
 pub(super) fn render(networks: &[Network]) -> String {
@@ -39,11 +136,34 @@ pub(super) fn render(networks: &[Network]) -> String {
         [
             network.name.clone(),
             list(&network.subnets),
-            if network.masquerade { "yes" } else { "no" }.to_owned(),
+            masquerade(network),
             network.inbound.clone(),
             network.mtu.to_string(),
             network.pods.to_string(),
         ]
     });
     table(&columns, rows)
+}
+
+fn masquerade(network: &Network) -> String {
+    match network.no_masquerade.as_slice() {
+        _ if !network.masquerade => "no".to_owned(),
+        [] => "yes".to_owned(),
+        except => format!("yes, not to {}", list(except)),
+    }
+}
+
+fn yes(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err("write yes or no".to_owned()),
+    }
+}
+
+fn prefix(text: &str) -> Result<Destination, String> {
+    match text {
+        "none" => Ok(Destination::None),
+        _ => text.parse().map(Destination::Prefix).map_err(|_| "write ADDRESS/LENGTH, or none".to_owned()),
+    }
 }

@@ -8,12 +8,12 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::{
-    Global, Report,
+    Global,
     output::{Column, Format, fields, print, table},
     units::{bytes, list},
     wait,
 };
-use crate::api::types::{Pod, PodAdd};
+use crate::api::types::{Pod, PodAdd, PodInterface};
 
 /// Pods: network namespaces with an address of the node's block.
 #[derive(Debug, Subcommand)]
@@ -60,16 +60,23 @@ pub enum Command {
 #[command(after_help = "Examples:
   netpath pod add web
   netpath pod add db --ip 10.244.0.9 --label tier=data
-  netpath pod add ct --netns /proc/4711/ns/net")]
+  netpath pod add ct --netns /proc/4711/ns/net
+  netpath pod add router --network front --network back --allow-address 203.0.113.80")]
 pub struct AddArgs {
     /// Name of the pod, unique on the node
     name: String,
-    /// Network to join [default: the node's default network]
-    #[arg(long)]
-    network: Option<String>,
-    /// Address wanted; may be given once a family [default: the agent chooses]
+    /// Network to join; repeated, the pod has an interface in each: eth0, eth1, … [default: the default network]
+    #[arg(long = "network", value_name = "NETWORK")]
+    networks: Vec<String>,
+    /// Address wanted; may be given once a network and family [default: the agent chooses]
     #[arg(long, value_name = "A")]
     ip: Vec<IpAddr>,
+    /// Address that the pod may use beside its own, on its first interface; may be repeated
+    #[arg(long = "allow-address", value_name = "A")]
+    allowed: Vec<IpAddr>,
+    /// Let outside see the pod's own address, whatever its networks say
+    #[arg(long)]
+    no_masquerade: bool,
     /// MAC wanted, such as 02:00:00:00:00:01 [default: made from the address]
     #[arg(long, value_name = "M", value_parser = mac)]
     mac: Option<String>,
@@ -95,8 +102,10 @@ impl AddArgs {
         });
         Ok(PodAdd {
             name: self.name,
-            network: self.network,
+            networks: self.networks,
             addresses: self.ip,
+            allowed_addresses: self.allowed,
+            no_masquerade: self.no_masquerade,
             mac: self.mac,
             netns: netns.transpose()?,
             labels: BTreeMap::from_iter(self.labels),
@@ -111,7 +120,8 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Add(args) => {
             let request = args.request()?;
             global.output.show(&wait(client.pod_add(&request))?, |pod| {
-                format!("pod {} has {} in {}\n", pod.name, list(&pod.addresses), pod.netns)
+                let addresses = all(pod, &pod.addresses, |one| &one.addresses);
+                format!("pod {} has {} in {}\n", pod.name, list(&addresses), pod.netns)
             })?;
         }
         Command::Rm { names } => return remove(global, &names),
@@ -125,23 +135,12 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes what can be removed; the status is the first failure's.
 fn remove(global: &Global, names: &[String]) -> anyhow::Result<ExitCode> {
     let client = global.client();
-    let mut status = 0;
-    for name in names {
-        match wait(client.pod_rm(name)) {
-            Ok(()) if global.output == Format::Table => print(&format!("pod {name} is removed\n"))?,
-            Ok(()) => {}
-            Err(error) if names.len() == 1 => return Err(error),
-            Err(error) => {
-                let report = Report::of(&error);
-                eprint!("{report}");
-                status = if status == 0 { report.status } else { status };
-            }
-        }
-    }
-    Ok(ExitCode::from(status))
+    super::each(names, |name| {
+        wait(client.pod_rm(name))?;
+        if global.output == Format::Table { print(&format!("pod {name} is removed\n")) } else { Ok(()) }
+    })
 }
 
 pub(super) fn render(pods: &[Pod]) -> String {
@@ -157,9 +156,9 @@ pub(super) fn render(pods: &[Pod]) -> String {
     let rows = pods.iter().map(|pod| {
         [
             pod.name.clone(),
-            pod.network.clone(),
-            list(&pod.addresses),
-            pod.interface.clone(),
+            list(&all(pod, std::slice::from_ref(&pod.network), |one| std::slice::from_ref(&one.network))),
+            list(&all(pod, &pod.addresses, |one| &one.addresses)),
+            list(&all(pod, std::slice::from_ref(&pod.interface), |one| std::slice::from_ref(&one.interface))),
             pod.state.clone(),
             bytes(pod.rx_bytes),
             bytes(pod.tx_bytes),
@@ -171,11 +170,13 @@ pub(super) fn render(pods: &[Pod]) -> String {
 pub(super) fn render_one(pod: &Pod) -> String {
     let labels: Vec<_> = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let traffic = |packets, count| format!("{packets} packets, {}", bytes(count));
-    fields([
+    let mut shown = fields([
         ("name", pod.name.clone()),
         ("network", pod.network.clone()),
         ("state", pod.state.clone()),
         ("addresses", list(&pod.addresses)),
+        ("allowed", list(&pod.allowed_addresses)),
+        ("masquerade", if pod.no_masquerade { "never" } else { "as its networks say" }.to_owned()),
         ("mac", pod.mac.clone()),
         ("mtu", pod.mtu.to_string()),
         ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
@@ -183,7 +184,38 @@ pub(super) fn render_one(pod: &Pod) -> String {
         ("received", traffic(pod.rx_packets, pod.rx_bytes)),
         ("sent", traffic(pod.tx_packets, pod.tx_bytes)),
         ("labels", list(&labels)),
-    ])
+    ]);
+    if pod.interfaces.len() > 1 {
+        shown.push('\n');
+        shown.push_str(&interfaces(&pod.interfaces));
+    }
+    shown
+}
+
+fn interfaces(interfaces: &[PodInterface]) -> String {
+    let columns = [
+        Column::Left("IN THE POD"),
+        Column::Left("NETWORK"),
+        Column::Left("ADDRESSES"),
+        Column::Left("MAC"),
+        Column::Left("INTERFACE"),
+    ];
+    let rows = interfaces.iter().map(|one| {
+        [
+            one.name.clone(),
+            one.network.clone(),
+            list(&one.addresses),
+            one.mac.clone(),
+            format!("{} ({})", one.interface, one.ifindex),
+        ]
+    });
+    table(&columns, rows)
+}
+
+/// Of all its interfaces.
+fn all<'a, T: 'a>(pod: &'a Pod, first: &'a [T], of: impl Fn(&'a PodInterface) -> &'a [T]) -> Vec<&'a T> {
+    let later = pod.interfaces.iter().skip(1).flat_map(of);
+    first.iter().chain(later).collect()
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -10,7 +10,7 @@ use netpath_common::abi::{
 };
 
 pub use self::node::{node, sources, unused_sources};
-use crate::model::{Family, Inbound, Network, Pod};
+use crate::model::{Family, Inbound, Interface, Network, Pod};
 
 /// What the node's surroundings look like now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,16 +35,16 @@ pub struct Uplink {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The record of a pod's addresses, all of one interface. `mtu` is the interface's.
-pub fn endpoint(network: &Network, pod: &Pod, ifindex: u32, mtu: u32) -> Endpoint {
+/// The record of the addresses of one of a pod's interfaces. `ifindex` is the host end's, `mtu` the interface's.
+pub fn endpoint(network: &Network, pod: &Pod, interface: &Interface, ifindex: u32, mtu: u32) -> Endpoint {
     let inbound = if network.inbound == Inbound::Any { ENDPOINT_INBOUND_ANY } else { 0 };
-    let masquerade = if network.masquerade { ENDPOINT_MASQUERADE } else { 0 };
+    let masquerade = if network.masquerade && pod.masquerade { ENDPOINT_MASQUERADE } else { 0 };
     Endpoint {
         ifindex,
         pod: pod.id,
         slot: pod.slot,
         identity: 0,
-        mac: pod.mac.0,
+        mac: interface.mac.0,
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         network: network.number,
@@ -54,8 +54,8 @@ pub fn endpoint(network: &Network, pod: &Pod, ifindex: u32, mtu: u32) -> Endpoin
 }
 
 /// Whose a pod's host end is.
-pub fn link(pod: &Pod) -> Link {
-    Link { pod: pod.id, mac: pod.mac.0, pad: 0 }
+pub fn link(pod: &Pod, interface: &Interface) -> Link {
+    Link { pod: pod.id, mac: interface.mac.0, pad: 0 }
 }
 
 /// What ROUTES holds: every prefix of every network once, in order; last the node's own.
@@ -122,6 +122,7 @@ mod tests {
             masquerade: true,
             no_masquerade: vec!["10.0.0.0/8".parse().unwrap()],
             inbound: Inbound::Cluster,
+            mtu: None,
         }
     }
 
@@ -216,13 +217,19 @@ mod tests {
 
     #[test]
     fn record_of_a_pod() {
+        let interface = Interface {
+            name: "eth0".to_owned(),
+            network: DEFAULT_NETWORK.to_owned(),
+            addresses: vec!["10.61.0.5".parse().unwrap()],
+            allowed: Vec::new(),
+            mac: Mac([2, 0x6e, 10, 61, 0, 5]),
+            host: "np9".to_owned(),
+        };
         let pod = Pod {
             id: 9,
             name: "web".parse().unwrap(),
-            network: DEFAULT_NETWORK.to_owned(),
-            addresses: vec!["10.61.0.5".parse().unwrap()],
-            mac: Mac([2, 0x6e, 10, 61, 0, 5]),
-            interface: "np9".to_owned(),
+            interfaces: vec![interface.clone()],
+            masquerade: true,
             slot: 4,
             netns: "/run/netns/web".into(),
             owns_netns: true,
@@ -230,11 +237,14 @@ mod tests {
             labels: BTreeMap::new(),
             state: PodState::Ready,
         };
-        let record = endpoint(&network(), &pod, 12, 1450);
+        let record = endpoint(&network(), &pod, &interface, 12, 1450);
         assert_eq!(record.flags, ENDPOINT_MASQUERADE);
         let open = Network { inbound: Inbound::Any, masquerade: false, ..network() };
-        assert_eq!(endpoint(&open, &pod, 12, 1450).flags, ENDPOINT_INBOUND_ANY);
+        assert_eq!(endpoint(&open, &pod, &interface, 12, 1450).flags, ENDPOINT_INBOUND_ANY);
         assert_eq!((record.ifindex, record.pod, record.slot, record.mtu), (12, 9, 4, 1450));
-        assert_eq!(record.mac, pod.mac.0);
+        assert_eq!(record.mac, interface.mac.0);
+        assert_eq!(link(&pod, &interface), Link { pod: 9, mac: interface.mac.0, pad: 0 });
+        let bare = Pod { masquerade: false, ..pod };
+        assert_eq!(endpoint(&network(), &bare, &interface, 12, 1450).flags, 0);
     }
 }

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::Inbound;
 
 mod flows;
 

@@ -68,6 +68,15 @@ impl Datapath {
         self.limits.limits.set(slot, limit, 0).map_err(kernel(doing()))
     }
 
+    /// What the pod of a slot may open.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn pod_limit(&self, slot: u32) -> Result<PodLimit, DatapathError> {
+        let doing = || format!("reading the limit of the pod in slot {slot}");
+        self.limits.limits.get(&slot, 0).map_err(kernel(doing()))
+    }
+
     /// Destinations that no port was free for, those of late.
     ///
     /// # Errors

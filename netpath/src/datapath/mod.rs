@@ -26,6 +26,8 @@ use netpath_common::abi::{
     Counter, DropReason, Endpoint, Link, Node, PodCounter, Program, Route, TrafficClass,
 };
 
+#[cfg(test)]
+pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
     attach::AttachKind,
     error::DatapathError,

@@ -240,7 +240,15 @@ pub fn net(address: impl Into<IpAddr>, length: u8) -> IpNet {
 }
 
 fn route(prefix: IpNet, via: IpAddr) -> Route {
-    Route { prefix, kind: RouteKind::Unicast, via: Some(via), ifindex: None, onlink: false, mtu: None }
+    Route {
+        prefix,
+        kind: RouteKind::Unicast,
+        via: Some(via),
+        ifindex: None,
+        onlink: false,
+        mtu: None,
+        table: None,
+    }
 }
 
 async fn index(netlink: &Netlink, name: &str) -> Result<u32, NetError> {

@@ -1,6 +1,6 @@
 //! Which prefixes can be a node's block.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -37,11 +37,19 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, PrefixError> {
             example_block(Family::V6)
         ),
     })?;
+    check_prefix(prefix).map(|()| prefix)
+}
+
+/// Whether a prefix has no host bits.
+///
+/// # Errors
+/// If it has some.
+pub fn check_prefix(prefix: IpNet) -> Result<(), PrefixError> {
     if prefix == prefix.trunc() {
-        return Ok(prefix);
+        return Ok(());
     }
     Err(PrefixError {
-        reason: format!("has '{text}', which has bits set behind its length"),
+        reason: format!("has '{prefix}', which has bits set behind its length"),
         instead: format!("write {}", prefix.trunc()),
     })
 }
@@ -92,6 +100,17 @@ pub fn order_blocks(mut blocks: Vec<IpNet>) -> Result<Vec<IpNet>, PrefixError> {
     }
 }
 
+/// Whether a host can have an address.
+///
+/// # Errors
+/// What it is instead, in words.
+pub fn check_host(address: IpAddr) -> Result<(), String> {
+    match special().into_iter().find(|(special, _)| special.contains(&address)) {
+        Some((special, what)) => Err(format!("is of {special} ({what}), which no pod can have")),
+        None => Ok(()),
+    }
+}
+
 /// Whether two prefixes have an address in common.
 pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -136,6 +155,18 @@ mod tests {
             ["0.0.0.0/8", "169.254.0.0/24", "fe80::/64", "ff00::/16", "64:ff9b::/96", "::/8", "fd00::/127"]
         {
             check_block(bad.parse().unwrap()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn addresses_that_hosts_can_have() {
+        for good in ["192.0.2.1", "10.0.0.0", "2001:db8::1"] {
+            check_host(good.parse().unwrap()).unwrap();
+        }
+        for bad in
+            ["0.0.0.0", "127.0.0.1", "169.254.1.1", "255.255.255.255", "::", "::1", "fe80::1", "ff02::1"]
+        {
+            check_host(bad.parse().unwrap()).unwrap_err();
         }
     }
 

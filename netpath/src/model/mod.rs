@@ -6,10 +6,13 @@ mod name;
 mod network;
 mod pod;
 
-pub use block::{PrefixError, check_block, example_block, order_blocks, overlap, parse_prefix};
+pub use block::{
+    PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
+};
 pub use mac::{GATEWAY_MAC, Mac, MacError};
-pub use name::{NameError, PodName, interface_name, is_interface_of};
+pub use name::{NameError, NetworkName, PodName, interface_name, is_interface_of};
 pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
+    NetworkChange,
 };
-pub use pod::{Pod, PodState};
+pub use pod::{Interface, MAX_INTERFACES, Pod, PodState};

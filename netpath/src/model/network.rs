@@ -75,6 +75,17 @@ pub enum Inbound {
     Any,
 }
 
+impl Inbound {
+    /// The inverse of its text.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "cluster" => Some(Self::Cluster),
+            "any" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Inbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -99,6 +110,44 @@ pub struct Network {
     pub no_masquerade: Vec<IpNet>,
     /// Who may open connections to a pod's own address.
     pub inbound: Inbound,
+    /// MTU of its pods that ask for none, bytes; follows the node's if absent.
+    pub mtu: Option<u32>,
+}
+
+/// Settings of a network that can change at run time. What is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// [`Network::masquerade`].
+    pub masquerade: Option<bool>,
+    /// [`Network::no_masquerade`].
+    pub no_masquerade: Option<Vec<IpNet>>,
+    /// [`Network::inbound`].
+    pub inbound: Option<Inbound>,
+    /// [`Network::mtu`]; 0 takes it away.
+    pub mtu: Option<u32>,
+}
+
+impl NetworkChange {
+    /// The network with this change.
+    pub fn apply(&self, network: Network) -> Network {
+        Network {
+            masquerade: self.masquerade.unwrap_or(network.masquerade),
+            no_masquerade: self.no_masquerade.clone().unwrap_or(network.no_masquerade),
+            inbound: self.inbound.unwrap_or(network.inbound),
+            mtu: self.mtu.map_or(network.mtu, |mtu| Some(mtu).filter(|mtu| *mtu != 0)),
+            ..network
+        }
+    }
+
+    /// This change, and a later one over it.
+    pub fn then(self, later: Self) -> Self {
+        Self {
+            masquerade: later.masquerade.or(self.masquerade),
+            no_masquerade: later.no_masquerade.or(self.no_masquerade),
+            inbound: later.inbound.or(self.inbound),
+            mtu: later.mtu.or(self.mtu),
+        }
+    }
 }
 
 impl Network {
@@ -110,5 +159,30 @@ impl Network {
     /// Whether it has addresses of a family.
     pub fn has(&self, family: Family) -> bool {
         self.families().any(|own| own == family)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_change_wins_and_nothing_else_changes() {
+        let network = Network {
+            name: "n".into(),
+            number: 2,
+            blocks: vec!["10.0.0.0/24".parse().unwrap()],
+            masquerade: true,
+            no_masquerade: Vec::new(),
+            inbound: Inbound::Cluster,
+            mtu: None,
+        };
+        let first = NetworkChange { masquerade: Some(false), mtu: Some(1400), ..NetworkChange::default() };
+        let second = NetworkChange { masquerade: Some(true), inbound: Some(Inbound::Any), ..first.clone() };
+        let both = first.clone().then(second.clone());
+        assert_eq!(both.apply(network.clone()), second.apply(first.apply(network.clone())));
+        assert_eq!(NetworkChange::default().apply(network.clone()), network);
+        let reset = NetworkChange { mtu: Some(0), ..NetworkChange::default() };
+        assert_eq!(both.then(reset).apply(network).mtu, None);
     }
 }

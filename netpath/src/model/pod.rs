@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mac, PodName};
 
+/// Interfaces a pod can have. The kernel does not care; names and tables of more would not fit.
+pub const MAX_INTERFACES: usize = 8;
+
 /// How far a pod is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -18,31 +21,58 @@ pub enum PodState {
     Removing,
 }
 
-/// A pod: a network namespace attached by an interface with addresses.
+/// A pod: a network namespace attached by interfaces with addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Number in the kernel tables, never 0 and not used again while flows of it may exist.
     pub id: u32,
     /// Name, unique on the node.
     pub name: PodName,
-    /// Network it is in.
-    pub network: String,
-    /// Its addresses, one of each family of the network, IPv4 first.
-    pub addresses: Vec<IpAddr>,
-    /// MAC of the interface inside the pod.
-    pub mac: Mac,
-    /// Name of the host end of the veth pair.
-    pub interface: String,
+    /// Its interfaces, each in a network of its own; the first has the pod's default routes.
+    pub interfaces: Vec<Interface>,
     /// Row in the table of pods' counters.
     pub slot: u32,
     /// File of its network namespace.
     pub netns: PathBuf,
     /// Whether that file was made for the pod, and goes with it.
     pub owns_netns: bool,
-    /// MTU asked for; follows the uplink if absent.
+    /// MTU asked for; follows network and uplink if absent.
     pub mtu: Option<u32>,
+    /// Whether its traffic to outside may carry the node's address, if the network says so too.
+    pub masquerade: bool,
     /// Labels given when it was added.
     pub labels: BTreeMap<String, String>,
     /// How far it is.
     pub state: PodState,
+}
+
+/// A pod's interface in one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name inside the pod.
+    pub name: String,
+    /// Name of the network.
+    pub network: String,
+    /// Its addresses, one of each family of the network, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that the pod may use here beside these.
+    pub allowed: Vec<IpAddr>,
+    /// MAC of the interface inside the pod.
+    pub mac: Mac,
+    /// Name of the host end of the veth pair.
+    pub host: String,
+}
+
+impl Pod {
+    /// Every address that leads to the pod.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.interfaces.iter().flat_map(Interface::all_addresses)
+    }
+}
+
+impl Interface {
+    /// Every address that leads to this interface.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().chain(&self.allowed).copied()
+    }
 }

@@ -16,5 +16,5 @@ mod undo;
 pub use error::NetError;
 pub use netlink::{Address, Link, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd};
 pub use netns::Netns;
-pub use pod_link::PodLink;
+pub use pod_link::{PodLink, Sourced};
 pub use undo::{Undo, UndoFailed};

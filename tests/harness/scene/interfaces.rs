@@ -65,5 +65,6 @@ pub fn route(prefix: &str, ifindex: u32) -> KernelRoute {
         ifindex: Some(ifindex),
         onlink: false,
         mtu: None,
+        table: None,
     }
 }

@@ -80,7 +80,7 @@ impl Oracle {
             (Program::FromPod, _) if is_answer(step, ran) => self.answered(step, ran),
             (Program::FromPod, _) => self.to_neighbour(step, ran),
             (Program::ToPod, _) => self.into_pod(step, ran),
-            (Program::FromUplink, NEXT) => exits::own_reply(step, ran, |address| self.is_node(address)),
+            (Program::FromUplink, NEXT) => self.from_wire_to_stack(step, ran),
             (Program::FromUplink, _) => self.from_wire(step, ran),
             (Program::ToUplink, _) => self.leaves(step, ran),
         }
@@ -185,6 +185,19 @@ impl Oracle {
             return Ok(());
         }
         self.let_in(&step.packet, &view, false)
+    }
+
+    /// What the wire brings, for the node; or for a pod of an open network, and too long for it.
+    fn from_wire_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+        exits::own_reply(step, ran, |address| self.is_node(address))?;
+        let Some(view) = View::of(&step.packet, step.gso != 0).filter(|_| self.inbound) else {
+            return Ok(());
+        };
+        let [source, destination] = [true, false].map(|source| view.address(&step.packet, source));
+        if self.pod_of(&destination).is_some() {
+            self.came_in.insert((destination, source));
+        }
+        Ok(())
     }
 
     /// What the wire brings, into a pod.

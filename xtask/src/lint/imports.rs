@@ -44,7 +44,7 @@ const PACKAGES: &[Package] = &[
             layer("api/types", &[]),
             layer("api/client", &["api/types"]),
             layer("bench", &["lab", "net"]),
-            layer("lab", &["bench", "net", "api/client", "api/types"]),
+            layer("lab", &["model", "bench", "net", "api/client", "api/types"]),
             layer("doctor", &["api/client", "api/types", "net", "datapath"]),
             layer("cni", &["api/client", "api/types"]),
             layer("cnm", &["api/client", "api/types"]),

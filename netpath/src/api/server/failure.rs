@@ -17,7 +17,8 @@ use crate::{
 /// A failure as an answer.
 pub(super) struct Refusal(Failure);
 
-const PATHS: &str = "/v1/ has status, pods, pods/NAME, networks, flows, drops, events and uninstall";
+const PATHS: &str =
+    "/v1/ has status, pods, pods/NAME, networks, networks/NAME, flows, drops, events and uninstall";
 
 impl Refusal {
     fn new(code: FailureCode, message: impl Into<String>, hint: Option<&str>) -> Self {

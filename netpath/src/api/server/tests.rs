@@ -14,7 +14,7 @@ use crate::{
     agent::testing::{Node, Running, named, with_node},
     api::{
         client::{Client, ClientError},
-        types::{Failure, FailureCode},
+        types::{Failure, FailureCode, FlowSort, FlowState},
     },
     store::memory::MemoryStore,
 };
@@ -50,6 +50,10 @@ fn ask(line: &str, body: &str) -> String {
     format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
+fn network(subnet: &str, more: &str) -> String {
+    format!("{{\"name\": \"n\", \"subnets\": [\"{subnet}\"]{more}}}")
+}
+
 #[test]
 fn a_day_of_a_client() {
     with_node(async |node| {
@@ -67,7 +71,37 @@ fn a_day_of_a_client() {
         assert_eq!((status.problems.len(), status.uplinks), (0, vec!["up0".to_owned()]));
         let networks = client.get::<Vec<Network>>("/v1/networks").await.unwrap();
         assert_eq!((networks[0].pods, networks[0].mtu, networks[0].inbound.as_str()), (1, 1500, "cluster"));
+        let wanted = NetworkAdd {
+            name: "back".into(),
+            subnets: vec!["fd00:62::/64".parse().unwrap(), "10.62.0.0/24".parse().unwrap()],
+            ..NetworkAdd::default()
+        };
+        let back = client.network_add(&wanted).await.unwrap();
+        assert_eq!(
+            (back.subnets[0].to_string().as_str(), back.masquerade, back.pods),
+            ("10.62.0.0/24", true, 0)
+        );
+        let change =
+            NetworkSet { masquerade: Some(false), inbound: Some("any".into()), ..NetworkSet::default() };
+        let back = client.network_set("back", &change).await.unwrap();
+        assert_eq!((back.masquerade, back.inbound.as_str(), back.mtu), (false, "any", 1500));
+        assert_eq!(client.networks().await.unwrap()[0], back);
+        client.network_rm("back").await.unwrap();
+        assert_eq!(client.networks().await.unwrap().len(), 1);
         assert_eq!(client.get::<Vec<Flow>>("/v1/flows?pod=web").await.unwrap(), []);
+        let every = FlowFilter {
+            pod: Some("web".into()),
+            protocol: Some("sctp".parse().unwrap()),
+            state: Some(FlowState::Closing),
+            source: Some("10.61.0.0/24".parse().unwrap()),
+            destination: Some("2001:db8::9".parse().unwrap()),
+            port: Some(443),
+            translated: Some(true),
+            ..FlowFilter::default()
+        };
+        let sorted = FlowFilter { sort: Some(FlowSort::Idle), limit: Some(5), ..every.clone() };
+        assert_eq!(client.flows_by(&sorted).await.unwrap(), []);
+        assert_eq!(client.flush_flows(&every).await.unwrap().removed, 0);
         client.get::<Vec<Drop>>("/v1/drops").await.unwrap();
         let Err(ClientError::Refused(failure)) = client.post::<Pod>("/v1/pods", &named("web")).await else {
             panic!("added twice")
@@ -100,8 +134,32 @@ fn every_refusal_is_json() {
             (ask("POST /v1/pods", "{\"name\": \"a/b\"}"), 400, "a/b"),
             (ask("POST /v1/pods", "{\"name\": \"a\", \"addresses\": [\"10.62.0.1\"]}"), 400, "10.62.0.1"),
             (ask("POST /v1/pods", &large), 400, "limit"),
+            (ask("POST /v1/networks", "{\"name\": \"a/b\", \"subnets\": []}"), 400, "network name 'a/b'"),
+            (ask("POST /v1/networks", "{\"name\": \"a\", \"subnets\": []}"), 400, "'a': subnet is empty"),
+            (ask("POST /v1/networks", &network("10.0.0.1/24", "")), 400, "write 10.0.0.0/24"),
+            (ask("POST /v1/networks", &network("169.254.0.0/24", "")), 400, "link-local"),
+            (ask("POST /v1/networks", &network("10.0.0.0/8", "")), 409, "overlaps 10.61.0.0/24"),
+            (ask("POST /v1/networks", &network("192.0.2.0/24", "")), 409, "192.0.2.2, an address of up0"),
+            (ask("POST /v1/networks", &network("10.62.0.0/24", ", \"mtu\": 500")), 400, "MTU 500"),
+            (ask("POST /v1/networks", &network("fd00::/64", ", \"mtu\": 1279")), 400, "1280"),
+            (
+                ask("POST /v1/networks", &network("10.62.0.0/24", ", \"inbound\": \"all\"")),
+                400,
+                "cluster or any",
+            ),
+            (ask("POST /v1/networks", &network("x", "")), 400, "reading the request"),
+            (ask("PATCH /v1/networks/none", "{}"), 404, "'none'"),
+            (ask("PATCH /v1/networks/default", "{\"mtu\": 70000}"), 400, "MTU 70000"),
+            (ask("DELETE /v1/networks/default", ""), 400, "every node's"),
+            (ask("DELETE /v1/networks/none", ""), 404, "'none'"),
             (ask("GET /v1/flows?pdo=a", ""), 400, "pdo"),
             (ask("GET /v1/flows?pod=none", ""), 404, "'none'"),
+            (ask("GET /v1/flows?protocol=gre", ""), 400, "gre"),
+            (ask("GET /v1/flows?state=open", ""), 400, "open"),
+            (ask("GET /v1/flows?source=10.0.0.0/33", ""), 400, "10.0.0.0/33"),
+            (ask("GET /v1/flows?all=true", ""), 400, "'all'"),
+            (ask("DELETE /v1/flows", ""), 400, "in common"),
+            (ask("DELETE /v1/flows?pod=none", ""), 404, "'none'"),
         ] {
             let (got, failure) = raw(&socket, &request).await;
             assert_eq!(got, status, "{failure:?}");

@@ -120,9 +120,9 @@ fn rules(pods: IpNet, inside: &str) -> Nftables<'static> {
         op: Operator::NEQ,
     };
     let mut batch = Batch::new();
-    batch.add(NfListObject::Table(Table { family: family.clone(), name: TABLE.into(), handle: None }));
+    batch.add(NfListObject::Table(Table { family, name: TABLE.into(), handle: None }));
     batch.add(NfListObject::Chain(Chain {
-        family: family.clone(),
+        family,
         table: TABLE.into(),
         name: CHAIN.into(),
         _type: Some(NfChainType::NAT),

@@ -1,7 +1,7 @@
 //! What is printed.
 
 use super::*;
-use crate::api::types::{Drop, Flow, Network};
+use crate::api::types::{Drop, Flow, Network, PodInterface};
 
 #[test]
 fn pods() {
@@ -23,20 +23,55 @@ database  default  -                   np1        failed: no free address   2.0 
     assert_eq!(
         pod::render_one(&web()),
         "\
-name       web
-network    default
-state      ready
-addresses  10.244.0.2,fd00::2
-mac        0a:58:0a:f4:00:02
-mtu        1500
-interface  np1 (7)
-netns      /run/netns/web
-received   3 packets, 2.0 KiB
-sent       4 packets, 999 B
-labels     app=web,tier=front
+name        web
+network     default
+state       ready
+addresses   10.244.0.2,fd00::2
+allowed     -
+masquerade  as its networks say
+mac         0a:58:0a:f4:00:02
+mtu         1500
+interface   np1 (7)
+netns       /run/netns/web
+received    3 packets, 2.0 KiB
+sent        4 packets, 999 B
+labels      app=web,tier=front
 "
     );
-    assert!(pod::render_one(&failed).ends_with("labels     -\n"));
+    assert!(pod::render_one(&failed).ends_with("labels      -\n"));
+}
+
+#[test]
+fn a_pod_in_two_networks() {
+    let interface = |at: u32, network: &str, address: &str| PodInterface {
+        name: format!("eth{at}"),
+        network: network.into(),
+        addresses: vec![address.parse().unwrap()],
+        mac: "0a:58:0a:f4:00:02".into(),
+        interface: format!("np1{}", if at == 0 { "" } else { "B" }),
+        ifindex: 7 + at,
+    };
+    let interfaces = vec![interface(0, "default", "10.244.0.2"), interface(1, "back", "10.62.0.1")];
+    let pod = Pod { addresses: interfaces[0].addresses.clone(), interfaces, no_masquerade: true, ..web() };
+    assert_eq!(
+        pod::render(std::slice::from_ref(&pod)),
+        "\
+NAME  NETWORK       ADDRESSES             INTERFACE  STATE  RECEIVED   SENT
+web   default,back  10.244.0.2,10.62.0.1  np1,np1B   ready   2.0 KiB  999 B
+"
+    );
+    let shown = pod::render_one(&pod);
+    assert!(shown.contains("masquerade  never\n"), "{shown}");
+    assert!(
+        shown.ends_with(
+            "\n
+IN THE POD  NETWORK  ADDRESSES   MAC                INTERFACE
+eth0        default  10.244.0.2  0a:58:0a:f4:00:02  np1 (7)
+eth1        back     10.62.0.1   0a:58:0a:f4:00:02  np1B (8)
+"
+        ),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -45,11 +80,16 @@ fn networks() {
         "name": "default", "subnets": ["10.244.0.0/24"], "masquerade": true, "inbound": "cluster", "mtu": 1500,
         "pods": 3,
     }));
+    let except = Network {
+        no_masquerade: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        ..network.clone()
+    };
     assert_eq!(
-        network::render(&[network]),
+        network::render(&[network, except]),
         "\
-NAME     SUBNETS        MASQUERADE  INBOUND   MTU  PODS
-default  10.244.0.0/24  yes         cluster  1500     3
+NAME     SUBNETS        MASQUERADE                       INBOUND   MTU  PODS
+default  10.244.0.0/24  yes                              cluster  1500     3
+default  10.244.0.0/24  yes, not to 10.0.0.0/8,fd00::/8  cluster  1500     3
 "
     );
 }
@@ -122,4 +162,45 @@ pod_to_pod       10  1.0 KiB
     let problems = vec!["eth0 is down".to_owned(), "no default route".to_owned()];
     let text = status::render(&Status { problems, ..status() });
     assert!(text.contains("problems\n  eth0 is down\n  no default route\n\n"), "{text}");
+}
+
+#[test]
+fn status_shows_where_ports_are_scarce() {
+    let mut tight = status();
+    tight.snat = sample(json!({
+        "range": "40000-40009", "in_use": 10, "exhausted": 7, "addresses": ["198.51.100.1", "2001:db8::1"],
+        "exhausted_destinations": [
+            {"destination": "192.0.2.9", "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"},
+            {"destination": "2001:db8::9", "port": 0, "protocol": "icmpv6", "packets": 1, "pod": "7"},
+        ],
+        "tries": [{"up_to": 1, "bindings": 90}, {"up_to": 2, "bindings": 0}, {"up_to": 4, "bindings": 3}],
+    }));
+    let text = status::render(&tight);
+    assert!(
+        text.contains(
+            "snat      ports 40000-40009 of 198.51.100.1,2001:db8::1, 10 in use, 7 packets found none free"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "
+NO FREE PORT TO  PROTO   PACKETS  LAST POD
+192.0.2.9:443    tcp           6  web
+2001:db8::9      icmpv6        1  7
+
+PORTS TRIED  BINDINGS
+    up to 1        90
+    up to 4         3
+
+PROGRAM"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_flush_says_how_many() {
+    assert_eq!(flow::render_flushed(&sample(json!({"removed": 1}))), "1 flow is removed\n");
+    assert_eq!(flow::render_flushed(&sample(json!({"removed": 0}))), "0 flows are removed\n");
 }

@@ -5,7 +5,7 @@
 
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod walk;
 
 use std::{io, path::Path};

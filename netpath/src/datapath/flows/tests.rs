@@ -10,15 +10,16 @@ const SECOND: u64 = 1_000_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// A time to count from.
-const NOW: u64 = 1 << 50;
-const POD: u32 = 7;
+pub(crate) const NOW: u64 = 1 << 50;
+pub(crate) const POD: u32 = 7;
 
-fn table(entries: u32) -> FlowTable {
+/// A table of its own.
+pub(crate) fn table(entries: u32) -> FlowTable {
     FlowTable::over(HashMap::create(entries, 0).expect("a table needs root"), entries).unwrap()
 }
 
 /// The halves of flow number `n`, translated to its own port, both seen at `NOW`.
-fn pair(proto: u8, n: u32) -> FlowPair {
+pub(crate) fn pair(proto: u8, n: u32) -> FlowPair {
     let port = (n as u16).to_be();
     let key = FlowKey {
         src: Ipv4Addr::new(10, 61, 0, 2).into(),
@@ -54,7 +55,8 @@ impl FlowTable {
         self.map.insert(key, flow, 0).unwrap();
     }
 
-    fn add(&mut self, pair: &FlowPair) {
+    /// Inserts or replaces both halves.
+    pub(crate) fn add(&mut self, pair: &FlowPair) {
         self.set(&pair.key, &pair.original);
         if let Some(reply) = &pair.reply {
             self.set(&pair.reply_key(), reply);
@@ -210,7 +212,14 @@ fn cost_of_a_sweep() {
             swept.longest_ns as f64 / 1e3,
         );
     };
-    for (flows, capacity) in [(500_000, 1_000_000), (100_000, 262_144), (1000, 1_000_000), (0, 1_000_000)] {
+    for (flows, capacity) in [
+        (5000, 10_000),
+        (50_000, 100_000),
+        (500_000, 1_000_000),
+        (100_000, 262_144),
+        (1000, 1_000_000),
+        (0, 1_000_000),
+    ] {
         let mut table = table(capacity);
         (0..flows).for_each(|n| table.add(&pair(if n % 5 == 0 { UDP } else { TCP }, n)));
         println!("{flows} flows, room for {capacity} entries:");

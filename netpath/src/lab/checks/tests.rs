@@ -47,6 +47,8 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         mtu: 1500,
         addresses: addresses.clone(),
         gateways: vec![Family::V4.gateway(), Family::V6.gateway()],
+        allowed: Vec::new(),
+        sourced: None,
     };
     let ifindex = link.ensure(&node.netlink, &node.netns, &space.netns).await.unwrap();
     let pod = Pod {
@@ -56,6 +58,9 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         mac: String::new(),
         interface,
         ifindex,
+        interfaces: Vec::new(),
+        allowed_addresses: Vec::new(),
+        no_masquerade: false,
         netns: topology.spec.dir.join(&space.name).display().to_string(),
         state: "ready".into(),
         rx_packets: 0,

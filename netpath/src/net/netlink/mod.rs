@@ -4,6 +4,7 @@ mod address;
 mod link;
 mod neighbour;
 mod route;
+mod rule;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ pub(super) use link::LinkDetail;
 pub use link::{Link, VethEnd};
 pub(super) use route::KernelRoute;
 pub use route::{ROUTE_PROTOCOL, Route, RouteKind};
+pub(super) use rule::Rule;
 
 /// An answer takes microseconds, and seconds while namespaces are torn down under the kernel's one lock for links.
 const ANSWER: Duration = Duration::from_secs(30);

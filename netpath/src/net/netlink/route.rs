@@ -1,4 +1,4 @@
-//! Routes of the main table.
+//! Routes of the main table, and of tables of a pod's own.
 
 use std::{
     fmt,
@@ -39,7 +39,7 @@ pub enum RouteKind {
     Blackhole,
 }
 
-/// A route of the main table.
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
@@ -54,6 +54,8 @@ pub struct Route {
     pub onlink: bool,
     /// MTU of the route, bytes.
     pub mtu: Option<u32>,
+    /// Its table; the main one if absent.
+    pub table: Option<u8>,
 }
 
 impl fmt::Display for Route {
@@ -68,6 +70,9 @@ impl fmt::Display for Route {
         }
         if let Some(ifindex) = self.ifindex {
             write!(f, " dev #{ifindex}")?;
+        }
+        if let Some(table) = self.table {
+            write!(f, " table {table}")?;
         }
         Ok(())
     }
@@ -98,6 +103,7 @@ struct Filter {
     protocol: RouteProtocol,
     kind: RouteType,
     ifindex: Option<u32>,
+    table: Option<u8>,
 }
 
 impl Netlink {
@@ -135,22 +141,24 @@ impl Netlink {
         Ok(own)
     }
 
-    /// Routes of a family that leave by one interface.
+    /// Routes of a family that leave by one interface, of one table.
     pub(in crate::net) async fn routes_by(
         &self,
         ifindex: u32,
         v6: bool,
+        table: Option<u8>,
     ) -> Result<Vec<KernelRoute>, NetError> {
-        self.routes(which(v6), Filter { ifindex: Some(ifindex), ..Filter::default() }).await
+        self.routes(which(v6), Filter { ifindex: Some(ifindex), table, ..Filter::default() }).await
     }
 
-    /// The route that keeps a route without a metric from being added for this prefix.
+    /// The route that keeps this one, without a metric, from being added.
     pub(in crate::net) async fn route_in_the_way(
         &self,
-        prefix: IpNet,
+        wanted: &Route,
     ) -> Result<Option<KernelRoute>, NetError> {
-        let routes = self.routes(family(prefix.addr()), Filter::default()).await?;
-        Ok(routes.into_iter().find(|known| known.occupies(prefix)))
+        let filter = Filter { table: wanted.table, ..Filter::default() };
+        let routes = self.routes(family(wanted.prefix.addr()), filter).await?;
+        Ok(routes.into_iter().find(|known| known.occupies(wanted.prefix)))
     }
 
     /// Interface of the default route of a family, if there is one; of several, the one the kernel prefers.
@@ -167,7 +175,7 @@ impl Netlink {
     async fn routes(&self, family: AddressFamily, filter: Filter) -> Result<Vec<KernelRoute>, NetError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.table = filter.table.unwrap_or(RouteHeader::RT_TABLE_MAIN);
         message.header.protocol = filter.protocol;
         message.header.kind = filter.kind;
         message.attributes.extend(filter.ifindex.map(RouteAttribute::Oif));
@@ -190,7 +198,7 @@ fn describe(route: &Route, doing: &str) -> Result<RouteMessage, NetError> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(prefix.addr());
     message.header.destination_prefix_length = prefix.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = route.table.unwrap_or(RouteHeader::RT_TABLE_MAIN);
     message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
     message.header.kind = match route.kind {
         RouteKind::Unicast => RouteType::Unicast,
@@ -250,6 +258,7 @@ fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
         ifindex: None,
         onlink: message.header.flags.contains(RouteFlags::Onlink),
         mtu: None,
+        table: Some(message.header.table).filter(|table| *table != RouteHeader::RT_TABLE_MAIN),
     };
     let mut metric = 0;
     for attribute in message.attributes {

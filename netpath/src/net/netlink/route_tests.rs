@@ -9,6 +9,7 @@ fn route(prefix: &str) -> Route {
         ifindex: None,
         onlink: false,
         mtu: None,
+        table: None,
     }
 }
 
@@ -98,7 +99,9 @@ fn never_lists_or_removes_other_peoples_routes() {
         let connected = Route { ifindex: Some(a), ..route("192.0.2.0/24") };
         assert_eq!(pair.node.own_routes().await.unwrap(), []);
         pair.node.delete_route(&connected).await.unwrap();
-        assert!(pair.node.routes_by(a, false).await.unwrap().iter().any(|known| known.route == connected));
+        assert!(
+            pair.node.routes_by(a, false, None).await.unwrap().iter().any(|known| known.route == connected)
+        );
     });
 }
 

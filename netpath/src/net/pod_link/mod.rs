@@ -6,7 +6,7 @@ mod tests;
 
 use std::{net::IpAddr, time::Duration};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -40,13 +40,27 @@ pub struct PodLink {
     pub addresses: Vec<IpAddr>,
     /// Gateway the pod routes via, at most one per family in use: 169.254.1.1 and fe80::1.
     pub gateways: Vec<IpAddr>,
+    /// Addresses that the pod may use beside its own: they lead to it, but it is for the pod to put them on an interface.
+    pub allowed: Vec<IpAddr>,
+    /// How the pod sends what comes from this link's addresses whatever its main table says; for a second link.
+    pub sourced: Option<Sourced>,
+}
+
+/// A table of the pod for what comes from one link's addresses, so that answers leave by the link they are for.
+#[derive(Clone, Debug)]
+pub struct Sourced {
+    /// The table, which nothing else in the pod uses.
+    pub table: u8,
+    /// The gateway for each family in use.
+    pub gateways: Vec<IpAddr>,
 }
 
 impl PodLink {
     /// Makes host and pod side match this description, changing only what differs, undoing its own steps on failure:
     /// the veth pair; in the pod `lo` up, addresses, `gateway` as link route with a permanent neighbour, default route,
     /// IPv6 off if no address needs it; on the host end: up, IPv4 forwarding, permanent neighbour and host route for
-    /// each address. Returns the host end's index.
+    /// each address. A second link has a default route in a table of its own, with a rule for each address. Returns the
+    /// host end's index.
     ///
     /// A veth of this name with this host MAC is taken for ours, and made again if its other end is not the pod's.
     /// Fails without touching it if the host name belongs to another link, if the pod has another link of its name, or
@@ -71,11 +85,22 @@ impl PodLink {
     }
 
     /// Removes it, and with it its addresses, neighbours and routes on both sides; no error if it is gone. Refuses a
-    /// link of this name that is not ours.
+    /// link of this name that is not ours. Rules stay in a namespace that outlives the pod: see
+    /// [`remove_rules`](Self::remove_rules).
     pub async fn remove(&self, host: &Netlink) -> Result<(), NetError> {
         self.remove_ours(host)
             .await
             .map_err(|error| error.within(&format!("remove pod link {}", self.host_name)))
+    }
+
+    /// Removes what no link takes with it from the pod's namespace; no error if it is gone.
+    pub async fn remove_rules(&self, pod_ns: &Netns) -> Result<(), NetError> {
+        let Some(sourced) = &self.sourced else { return Ok(()) };
+        let pod = Netlink::connect(pod_ns).await?;
+        for rule in pod.own_rules(sourced.table).await? {
+            pod.delete_rule(rule).await?;
+        }
+        Ok(())
     }
 
     async fn remove_ours(&self, host: &Netlink) -> Result<(), NetError> {
@@ -151,15 +176,20 @@ impl PodLink {
         pod.knobs(vec![Knob::optional(format!("net/ipv6/conf/{name}/disable_ipv6"), self.ipv6_off())])
             .await?;
         pod.mtu(link, self.mtu).await?;
-        pod.mac(link, self.pod_mac, &self.gateways).await?;
+        pod.mac(link, self.pod_mac, &self.all_gateways()).await?;
         let loopback = existing(pod.netlink, "lo").await?;
         pod.up(&loopback).await?;
         pod.up(link).await?;
         pod.addresses(link, &self.addresses).await?;
-        for gateway in &self.gateways {
-            pod.neighbour(link, *gateway, self.host_mac).await?;
+        for gateway in self.all_gateways() {
+            pod.neighbour(link, gateway, self.host_mac).await?;
         }
-        pod.routes(link, &self.inner_routes(link.index)).await
+        pod.routes(link, &self.inner_routes(link.index)).await?;
+        if let Some(sourced) = &self.sourced {
+            pod.routes(link, &sourced.routes(link.index)).await?;
+            pod.rules(sourced.table, &self.addresses).await?;
+        }
+        Ok(())
     }
 
     /// What the node needs.
@@ -167,26 +197,32 @@ impl PodLink {
         host.knobs(self.outer_knobs()).await?;
         host.mtu(link, self.mtu).await?;
         host.up(link).await?;
-        for address in &self.addresses {
-            host.neighbour(link, *address, self.pod_mac).await?;
+        let addresses = || self.addresses.iter().chain(&self.allowed).copied();
+        for address in addresses() {
+            host.neighbour(link, address, self.pod_mac).await?;
         }
-        let wanted: Vec<_> =
-            self.addresses.iter().map(|address| direct(IpNet::from(*address), link.index)).collect();
+        let wanted: Vec<_> = addresses().map(|address| direct(IpNet::from(address), link.index)).collect();
         host.routes(link, &wanted).await?;
         host.remove_own_routes_except(link, &wanted).await
     }
 
     fn inner_routes(&self, ifindex: u32) -> Vec<Route> {
         let routes = |gateway: &IpAddr| {
-            let default = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-            let default = default.parse().expect("a prefix");
             // First the gateway: the kernel accepts a next hop only if it knows the way there.
             [
                 direct(IpNet::from(*gateway), ifindex),
-                Route { via: Some(*gateway), ..direct(default, ifindex) },
+                Route { via: Some(*gateway), ..direct(everything(*gateway), ifindex) },
             ]
         };
         self.gateways.iter().flat_map(routes).collect()
+    }
+
+    /// Every gateway that a route of the pod names, once.
+    fn all_gateways(&self) -> Vec<IpAddr> {
+        let mut all = self.gateways.clone();
+        let sourced = self.sourced.iter().flat_map(|sourced| &sourced.gateways);
+        all.extend(sourced.filter(|gateway| !self.gateways.contains(gateway)));
+        all
     }
 
     fn outer_knobs(&self) -> Vec<Knob> {
@@ -245,7 +281,7 @@ impl PodLink {
         {
             let gateways = self.gateways.iter().filter(|address| of_family(address)).count();
             let used = self.addresses.iter().any(of_family);
-            // None is fine: a pod's second interface leads to its own addresses only.
+            // None is fine: of several links one has the default route.
             if gateways > usize::from(used) {
                 let most = if used { "one" } else { "no" };
                 return fail(format!("these addresses need {most} {name} gateway, not {gateways}"));
@@ -253,6 +289,24 @@ impl PodLink {
         }
         Ok(())
     }
+}
+
+impl Sourced {
+    /// One default route a family, on the link although no prefix of that table says so.
+    fn routes(&self, ifindex: u32) -> Vec<Route> {
+        let default = |gateway: &IpAddr| Route {
+            via: Some(*gateway),
+            onlink: true,
+            table: Some(self.table),
+            ..direct(everything(*gateway), ifindex)
+        };
+        self.gateways.iter().map(default).collect()
+    }
+}
+
+/// All addresses of a gateway's family.
+fn everything(gateway: IpAddr) -> IpNet {
+    if gateway.is_ipv4() { Ipv4Net::default().into() } else { Ipv6Net::default().into() }
 }
 
 /// Whether these are the two ends of one pair; `number` is how the outer end's namespace knows the inner one's. The
@@ -263,7 +317,15 @@ fn is_pair(outer: &LinkDetail, inner: &LinkDetail, number: Option<i32>) -> bool 
 
 /// A route to what is on the link itself.
 fn direct(prefix: IpNet, ifindex: u32) -> Route {
-    Route { prefix, kind: RouteKind::Unicast, via: None, ifindex: Some(ifindex), onlink: false, mtu: None }
+    Route {
+        prefix,
+        kind: RouteKind::Unicast,
+        via: None,
+        ifindex: Some(ifindex),
+        onlink: false,
+        mtu: None,
+        table: None,
+    }
 }
 
 /// Waits until packets pass. The end that came up first has no carrier then, and drops what it is to send until the

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::{Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo};
-use crate::net::{netlink::KernelRoute, sysctl};
+use crate::net::{
+    netlink::{KernelRoute, Rule},
+    sysctl,
+};
 
 /// A sysctl that has to have a value.
 #[derive(Clone)]
@@ -156,11 +159,12 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    /// Routes by the link. A route for the same prefix is replaced if it is by this link too, or holds the place of a
-    /// pod that is not there; by another link it belongs to somebody, and is an error.
+    /// Routes by the link, all of one table. A route for the same prefix is replaced if it is by this link too, or holds
+    /// the place of a pod that is not there; by another link it belongs to somebody, and is an error.
     pub(super) async fn routes(&mut self, link: &Link, wanted: &[Route]) -> Result<(), NetError> {
-        let mut present = self.netlink.routes_by(link.index, false).await?;
-        present.extend(self.netlink.routes_by(link.index, true).await?);
+        let table = wanted.first().and_then(|route| route.table);
+        let mut present = self.netlink.routes_by(link.index, false, table).await?;
+        present.extend(self.netlink.routes_by(link.index, true, table).await?);
         for route in wanted {
             match present.iter().find(|known| known.occupies(route.prefix)) {
                 Some(known) if known.route == *route => {}
@@ -178,7 +182,7 @@ impl<'a> Side<'a> {
         wanted: &[Route],
     ) -> Result<(), NetError> {
         for v6 in [false, true] {
-            for known in self.netlink.routes_by(link.index, v6).await? {
+            for known in self.netlink.routes_by(link.index, v6, None).await? {
                 if known.protocol != ROUTE_PROTOCOL || wanted.contains(&known.route) {
                     continue;
                 }
@@ -192,11 +196,29 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    /// Rules that look `addresses` up in a table, and no others of ours for that table.
+    pub(super) async fn rules(&mut self, table: u8, addresses: &[IpAddr]) -> Result<(), NetError> {
+        let wanted: Vec<_> = addresses.iter().map(|from| Rule { from: *from, table }).collect();
+        let present = self.netlink.own_rules(table).await?;
+        for rule in wanted.iter().filter(|rule| !present.contains(rule)).copied() {
+            self.netlink.add_rule(rule).await?;
+            let netlink = self.netlink.clone();
+            self.undo
+                .push(format!("remove rule {rule}"), move || async move { netlink.delete_rule(rule).await });
+        }
+        for rule in present.into_iter().filter(|rule| !wanted.contains(rule)) {
+            self.netlink.delete_rule(rule).await?;
+            let netlink = self.netlink.clone();
+            self.undo
+                .push(format!("put back rule {rule}"), move || async move { netlink.add_rule(rule).await });
+        }
+        Ok(())
+    }
+
     async fn add(&mut self, route: &Route) -> Result<(), NetError> {
         // Exclusively, so that a route somebody else adds meanwhile is not overwritten.
         match self.netlink.add_route(route).await {
-            Err(error) if error.is(Errno::EEXIST) => match self.netlink.route_in_the_way(route.prefix).await?
-            {
+            Err(error) if error.is(Errno::EEXIST) => match self.netlink.route_in_the_way(route).await? {
                 Some(known) if may_replace(&known, route) => return self.replace(&known, route).await,
                 Some(known) => return Err(taken(error, &known)),
                 None => return Err(error),

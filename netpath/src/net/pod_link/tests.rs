@@ -8,6 +8,9 @@ use crate::net::{
     testing::{self, Pair},
 };
 
+mod refused;
+mod second;
+
 const HOST: &str = "np0";
 const POD4: &str = "10.0.0.5";
 const POD6: &str = "fd00::5";
@@ -27,6 +30,8 @@ fn v4() -> PodLink {
         mtu: 1450,
         addresses: vec![ip(POD4)],
         gateways: vec![ip("169.254.1.1")],
+        allowed: Vec::new(),
+        sourced: None,
     }
 }
 
@@ -245,6 +250,7 @@ fn takes_the_place_of_an_unreachable_route_and_gives_it_back() {
             ifindex: None,
             onlink: false,
             mtu: None,
+            table: None,
         };
         pair.node.replace_route(&placeholder).await.unwrap();
         let busy = pair.foreign("busy").await;
@@ -368,30 +374,6 @@ fn remove_takes_everything_and_can_be_repeated() {
         pair.ensure(&dual()).await.unwrap();
         dual().remove(&pair.node).await.unwrap();
         dual().remove(&pair.node).await.unwrap();
-        assert_eq!(state(&pair).await, before);
-    });
-}
-
-#[test]
-fn nonsense_is_refused_before_anything_is_done() {
-    testing::with_pair(|pair| async move {
-        let before = state(&pair).await;
-        let cases = [
-            (PodLink { pod_mac: [0; 6], ..v4() }, "00:00:00:00:00:00 is not the address of one interface"),
-            (PodLink { host_mac: [3; 6], ..v4() }, "03:03:03:03:03:03 is not the address of one interface"),
-            (PodLink { mtu: 1279, ..dual() }, "IPv6 needs an MTU of at least 1280, this one is 1279"),
-            (PodLink { gateways: dual().gateways, ..v4() }, "these addresses need no IPv6 gateway, not 1"),
-            (
-                PodLink { host_name: "much-too-long-name".to_owned(), ..v4() },
-                "the name has to have 1 to 15 bytes",
-            ),
-        ];
-        for (link, reason) in cases {
-            let error = pair.ensure(&link).await.unwrap_err().to_string();
-            assert!(error.ends_with(reason), "{error}");
-        }
-        let error = v4().ensure(&pair.node, &pair.node_ns, &pair.node_ns).await.unwrap_err();
-        assert!(error.reason.contains("the node's own"), "{error}");
         assert_eq!(state(&pair).await, before);
     });
 }

@@ -1,0 +1,207 @@
+//! The kernel's side of a pod: namespace, links, programs, endpoints.
+
+use std::sync::Arc;
+
+use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
+use crate::{
+    compile,
+    datapath::Datapath,
+    model::{Family, GATEWAY_MAC, Interface, Pod},
+    net::{Netns, PodLink, Sourced, Undo},
+};
+
+/// Table of a pod for the second of its interfaces, less one; each later one has the next table.
+const TABLE: u8 = 0x6e;
+
+impl Agent {
+    /// Makes a new pod's namespace and links.
+    pub(super) async fn build(self: &Arc<Self>, pod: &Pod, undo: &mut Undo) -> Result<(), AgentError> {
+        let netns = if pod.owns_netns {
+            let path = pod.netns.clone();
+            let netns = blocking(move || Netns::create(&path)).await?;
+            let path = pod.netns.clone();
+            undo.push(format!("delete namespace {}", path.display()), move || async move {
+                blocking(move || Netns::delete(&path)).await
+            });
+            netns
+        } else {
+            open_netns(pod).await?
+        };
+        let (slot, limit) = (pod.slot, self.flows_per_pod());
+        let prepare = move |datapath: &mut Datapath| {
+            datapath.clear_pod_counter(slot)?;
+            limit_new_pod(datapath, slot, limit)
+        };
+        self.on_datapath(prepare).await?;
+        for at in 0..pod.interfaces.len() {
+            self.build_interface(pod, at, &netns, undo).await?;
+        }
+        Ok(())
+    }
+
+    async fn build_interface(
+        self: &Arc<Self>,
+        pod: &Pod,
+        at: usize,
+        netns: &Netns,
+        undo: &mut Undo,
+    ) -> Result<(), AgentError> {
+        let interface = &pod.interfaces[at];
+        let link = self.pod_link(pod, at);
+        let ifindex = link.ensure(&self.netlink, &self.netns, netns).await?;
+        let (netlink, inside) = (self.netlink.clone(), netns.clone());
+        undo.push(format!("remove link {}", interface.host), move || async move {
+            link.remove_rules(&inside).await?;
+            link.remove(&netlink).await
+        });
+        lock(&self.registry).set_ifindex(pod, at, ifindex);
+        let (agent, gone) = (Arc::clone(self), interface.clone());
+        undo.push(format!("detach programs from {}", interface.host), move || async move {
+            agent.forget_endpoints(&gone).await?;
+            agent.detach(Some(gone.host), ifindex).await
+        });
+        self.ensure_datapath(pod, at, ifindex).await
+    }
+
+    /// Programs on one of a pod's interfaces and its endpoints. Idempotent.
+    pub(super) async fn ensure_datapath(&self, pod: &Pod, at: usize, ifindex: u32) -> Result<(), AgentError> {
+        let interface = pod.interfaces[at].clone();
+        let network = lock(&self.registry).network(&interface.network)?;
+        let endpoint = compile::endpoint(&network, pod, &interface, ifindex, self.mtu(pod, &interface));
+        let link = compile::link(pod, &interface);
+        let write = move |datapath: &mut Datapath| {
+            // The endpoint first: programs without it take the pod for a stranger.
+            datapath.set_link(ifindex, link)?;
+            interface.all_addresses().try_for_each(|address| datapath.set_endpoint(address, endpoint))?;
+            datapath.attach_pod(&interface.host, ifindex)
+        };
+        Ok(self.on_datapath(write).await?)
+    }
+
+    async fn forget_endpoints(&self, interface: &Interface) -> Result<(), AgentError> {
+        let addresses: Vec<_> = interface.all_addresses().collect();
+        let forget = move |datapath: &mut Datapath| {
+            addresses.into_iter().try_for_each(|address| datapath.remove_endpoint(address))
+        };
+        Ok(self.on_datapath(forget).await?)
+    }
+
+    /// Takes our programs off an interface; `name` is absent if it is gone.
+    pub(super) async fn detach(&self, name: Option<String>, ifindex: u32) -> Result<(), AgentError> {
+        let detach = move |datapath: &mut Datapath| {
+            datapath.remove_link(ifindex)?;
+            datapath.detach(name.as_deref(), ifindex)
+        };
+        Ok(self.on_datapath(detach).await?)
+    }
+
+    /// The link of one of a pod's interfaces as it should be.
+    fn pod_link(&self, pod: &Pod, at: usize) -> PodLink {
+        pod_link(pod, at, self.mtu(pod, &pod.interfaces[at]))
+    }
+
+    /// Makes a pod's links, programs and endpoints right. An interface that fails does not stop the others.
+    pub(super) async fn repair_pod(&self, pod: &Pod) -> Result<(), AgentError> {
+        let (path, owned) = (pod.netns.clone(), pod.owns_netns);
+        let open = move || match Netns::open(&path) {
+            // Namespaces go with a reboot, and ours are ours to make again.
+            Err(_) if owned && path.symlink_metadata().is_err() => Netns::create(&path),
+            opened => opened,
+        };
+        let netns = blocking(open).await;
+        let mut outcome = Ok(());
+        for at in 0..pod.interfaces.len() {
+            let repaired = match &netns {
+                Ok(netns) => self.repair_interface(pod, at, netns).await,
+                Err(error) => Err(error.clone().into()),
+            };
+            if repaired.is_err() {
+                // Programs stay on a link that is there: it may well still work.
+                if let Ok(link) = self.netlink.link(&pod.interfaces[at].host).await {
+                    lock(&self.registry).set_ifindex(pod, at, link.map_or(0, |link| link.index));
+                }
+            }
+            outcome = outcome.and(repaired);
+        }
+        outcome
+    }
+
+    async fn repair_interface(&self, pod: &Pod, at: usize, netns: &Netns) -> Result<(), AgentError> {
+        let ifindex = self.pod_link(pod, at).ensure(&self.netlink, &self.netns, netns).await?;
+        lock(&self.registry).set_ifindex(pod, at, ifindex);
+        self.ensure_datapath(pod, at, ifindex).await
+    }
+
+    /// Takes the kernel's side of a pod away: first nothing reaches it, then its flows end, then its links go.
+    pub(super) async fn dismantle(&self, entry: &Entry) -> Result<(), AgentError> {
+        let pod = &entry.pod;
+        for interface in &pod.interfaces {
+            self.forget_endpoints(interface).await?;
+        }
+        let id = pod.id;
+        self.on_flows(move |flows| flows.remove_of(id)).await?;
+        for (at, (interface, ifindex)) in entry.links().enumerate() {
+            let link = self.netlink.link(&interface.host).await?;
+            if let Some(link) = &link {
+                self.detach(Some(interface.host.clone()), link.index).await?;
+            }
+            if ifindex != 0 && link.is_none_or(|link| link.index != ifindex) {
+                self.detach(None, ifindex).await?;
+            }
+            self.pod_link(pod, at).remove(&self.netlink).await?;
+            lock(&self.registry).set_ifindex(pod, at, 0);
+        }
+        leave_netns(pod).await
+    }
+}
+
+/// Removes a pod's namespace, or from one that is not ours what no link has taken with it.
+pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
+    let path = pod.netns.clone();
+    if pod.owns_netns {
+        return Ok(blocking(move || Netns::delete(&path)).await?);
+    }
+    if pod.interfaces.len() == 1 {
+        return Ok(());
+    }
+    // Gone, or replaced by something else: nothing of ours is left there.
+    let Ok(netns) = blocking(move || Netns::open(&path)).await else { return Ok(()) };
+    for at in 0..pod.interfaces.len() {
+        pod_link(pod, at, ANY_MTU).remove_rules(&netns).await?;
+    }
+    Ok(())
+}
+
+/// Any MTU: the link is only to be removed.
+pub(super) const ANY_MTU: u32 = 1500;
+
+/// The link of one of a pod's interfaces as it should be.
+pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
+    let interface = &pod.interfaces[at];
+    let families =
+        |one: &Interface| one.addresses.iter().map(|address| Family::of(*address)).collect::<Vec<_>>();
+    let gateways = |families: Vec<Family>| families.into_iter().map(Family::gateway).collect::<Vec<_>>();
+    let earlier: Vec<Family> = pod.interfaces[..at].iter().flat_map(families).collect();
+    let mut first = families(interface);
+    first.retain(|family| !earlier.contains(family));
+    PodLink {
+        host_name: interface.host.clone(),
+        host_mac: GATEWAY_MAC.0,
+        pod_name: interface.name.clone(),
+        pod_mac: interface.mac.0,
+        mtu,
+        addresses: interface.addresses.clone(),
+        // The pod's own default route of a family is by the first interface that has it.
+        gateways: gateways(first),
+        allowed: interface.allowed.clone(),
+        sourced: (at > 0)
+            .then(|| Sourced { table: TABLE + at as u8, gateways: gateways(families(interface)) }),
+    }
+}
+
+/// Opens the namespace that a request named.
+async fn open_netns(pod: &Pod) -> Result<Netns, AgentError> {
+    let path = pod.netns.clone();
+    let opened = blocking(move || Netns::open(&path)).await;
+    opened.map_err(|error| AgentError::Invalid { pod: pod.name.to_string(), reason: error.to_string() })
+}

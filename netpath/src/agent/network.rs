@@ -1,0 +1,196 @@
+//! Adding, changing and removing networks.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Agent, AgentError, lock, pods::finish, registry::Entry};
+use crate::{
+    api::types::{self, NetworkAdd, NetworkSet},
+    model::{
+        DEFAULT_NETWORK, Family, Inbound, MIN_MTU_V6, Network, NetworkChange, NetworkName, PrefixError,
+        check_block, check_prefix, order_blocks,
+    },
+};
+
+/// Least MTU of a network: IPv4's (RFC 791).
+const MIN_MTU: u32 = 576;
+/// Largest MTU: what a record holds.
+const MAX_MTU: u32 = 65_535;
+
+impl Agent {
+    /// Adds a network. Pods can join it when this returns.
+    ///
+    /// # Errors
+    /// What is wrong with it, or whose addresses its subnets hold; nothing has changed then.
+    pub async fn network_add(self: &Arc<Self>, request: &NetworkAdd) -> Result<types::Network, AgentError> {
+        let change = self.begin_change().await?;
+        let network = check(request)?;
+        let agent = Arc::clone(self);
+        finish(tokio::spawn(async move {
+            let _change = change;
+            let _one = agent.network_changes.lock().await;
+            let network = agent.insert(network)?;
+            if let Err(error) = agent.state.save_network(&network).await {
+                // Without pods: what they would need for themselves is refused by the same store.
+                let _ = lock(&agent.registry).remove_network(&network.name);
+                return Err(error);
+            }
+            agent.refresh(&network.name).await;
+            tracing::info!(network = network.name, "network added");
+            agent.describe_network(&network.name)
+        }))
+        .await
+    }
+
+    /// Changes a network at run time; what its pods send next follows it, flows that are translated stay so.
+    ///
+    /// # Errors
+    /// What is wrong with the change, or [`AgentError::NoNetwork`]; nothing has changed then.
+    pub async fn network_set(
+        self: &Arc<Self>,
+        name: &str,
+        request: &NetworkSet,
+    ) -> Result<types::Network, AgentError> {
+        let change = self.begin_change().await?;
+        let wanted = checked_change(name, request)?;
+        let (agent, name) = (Arc::clone(self), name.to_owned());
+        finish(tokio::spawn(async move {
+            let _change = change;
+            let _one = agent.network_changes.lock().await;
+            let network = wanted.apply(lock(&agent.registry).network(&name)?);
+            check_mtu(&network)?;
+            if name == DEFAULT_NETWORK {
+                let earlier = agent.state.default_change().await?;
+                agent.state.save_default_change(&earlier.then(wanted)).await?;
+            } else {
+                agent.state.save_network(&network).await?;
+            }
+            lock(&agent.registry).update_network(network);
+            agent.refresh(&name).await;
+            tracing::info!(network = name, "network changed");
+            agent.describe_network(&name)
+        }))
+        .await
+    }
+
+    /// Removes a network that has no pods.
+    ///
+    /// # Errors
+    /// [`AgentError::NoNetwork`], [`AgentError::NetworkInUse`], [`AgentError::NetworkStays`], or the store's.
+    pub async fn network_rm(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
+        let change = self.begin_change().await?;
+        let (agent, name) = (Arc::clone(self), name.to_owned());
+        finish(tokio::spawn(async move {
+            let _change = change;
+            let _one = agent.network_changes.lock().await;
+            // From now on no pod can join it.
+            let network = lock(&agent.registry).remove_network(&name)?;
+            if let Err(error) = agent.state.remove_network(&name).await {
+                lock(&agent.registry).insert_network(network);
+                return Err(error);
+            }
+            agent.ensure_node().await;
+            tracing::info!(network = name, "network removed");
+            Ok(())
+        }))
+        .await
+    }
+
+    /// Gives a new network its number and makes it known.
+    fn insert(&self, network: Network) -> Result<Network, AgentError> {
+        let conflict =
+            network.blocks.iter().find_map(|block| Some((block, lock(&self.node).seen.conflict(*block)?)));
+        if let Some((block, conflict)) = conflict {
+            let reason = format!("{block} holds {conflict}");
+            return Err(AgentError::SubnetTaken { network: network.name, reason });
+        }
+        let mut registry = lock(&self.registry);
+        registry.check_network(&network)?;
+        let network = Network { number: registry.free_network_number(), ..network };
+        registry.insert_network(network.clone());
+        Ok(network)
+    }
+
+    /// Makes the kernel follow a network that has changed, at once. What fails is noted, and every full pass tries again.
+    async fn refresh(self: &Arc<Self>, name: &str) {
+        self.ensure_node().await;
+        let joined = |entry: &&Entry| entry.pod.interfaces.iter().any(|one| one.network == name);
+        let entries: Vec<Entry> = lock(&self.registry).pods().filter(joined).cloned().collect();
+        for entry in entries {
+            // Whoever adds it right now may have read the settings of before.
+            let _gate = entry.gate.lock().await;
+            self.ensure_held(&entry, super::reconcile::Extent::Full).await;
+        }
+    }
+
+    fn describe_network(&self, name: &str) -> Result<types::Network, AgentError> {
+        let all = self.networks().into_iter();
+        all.into_iter().find(|one| one.name == name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))
+    }
+}
+
+/// The network that a request asks for, as far as the request alone tells; its number comes later.
+fn check(request: &NetworkAdd) -> Result<Network, AgentError> {
+    let name: NetworkName = request.name.parse()?;
+    let name = String::from(name);
+    let subnet = |wrong: PrefixError| invalid(&name, format!("subnet {wrong}"));
+    for block in &request.subnets {
+        check_prefix(*block).and_then(|()| check_block(*block)).map_err(subnet)?;
+    }
+    let blocks = order_blocks(request.subnets.clone()).map_err(subnet)?;
+    let change = checked_change(
+        &name,
+        &NetworkSet {
+            masquerade: request.masquerade,
+            no_masquerade: Some(request.no_masquerade.clone()),
+            inbound: request.inbound.clone(),
+            mtu: request.mtu,
+        },
+    )?;
+    let network = change.apply(Network {
+        name,
+        number: 0,
+        blocks,
+        masquerade: true,
+        no_masquerade: Vec::new(),
+        inbound: Inbound::default(),
+        mtu: None,
+    });
+    check_mtu(&network)?;
+    Ok(network)
+}
+
+fn checked_change(name: &str, request: &NetworkSet) -> Result<NetworkChange, AgentError> {
+    let inbound = request.inbound.as_deref().map(|text| {
+        let wrong = || invalid(name, format!("inbound is '{text}'; give cluster or any"));
+        Inbound::parse(text).ok_or_else(wrong)
+    });
+    Ok(NetworkChange {
+        masquerade: request.masquerade,
+        no_masquerade: request.no_masquerade.clone().map(|list| prefixes(name, list)).transpose()?,
+        inbound: inbound.transpose()?,
+        mtu: request.mtu,
+    })
+}
+
+fn prefixes(name: &str, mut list: Vec<IpNet>) -> Result<Vec<IpNet>, AgentError> {
+    for prefix in &list {
+        check_prefix(*prefix).map_err(|wrong| invalid(name, format!("no-masquerade {wrong}")))?;
+    }
+    list.sort();
+    list.dedup();
+    Ok(list)
+}
+
+fn check_mtu(network: &Network) -> Result<(), AgentError> {
+    let least = if network.has(Family::V6) { MIN_MTU_V6 } else { MIN_MTU };
+    match network.mtu.filter(|mtu| !(least..=MAX_MTU).contains(mtu)) {
+        Some(mtu) => Err(invalid(&network.name, format!("MTU {mtu} is not {least} to {MAX_MTU}"))),
+        None => Ok(()),
+    }
+}
+
+fn invalid(network: &str, reason: String) -> AgentError {
+    AgentError::InvalidNetwork { network: network.to_owned(), reason }
+}

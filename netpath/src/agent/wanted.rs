@@ -1,0 +1,81 @@
+//! A request for a pod, checked as far as the request alone tells.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use super::AgentError;
+use crate::{
+    api::types::PodAdd,
+    config::Config,
+    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, PodName, check_host},
+};
+
+/// MTUs a pod can have: IPv4 needs 576 (RFC 791), and a record holds 16 bits.
+const MTU: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// A pod that somebody wants.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) name: PodName,
+    /// At least one, each once.
+    pub(super) networks: Vec<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) allowed: Vec<IpAddr>,
+    pub(super) mac: Option<Mac>,
+    pub(super) netns: PathBuf,
+    pub(super) owns_netns: bool,
+    pub(super) mtu: Option<u32>,
+    pub(super) masquerade: bool,
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    /// Checks a request.
+    pub(super) fn check(request: &PodAdd, config: &Config) -> Result<Self, AgentError> {
+        let name: PodName = request.name.parse()?;
+        let invalid = |reason: String| AgentError::Invalid { pod: name.to_string(), reason };
+        let mut networks = request.networks.clone();
+        if networks.is_empty() {
+            networks.push(DEFAULT_NETWORK.to_owned());
+        }
+        if let Some(network) = twice(&networks) {
+            return Err(invalid(format!(
+                "network '{network}' is named twice; a pod has one interface in each"
+            )));
+        }
+        if networks.len() > MAX_INTERFACES {
+            return Err(invalid(format!("{} networks; a pod can have {MAX_INTERFACES}", networks.len())));
+        }
+        if let Some(address) = twice(&[&request.addresses[..], &request.allowed_addresses].concat()) {
+            return Err(invalid(format!("address {address} is named twice")));
+        }
+        for address in &request.allowed_addresses {
+            check_host(*address).map_err(|reason| invalid(format!("address {address} {reason}")))?;
+        }
+        if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
+            return Err(invalid(format!("MTU {mtu} is not {} to {}", MTU.start(), MTU.end())));
+        }
+        if let Some(path) = request.netns.as_deref().filter(|path| !path.starts_with('/')) {
+            return Err(invalid(format!(
+                "namespace '{path}' is not an absolute path; give one like /run/netns/NAME"
+            )));
+        }
+        let own = || config.paths.netns_dir.join(name.as_str());
+        Ok(Self {
+            networks,
+            addresses: request.addresses.clone(),
+            allowed: request.allowed_addresses.clone(),
+            mac: request.mac.as_deref().map(Mac::for_pod).transpose()?,
+            netns: request.netns.as_ref().map_or_else(own, PathBuf::from),
+            owns_netns: request.netns.is_none(),
+            mtu: request.mtu,
+            masquerade: !request.no_masquerade,
+            labels: request.labels.clone(),
+            name,
+        })
+    }
+}
+
+/// The first value that stands twice.
+fn twice<T: PartialEq>(values: &[T]) -> Option<&T> {
+    values.iter().enumerate().find(|(at, value)| values[..*at].contains(value)).map(|(_, value)| value)
+}
