@@ -2,6 +2,8 @@
 
 use std::{fs::File, io::Write as _, thread};
 
+use netpath::net::{Netns, sysctl};
+
 /// Whether the kernel is older than this version; then the calling test is noted as skipped, with `what` it lacks, and
 /// should return.
 ///
@@ -14,6 +16,19 @@ pub fn lacks(version: (u32, u32), what: &str) -> bool {
         skip(&format!("{what} needs Linux {}.{}, this is {release}", version.0, version.1));
     }
     older
+}
+
+/// Has a node's host stack forward IPv6, hence answer that a packet's time is over or that it is too big. Since 6.17
+/// (`force_forwarding`) an interface can do so alone, and netpath sees to it; before, whoever runs the node does, for
+/// all interfaces at once.
+///
+/// # Panics
+/// If the sysctl cannot be written.
+pub fn forward_ipv6(node: &Netns) {
+    if parse(&release()) < (6, 17) {
+        let written = node.enter(|| sysctl::write("net/ipv6/conf/all/forwarding", "1"));
+        written.expect("namespace").expect("all.forwarding");
+    }
 }
 
 /// Notes that the calling test cannot run here, for this reason.

@@ -8,7 +8,7 @@ use std::{
 
 use netpath::{lab::checks::LabPod, net::Netns};
 use netpath_tests::{
-    for_both_families,
+    for_both_families, kernel,
     node::run_in,
     scene::Family,
     side::{Side, connected, dual, sink},
@@ -30,7 +30,8 @@ for_both_families!(
 
 fn traceroute_shows_every_hop(family: Family) {
     let side = Side::of(&family);
-    let (_node, a, _) = dual("");
+    let (node, a, _) = dual("");
+    kernel::forward_ipv6(&node.topology.node.netns);
     let outside = side.outside.to_string();
     // UDP to high ports, ICMP echo, TCP SYN: the errors come back for each.
     for method in [&["-q", "1"][..], &["-q", "1", "-I"], &["-q", "1", "-T", "-p", "9"]] {
@@ -45,6 +46,7 @@ fn traceroute_shows_every_hop(family: Family) {
 fn tracepath_finds_the_way_and_its_mtu(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
+    kernel::forward_ipv6(&node.topology.node.netns);
     // The router's way on is narrower than the pod's link.
     run_in(&node.topology.router.netns, "ip", &["link", "set", "to-outside", "mtu", "1400"]);
     let said = run_in(&a.netns, "tracepath", &[side.flag(), "-n", &side.outside.to_string()]);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use netpath_tests::{
-    for_both_families,
+    for_both_families, kernel,
     node::run_in,
     scene::Family,
     side::{Echo, Side, connected, dual},
@@ -97,6 +97,7 @@ fn a_datagram_is_told_too(family: Family) {
 fn a_route_mtu_of_the_node_holds(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
+    kernel::forward_ipv6(&node.topology.node.netns);
     let (outside, router) = (side.outside.to_string(), side.router.to_string());
     let arguments =
         [side.flag(), "route", "add", &outside, "via", &router, "dev", "up0", "mtu", "lock", "1300"];
