@@ -30,14 +30,16 @@ fn names(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(|name| name.matches("::").count() >= 2)
 }
 
-/// What is wrong with a name, if anything. A last part `ipv4` or `ipv6` is one of the two tests that
-/// `for_both_families!` makes of a function, which it must name then.
+/// What is wrong with a name, if anything. A last part `{ipv4,ipv6}` names the two tests that `for_both_families!` makes of
+/// a function, which it must list then.
 fn problem(root: &Path, name: &str) -> Option<String> {
     let mut parts: Vec<&str> = name.split("::").collect();
-    let family = parts.pop_if(|last| *last == "ipv4" || *last == "ipv6").is_some();
+    let family = parts.pop_if(|last| *last == "{ipv4,ipv6}").is_some();
     let (tier, file, test) = (parts[0], parts.get(1)?, parts.last()?);
-    let path = format!("tests/{tier}/{file}.rs");
-    let Ok(text) = fs::read_to_string(root.join(&path)) else { return Some(format!("there is no {path}")) };
+    let read = |path: String| Some((fs::read_to_string(root.join(&path)).ok()?, path));
+    let found =
+        read(format!("tests/{tier}/{file}.rs")).or_else(|| read(format!("tests/{tier}/{file}/mod.rs")));
+    let Some((text, path)) = found else { return Some(format!("there is no tests/{tier}/{file}.rs")) };
     if !text.contains(&format!("fn {test}(")) {
         return Some(format!("{path} has no such test"));
     }
@@ -56,17 +58,17 @@ mod tests {
 
     #[test]
     fn names_are_found_and_looked_up() {
-        let line = "| a `word`, `netns::b::c` | `prog::d::e::ipv4` |";
-        assert_eq!(names(line).collect::<Vec<_>>(), ["netns::b::c", "prog::d::e::ipv4"]);
+        let line = "| a `word`, `netns::b::c` | `prog::d::e::{ipv4,ipv6}` |";
+        assert_eq!(names(line).collect::<Vec<_>>(), ["netns::b::c", "prog::d::e::{ipv4,ipv6}"]);
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("tests/prog")).unwrap();
         let source = "for_both_families!(e,\n f,);\nfn e(f: Family) {}\nfn f(f: Family) {}\nfn g() {}\n";
         fs::write(root.path().join("tests/prog/d.rs"), source).unwrap();
         let problem = |name| problem(root.path(), name);
-        for good in ["prog::d::e::ipv4", "prog::d::f::ipv6", "prog::d::g"] {
+        for good in ["prog::d::e::{ipv4,ipv6}", "prog::d::f::{ipv4,ipv6}", "prog::d::g"] {
             assert_eq!(problem(good), None, "{good}");
         }
-        for bad in ["prog::d::e", "prog::d::g::ipv6", "prog::d::h", "prog::x::e::ipv4"] {
+        for bad in ["prog::d::e", "prog::d::g::{ipv4,ipv6}", "prog::d::h", "prog::x::e::{ipv4,ipv6}"] {
             assert!(problem(bad).is_some(), "{bad}");
         }
     }
