@@ -144,7 +144,10 @@ impl FlowTable {
             for (key, flow) in walk.originals().filter(|(key, flow)| unwanted(key, flow)) {
                 // The reply last: it holds the port.
                 pairs += u64::from(self.remove(key)?);
-                self.remove(&partner(key, flow))?;
+                let reply_key = partner(key, flow);
+                if let Some(reply) = self.take(&reply_key)?.filter(|_| !is_translated(flow)) {
+                    self.adopt(key, &reply_key, &reply)?;
+                }
             }
         }
         Ok(pairs)

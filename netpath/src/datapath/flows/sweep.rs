@@ -150,7 +150,12 @@ impl FlowTable {
 
     /// Gives a reply half back that was taken while a program made a new original half for it: a flow without translation
     /// takes the reply half that it finds.
-    fn adopt(&mut self, key: &FlowKey, reply_key: &FlowKey, reply: &Flow) -> Result<(), DatapathError> {
+    pub(super) fn adopt(
+        &mut self,
+        key: &FlowKey,
+        reply_key: &FlowKey,
+        reply: &Flow,
+    ) -> Result<(), DatapathError> {
         if self.get(key)?.is_some_and(|newer| is_original(&newer) && partner(key, &newer) == *reply_key) {
             self.put_back(reply_key, reply)?;
         }
@@ -172,7 +177,7 @@ impl FlowTable {
         Ok(true)
     }
 
-    fn take(&mut self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
+    pub(super) fn take(&mut self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
         let mut flow = Flow::EMPTY;
         let taken = self.table.take(key, &mut flow).map_err(kernel("removing a flow"))?;
         Ok(taken.then_some(flow))
