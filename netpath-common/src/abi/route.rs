@@ -2,7 +2,8 @@
 
 use super::Addr;
 
-/// The network whose routes are the node's own: its addresses and every block, to tell what belongs to the node.
+/// The network whose routes are the node's own: its addresses ([`RouteKind::Fib`]) and every block ([`RouteKind::Stack`]), to
+/// tell what belongs to the node.
 pub const NODE_ROUTES: u32 = 0;
 
 /// What ROUTES is asked with: each network has routes of its own.
@@ -32,6 +33,8 @@ pub enum RouteKind {
     Tunnel = 2,
     /// Dropped.
     Drop = 3,
+    /// A subnet's broadcast address: dropped as multicast is.
+    Broadcast = 4,
 }
 
 /// One prefix's path.

@@ -1,6 +1,6 @@
 //! The state of a flow and how long it may stay idle, from what one of its halves knows.
 
-use super::tcp::{FIN, RST};
+use super::tcp::{ACK, FIN, RST};
 use crate::abi::{Flow, FlowDirection, PEER_SEEN};
 
 /// State of a pair of halves.
@@ -48,12 +48,19 @@ pub const fn state(proto: u8, half: &Flow) -> FlowState {
             return FlowState::Closing;
         }
     }
-    let replied = if half.direction == FlowDirection::Reply as u8 {
+    let established = if half.direction == FlowDirection::Reply as u8 {
         half.packets != 0
     } else {
-        half.peer_seen & PEER_SEEN != 0
+        is_assured(proto, half)
     };
-    if replied { FlowState::Established } else { FlowState::Unreplied }
+    if established { FlowState::Established } else { FlowState::Unreplied }
+}
+
+/// Whether a flow, by its original half, is more than a question: it was answered, and a TCP answer was acknowledged. A
+/// SYN with a forged source is answered as well, and nobody ever acknowledges that.
+#[inline(always)]
+pub const fn is_assured(proto: u8, original: &Flow) -> bool {
+    original.peer_seen & PEER_SEEN != 0 && (proto != TCP || original.tcp_seen & ACK != 0)
 }
 
 /// How long the later half of a pair may be idle before the pair expires, ns.

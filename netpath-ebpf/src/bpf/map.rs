@@ -21,8 +21,9 @@ const EEXIST: i32 = -17;
 /// A preallocated hash table.
 ///
 /// Entries are shared with other CPUs and may be removed while we look at one: the kernel keeps the memory valid until
-/// the program ends (RCU), and a preallocated entry may by then belong to another key. What is read is therefore
-/// always a whole, if perhaps outdated, record, and only counters and time stamps are ever written in place.
+/// the program ends (RCU), and a preallocated entry may by then belong to another key. What is read then may be outdated,
+/// or mixed of both; the window is one packet's, after an entry was removed. Only counters, time stamps and TCP's state are
+/// ever written in place, so that no other flow's addresses can be changed by it.
 #[repr(transparent)]
 pub struct Hash<K, V>(HashMap<K, V>);
 
@@ -85,6 +86,12 @@ impl<K, V> LruHash<K, V> {
     pub fn get_mut(&self, key: &K) -> Option<&mut V> {
         // SAFETY: see the type's comment. Other CPUs hold the same entry: fields are changed by `add` and `store` only.
         self.0.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+    }
+
+    /// Inserts if the key is not there; whether it did.
+    #[inline(always)]
+    pub fn insert_new(&self, key: &K, value: &V) -> bool {
+        self.0.insert(key, value, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     /// Inserts or replaces. It fails only without memory; then the table forgets one more.

@@ -48,6 +48,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if way.kind == RouteKind::Drop as u8 {
         return Err(DropReason::RouteDrop);
     }
+    if way.kind == RouteKind::Broadcast as u8 {
+        return Err(DropReason::Multicast);
+    }
     if way.kind == RouteKind::Stack as u8 {
         return Ok(Verdict::counted(TrafficClass::ToNode));
     }
@@ -64,7 +67,7 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
     };
     let Some(uplink) = route::uplink(hop.ifindex) else {
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
-        flow::track(packet, headers, pod)?;
+        flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
     let leaving = Leaving { pod, masquerade, uplink, routed: hop.source, program: Program::FromPod };

@@ -32,12 +32,11 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     }
     let spoilt = fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
-    if let Some(translation) = known.and_then(flow::translation) {
-        if spoilt {
-            return Err(DropReason::FragmentOutOfOrder);
-        }
-        let own = known.is_some_and(|flow| flow.pod == 0);
-        return reply(packet, headers, &translation, own);
+    if spoilt && known.is_some_and(|flow| flow.pod != 0) {
+        return Err(DropReason::FragmentOutOfOrder);
+    }
+    if let Some((flow, translation)) = known.and_then(|flow| Some((flow, flow::translation(flow)?))) {
+        return reply(packet, headers, &translation, flow.pod);
     }
     // Forwarded, it would leave as the pod's; delivered, the node would take it for the pod's.
     if endpoint::find(&headers.key.src).is_some() {
@@ -52,26 +51,28 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     };
     if known.is_none() {
         if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
-            return Err(DropReason::InboundDenied);
+            return Err(super::not_let_in(headers));
         }
-        flow::track(packet, headers, pod)?;
+        flow::track(packet, headers, Some(pod))?;
     }
     inbound(packet, headers, pod)
 }
 
 /// A packet that a translation is known for: an answer to a pod, or to the node itself where a pod had its port.
 #[inline(always)]
-fn reply(packet: &Packet, headers: &Headers, translation: &Translation, own: bool) -> Outcome {
+fn reply(packet: &Packet, headers: &Headers, translation: &Translation, number: u32) -> Outcome {
     // A packet of the original direction: a pod's address cannot come from the wire.
     if translation.source {
         return Err(DropReason::SpoofedSource);
     }
-    if own {
+    if number == 0 {
         rewrite::translate(packet, headers, translation)?;
         return Ok(Verdict::NEXT);
     }
-    // A pod that has just gone: the stack answers its peer with a reset.
-    let Some(pod) = endpoint::find(&translation.addr) else { return Ok(Verdict::NEXT) };
+    // A pod that has gone, and perhaps another has its address now: the stack answers its peer with a reset.
+    let Some(pod) = endpoint::find(&translation.addr).filter(|pod| pod.pod == number) else {
+        return Ok(Verdict::NEXT);
+    };
     if headers.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
@@ -118,7 +119,9 @@ fn error(packet: &Packet, headers: &Headers) -> Outcome {
         embedded::translate(packet, headers, inner, &translation)?;
         return Ok(Verdict::NEXT);
     }
-    let Some(pod) = endpoint::find(&translation.addr) else { return Ok(Verdict::NEXT) };
+    let Some(pod) = endpoint::find(&translation.addr).filter(|pod| pod.pod == number) else {
+        return Ok(Verdict::NEXT);
+    };
     if headers.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }

@@ -36,11 +36,11 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
     if headers.transport == Transport::Error {
         return translate_error(packet, headers, leaving.pod.pod, leaving.masquerade);
     }
-    let translation = match flow::lookup_leaving(packet, headers, leaving.masquerade) {
+    let translation = match flow::lookup_leaving(packet, headers, leaving.pod.pod, leaving.masquerade) {
         Some(known) => flow::translation(known),
         None if leaving.masquerade => Some(new_flow(packet, headers, leaving)?),
         None => {
-            flow::track(packet, headers, leaving.pod)?;
+            flow::track(packet, headers, Some(leaving.pod))?;
             None
         }
     };
@@ -53,6 +53,10 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
 fn new_flow(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<Translation, DropReason> {
     let sources = route::sources(leaving.uplink, headers, &leaving.routed)?;
     if headers.transport == Transport::Unknown {
+        // Of several addresses nobody knows which one the first part will get.
+        if sources.pool.count > 1 {
+            return Err(DropReason::FragmentOutOfOrder);
+        }
         // A later part before its first: it has no port to translate, and the address is the one its first part gets.
         return Ok(Translation { addr: sources.address(&headers.key.src, 0), port: 0, source: true });
     }

@@ -12,8 +12,8 @@ pub use netpath_common::abi::Program;
 
 use crate::{
     bpf::map::PerCpu,
-    packet::{Headers, tc::Packet},
-    stages::{event, metric},
+    packet::{Headers, Transport, tc::Packet},
+    stages::{event, fragment, metric},
     verdict::{Outcome, SHOT},
 };
 
@@ -31,6 +31,17 @@ fn embedded_headers() -> Result<&'static mut Headers, DropReason> {
     let headers = HEADERS.get_mut(EMBEDDED).ok_or(DropReason::NotReady)?;
     *headers = Headers::NONE;
     Ok(headers)
+}
+
+/// Why a packet for a pod's own address that nobody asked for is refused. Of a later part whose first one is not known yet
+/// nobody can say whether it was asked for: that is noted, so that its datagram's loss is told for what it is.
+#[inline(always)]
+fn not_let_in(headers: &Headers) -> DropReason {
+    if headers.transport != Transport::Unknown {
+        return DropReason::InboundDenied;
+    }
+    fragment::note_early(headers);
+    DropReason::FragmentOutOfOrder
 }
 
 /// Runs a program and turns its outcome into what the kernel wants to hear. The one place where drops are counted and

@@ -24,9 +24,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let local = packet.ingress_ifindex() == 0 || endpoint::find(&headers.key.src).is_some();
     if !local && !is_known(packet, headers) {
         if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
-            return Err(DropReason::InboundDenied);
+            return Err(super::not_let_in(headers));
         }
-        flow::track(packet, headers, pod)?;
+        flow::track(packet, headers, Some(pod))?;
     }
     metric::received(packet, pod);
     Ok(Verdict::counted(TrafficClass::FromStack))

@@ -1,11 +1,14 @@
 //! tc egress of an uplink: the last look at what leaves. Invariant 1 is held here.
 
-use netpath_common::abi::{Addr, DropReason, Program, RouteKind, Uplink};
+use netpath_common::abi::{Addr, DropReason, Program, RouteKind};
 
 use super::leave::{self, Leaving, bind};
 use crate::{
-    packet::{Headers, Transport, parse, rewrite, tc::Packet},
-    stages::{endpoint, flow, fragment, route},
+    packet::{Headers, SCTP, Transport, is_icmp, parse, rewrite, tc::Packet},
+    stages::{
+        endpoint, flow, fragment,
+        route::{self, Whose},
+    },
     verdict::{Outcome, Verdict},
 };
 
@@ -24,15 +27,17 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let sound = parse::ip(packet, headers, &frame);
     let headers = headers.settled();
     let uplink = route::uplink(packet.ifindex());
-    if let Some(uplink) = uplink.filter(|uplink| route::is_source_of(uplink, headers)) {
-        return if sound.is_ok() { own(packet, headers, uplink) } else { Ok(Verdict::NEXT) };
+    if uplink.is_some_and(|uplink| route::is_source_of(uplink, headers)) {
+        return if sound.is_ok() { own(packet, headers) } else { Ok(Verdict::NEXT) };
     }
     let Some(pod) = endpoint::find(&headers.key.src) else {
-        // An address of the block without a pod: one that has just gone.
-        if packet.ingress_ifindex() != 0 && route::is_in_block(&headers.key.src) {
-            return Err(DropReason::Untranslated);
-        }
-        return Ok(Verdict::NEXT);
+        return match route::whose(&headers.key.src) {
+            // The block's, without a pod: one that has just gone.
+            Whose::Block if packet.ingress_ifindex() != 0 => Err(DropReason::Untranslated),
+            // The node's on another interface, as a route's `src` may be.
+            Whose::Node if sound.is_ok() => own(packet, headers),
+            _ => Ok(Verdict::NEXT),
+        };
     };
     sound?;
     fragment::resolve(headers);
@@ -53,22 +58,32 @@ const NODE: u32 = 0;
 
 /// A packet of the node itself. If a pod's binding has its port, the answers would go to the pod: it gets another one.
 #[inline(always)]
-fn own(packet: &Packet, headers: &mut Headers, uplink: &'static Uplink) -> Outcome {
+fn own(packet: &Packet, headers: &mut Headers) -> Outcome {
     if headers.transport == Transport::Error {
         leave::translate_error(packet, headers, NODE, false)?;
         return Ok(Verdict::NEXT);
     }
     fragment::resolve(headers);
-    if headers.transport != Transport::Ports || !route::is_snat_port(headers.key.sport) {
+    // SCTP keeps its port, whatever that is; all else is translated to ports of the range.
+    if headers.transport != Transport::Ports
+        || (headers.key.proto != SCTP && !route::is_snat_port(headers.key.sport))
+    {
         return Ok(Verdict::NEXT);
     }
     let translation = match flow::lookup(packet, headers) {
         Some(known) => flow::translation(known),
         None if flow::is_taken_by_pod(headers) => {
-            let sources = route::sources(uplink, headers, &headers.key.src)?;
+            let sources = route::own_source(&headers.key.src)?;
             Some(bind(packet, headers, None, sources, Program::ToUplink)?)
         }
-        None => None,
+        // What the node says, or masquerades for others, without a socket that a pod's binding would meet: the entry is
+        // what it meets. A table without room must not stop the node.
+        None => {
+            if !is_icmp(headers.key.proto) || headers.is_echo_request() {
+                let _ = flow::track(packet, headers, None);
+            }
+            None
+        }
     };
     if let Some(translation) = translation {
         rewrite::translate(packet, headers, &translation)?;

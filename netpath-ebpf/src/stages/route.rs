@@ -48,10 +48,25 @@ pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
     }
 }
 
-/// Whether an address lies in a block of this node.
+/// Whose an address is that no pod has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The node's, on whatever interface.
+    Node,
+    /// Of a block of this node.
+    Block,
+    /// Somebody else's.
+    Others,
+}
+
+/// Whose an address is that no pod has.
 #[inline(always)]
-pub fn is_in_block(address: &Addr) -> bool {
-    ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address }).is_some()
+pub fn whose(address: &Addr) -> Whose {
+    match ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address }) {
+        None => Whose::Others,
+        Some(route) if route.kind == RouteKind::Fib as u8 => Whose::Node,
+        Some(_) => Whose::Block,
+    }
 }
 
 /// Refuses destinations that no unicast route is for.
@@ -123,6 +138,17 @@ pub fn sources(
         Some(sources) if sources.pool.count != 0 => Ok(sources),
         _ => Err(DropReason::NoSourceAddress),
     }
+}
+
+/// The same for a packet of the node itself: its own address, whatever pods use.
+#[inline(always)]
+pub fn own_source(address: &Addr) -> Result<&'static Sources, DropReason> {
+    let node = NODE.get().filter(|node| node.snat_count != 0).ok_or(DropReason::NotReady)?;
+    let sources = SOURCES.get_mut(0).ok_or(DropReason::NotReady)?;
+    sources.pool.addresses[0] = *address;
+    sources.pool.count = 1;
+    (sources.first, sources.count) = (node.snat_first, node.snat_count);
+    Ok(sources)
 }
 
 /// Not inlined: a pool is copied by way of the stack, and the caller has none to spare.

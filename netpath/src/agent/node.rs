@@ -42,7 +42,13 @@ impl Seen {
     /// What of it the tables tell.
     pub(super) fn surroundings(&self) -> Surroundings {
         let addresses = self.addresses.iter().map(|address| address.net.addr()).collect();
-        Surroundings { uplinks: self.uplinks.clone(), addresses }
+        let broadcast = |address: &Address| match address.net {
+            // A point-to-point link (RFC 3021) has none.
+            IpNet::V4(net) if net.prefix_len() < 31 => Some(net.broadcast()),
+            _ => None,
+        };
+        let broadcasts = self.addresses.iter().filter_map(broadcast).collect();
+        Surroundings { uplinks: self.uplinks.clone(), addresses, broadcasts }
     }
 
     /// Name of a link; `#INDEX` if it is not known.

@@ -2,7 +2,10 @@
 
 mod node;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
 use netpath_common::abi::{
@@ -19,6 +22,8 @@ pub struct Surroundings {
     pub uplinks: Vec<Uplink>,
     /// Every address of the node, on whatever interface.
     pub addresses: Vec<IpAddr>,
+    /// Broadcast addresses of the subnets it is in.
+    pub broadcasts: Vec<Ipv4Addr>,
 }
 
 /// An uplink that exists.
@@ -69,6 +74,8 @@ pub fn routes(networks: &[Network], surroundings: &Surroundings) -> Vec<(u32, Ip
     };
     let mut routes: Vec<_> = networks.iter().flat_map(of_network).collect();
     routes.extend(blocks.iter().map(|block| (NODE_ROUTES, *block, stack)));
+    let own = surroundings.addresses.iter().copied().filter(|address| is_routed(*address));
+    routes.extend(own.map(|address| (NODE_ROUTES, address.into(), Route::new(RouteKind::Fib, false))));
     routes
 }
 
@@ -93,6 +100,10 @@ fn network_routes(
     }
     for block in blocks.iter().filter(|block| has(block.addr())) {
         routes.insert(*block, stack);
+    }
+    for address in surroundings.broadcasts.iter().map(|address| IpAddr::V4(*address)).filter(|one| has(*one))
+    {
+        routes.insert(address.into(), Route::new(RouteKind::Broadcast, false));
     }
     for address in surroundings.addresses.iter().filter(|address| has(**address) && is_routed(**address)) {
         routes.insert((*address).into(), stack);
@@ -136,6 +147,7 @@ mod tests {
                 uplink(3, vec!["2001:db8::2".parse().unwrap()]),
             ],
             addresses: addresses.map(|text| text.parse().unwrap()).into(),
+            broadcasts: vec!["192.0.2.255".parse().unwrap()],
         }
     }
 
@@ -163,7 +175,11 @@ mod tests {
             "1 169.254.1.1/32 0 0",
             "1 172.17.0.1/32 0 0",
             "1 192.0.2.2/32 0 0",
+            "1 192.0.2.255/32 4 0",
             "0 10.61.0.0/24 0 0",
+            "0 192.0.2.2/32 1 0",
+            "0 172.17.0.1/32 1 0",
+            "0 2001:db8::2/128 1 0",
         ];
         assert_eq!(table(&[network()]), expected);
     }
@@ -178,10 +194,13 @@ mod tests {
             "1 fe80::1/128 0 0",
             "0 10.61.0.0/24 0 0",
             "0 fd00:61::/64 0 0",
+            "0 192.0.2.2/32 1 0",
+            "0 172.17.0.1/32 1 0",
+            "0 2001:db8::2/128 1 0",
         ];
         let both = table(&[dual()]);
-        assert_eq!(both[6..], of_v6);
-        assert_eq!(both[..6], table(&[network()])[..6]);
+        assert_eq!(both[7..], of_v6);
+        assert_eq!(both[..7], table(&[network()])[..7]);
         // A network of one family has no routes of the other.
         let only = Network { blocks: dual().blocks[1..].into(), ..dual() };
         assert_eq!(table(&[only])[..5], of_v6[..5]);

@@ -112,7 +112,7 @@ mod tests {
             vec![uplink(2, &["192.0.2.2", "192.0.2.3", "2001:db8::2"]), uplink(3, &["198.51.100.3"])];
         let mut addresses = ips(&["127.0.0.1", "172.17.0.1"]);
         addresses.extend(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
-        Surroundings { uplinks, addresses }
+        Surroundings { uplinks, addresses, broadcasts: Vec::new() }
     }
 
     fn listed(pool: &Pool) -> Vec<String> {

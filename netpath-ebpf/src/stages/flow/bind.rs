@@ -160,12 +160,14 @@ fn count_tries(tried: u32, found: bool) {
 fn exhausted(key: &FlowKey, pod: u32) {
     let dport = if is_icmp(key.proto) { 0 } else { key.dport };
     let destination = ExhaustedKey { dst: key.dst, dport, proto: key.proto, pad: 0 };
+    // Another CPU may be first with the same destination.
+    if EXHAUSTED.insert_new(&destination, &Exhausted { packets: 1, pod, pad: 0 }) {
+        return;
+    }
     if let Some(there) = EXHAUSTED.get_mut(&destination) {
         add(&mut there.packets, 1);
         store(&mut there.pod, pod);
-        return;
     }
-    EXHAUSTED.insert(&destination, &Exhausted { packets: 1, pod, pad: 0 });
 }
 
 /// How far the search for a free port is. In a table and not on the stack: the verifier would go through it once for every

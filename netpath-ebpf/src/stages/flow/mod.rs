@@ -58,8 +58,19 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
 /// route led by a VPN then, or had no masquerade) is forgotten, so that it gets a binding now: kept, it would leave with
 /// the pod's address for as long as it lives (invariant 1).
 #[inline(always)]
-pub fn lookup_leaving(packet: &Packet, headers: &Headers, masquerade: bool) -> Option<&'static Flow> {
+pub fn lookup_leaving(
+    packet: &Packet,
+    headers: &Headers,
+    pod: u32,
+    masquerade: bool,
+) -> Option<&'static Flow> {
     let flow = lookup(packet, headers)?;
+    if flow.pod != pod {
+        // A pod that is gone had this address: its flows are not the new one's.
+        FLOWS.remove(&headers.key.partner(flow.rewrite, flow.addr, flow.port));
+        FLOWS.remove(&headers.key);
+        return None;
+    }
     if masquerade && flow.rewrite == Rewrite::None as u8 && is_original(flow) {
         FLOWS.remove(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
         FLOWS.remove(&headers.key);

@@ -1,8 +1,9 @@
 //! Making flows: who may, and what makes room in a full table.
 
 use aya_ebpf::macros::map;
-use netpath_common::abi::{
-    Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodLimit, Rewrite,
+use netpath_common::{
+    abi::{Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodLimit, Rewrite},
+    logic::flow_state,
 };
 
 use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup, translation};
@@ -41,9 +42,10 @@ struct Cursor {
     looked_at: u32,
 }
 
-/// Makes sure an untranslated flow is tracked, so that its answers are known. What has no flow of its own is let be.
+/// Makes sure an untranslated flow is tracked, so that its answers are known. What has no flow of its own is let be. `pod`
+/// is absent for a flow of the node itself.
 #[inline(always)]
-pub fn track(packet: &Packet, headers: &Headers, pod: &Endpoint) -> Result<(), DropReason> {
+pub fn track(packet: &Packet, headers: &Headers, pod: Option<&Endpoint>) -> Result<(), DropReason> {
     if headers.transport != Transport::Ports && headers.transport != Transport::Other {
         return Ok(());
     }
@@ -55,15 +57,18 @@ pub fn track(packet: &Packet, headers: &Headers, pod: &Endpoint) -> Result<(), D
 
 /// Makes both halves of an untranslated flow.
 #[inline(never)]
-fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
-    let refused = admit(pod.slot);
-    if refused != code::DONE {
-        return refused;
+fn insert_tracked(packet: &Packet, headers: &Headers, pod: Option<&Endpoint>) -> u8 {
+    if let Some(pod) = pod {
+        let refused = admit(pod.slot);
+        if refused != code::DONE {
+            return refused;
+        }
     }
+    let number = pod.map_or(0, |pod| pod.pod);
     let key = &headers.key;
     let reply = key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0);
     let Some(scratch) = FLOW_SCRATCH.get_mut(0) else { return DropReason::NotReady as u8 };
-    *scratch = Flow { direction: FlowDirection::Reply as u8, peer_seen: PEER_SEEN, ..blank(pod.pod) };
+    *scratch = Flow { direction: FlowDirection::Reply as u8, peer_seen: PEER_SEEN, ..blank(number) };
     match insert(&reply, scratch) {
         Err(InsertError::Full) => return DropReason::FlowTableFull as u8,
         // A pod's translated flow has this tuple: what came to the pod's own address would be answered from the node's.
@@ -79,7 +84,10 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
         FLOWS.remove(&reply);
         return DropReason::FlowTableFull as u8;
     }
-    opened(pod.slot, key);
+    match pod {
+        Some(pod) => opened(pod.slot, key),
+        None => note(key),
+    }
     code::DONE
 }
 
@@ -144,7 +152,7 @@ impl helper::Step for Reclaim {
         let Some(key) = UNREPLIED.get_mut(cursor.looked_at & (UNREPLIED_KEYS - 1)) else { return true };
         cursor.looked_at = cursor.looked_at.wrapping_add(1);
         let Some(flow) = FLOWS.get(key) else { return false };
-        if !is_original(flow) || flow.peer_seen & PEER_SEEN != 0 {
+        if !is_original(flow) || flow_state::is_assured(key.proto, flow) {
             return false;
         }
         // The reply half last: it holds the port.

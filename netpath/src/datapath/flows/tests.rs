@@ -2,7 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use netpath_common::{abi::PEER_SEEN, logic::flow_state::Timeouts};
+use netpath_common::{
+    abi::PEER_SEEN,
+    logic::{flow_state::Timeouts, tcp::ACK},
+};
 
 use super::*;
 
@@ -31,7 +34,8 @@ pub(crate) fn pair(proto: u8, n: u32) -> FlowPair {
     };
     let seen = Flow { last_seen: NOW, created: 1, packets: 1, pod: POD, ..Flow::EMPTY };
     let (addr, rewrite) = (Ipv4Addr::new(198, 18, 0, 2).into(), Rewrite::Source as u8);
-    let original = Flow { addr, port, rewrite, peer_seen: PEER_SEEN, ..seen };
+    // An acknowledged answer, for TCP.
+    let original = Flow { addr, port, rewrite, tcp_seen: ACK, peer_seen: PEER_SEEN, ..seen };
     let reply = Flow {
         addr: key.src,
         port: key.sport,
