@@ -11,7 +11,7 @@ use netpath_common::abi::{DropReason, PEER_SEEN, Program};
 use netpath_tests::{
     for_both_families,
     packet::{ACK, Flags, Frame, RST, SYN, SYN_ACK, see},
-    scene::{Context, Family, GATEWAY_MAC, Pod, REDIRECT, Ran, Scene, Talk, run_program},
+    scene::{Context, Family, GATEWAY_MAC, NEXT, Pod, REDIRECT, Ran, Scene, Talk, run_program},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -28,6 +28,8 @@ for_both_families!(
     two_cpus_with_one_new_flow_make_one_pair,
     two_cpus_never_share_a_port,
     a_pod_opens_no_more_than_its_limit,
+    a_handshake_that_nobody_finishes_stays_unreplied,
+    a_flow_of_an_earlier_pod_with_the_address_is_not_used,
 );
 
 const FIN_ACK: Flags = Flags { syn: false, ack: true, fin: true, rst: false };
@@ -141,9 +143,10 @@ fn a_syn_on_a_closed_pair_opens_it_anew_with_its_binding(f: Family) {
         assert_eq!((reply.tcp_seen, reply.tcp_ack), (0, 0), "{name}: nothing of the old one: {anew:?}");
         // The old connection's numbers are no measure for the new one.
         connection.back(SYN_ACK, 9000, 5_000_001);
-        connection.is("established", name);
+        connection.is("unreplied", "an answer that nobody has acknowledged");
         assert_ne!(connection.pair().original.peer_seen & PEER_SEEN, 0, "{name}");
         connection.out(ACK, 5_000_001, 9001);
+        connection.is("established", name);
         connection.back(RST, 1001, 0);
         connection.is("established", "an RST of the old connection");
         connection.back(RST, 9001, 0);
@@ -294,4 +297,32 @@ fn a_pod_opens_no_more_than_its_limit(f: Family) {
         }
     }
     assert_eq!(scene.pairs().len(), 8 * 5, "{:?}", scene.pairs());
+}
+
+/// A SYN is answered whoever forged it: only an acknowledged answer makes a flow that lives for hours.
+fn a_handshake_that_nobody_finishes_stays_unreplied(f: Family) {
+    let scene = Scene::new();
+    let out = |flags| scene.a_says(Frame::tcp((f.a, PORT), (f.outside, 443), flags));
+    let back = |flags| scene.router_says(Frame::tcp((f.outside, 443), (f.node, PORT), flags));
+    let state = || scene.pairs()[0].state().name();
+    out(SYN);
+    assert_eq!((back(SYN_ACK).code, state()), (REDIRECT, "unreplied"));
+    back(SYN_ACK);
+    assert_eq!(state(), "unreplied", "sent again");
+    out(ACK);
+    assert_eq!(state(), "established");
+}
+
+/// A pod that is gone had the address: what is left of its flows is not the next pod's.
+fn a_flow_of_an_earlier_pod_with_the_address_is_not_used(f: Family) {
+    let mut scene = Scene::new();
+    let binding = Talk::Udp.open(&scene, &f, PORT).seen.source_port;
+    let a = scene.a;
+    scene.set_pod_number(a, 77);
+    let answer = scene.router_says(Talk::Udp.answer(f.outside, (f.node, binding)));
+    assert_eq!(answer.code, NEXT, "the node's stack tells the peer");
+    scene.a_says(Talk::Udp.question((f.a, PORT), f.outside));
+    let pairs = scene.pairs();
+    assert_eq!(pairs.len(), 1, "{pairs:?}");
+    assert_eq!((pairs[0].original.pod, pairs[0].original.packets), (77, 1), "{pairs:?}");
 }

@@ -44,7 +44,6 @@ fn strangers_do_not(f: Family) {
     let knock = || Frame::udp((f.outside, 1), (f.a, 2));
     let rows = [
         ("forwarded from elsewhere", knock()),
-        ("part of a datagram", Frame::raw(f.outside, f.a, 17).fragment(9, false)),
         ("ICMP error", Frame::error(f.vpn, f.a, ErrorKind::Unreachable(1), &about, usize::MAX)),
         ("echo", Frame::echo(f.outside, f.a, true, 1, 1)),
     ];
@@ -52,6 +51,9 @@ fn strangers_do_not(f: Family) {
         let packet = frame.bytes();
         scene.expect_drop(name, DropReason::InboundDenied, |scene| scene.to_a(&packet, scene.vpn));
     }
+    let part = Frame::raw(f.outside, f.a, 17).fragment(9, false).bytes();
+    let unknown = DropReason::FragmentOutOfOrder;
+    scene.expect_drop("part of a datagram", unknown, |scene| scene.to_a(&part, scene.vpn));
     assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
     scene.allow_inbound();
     assert_eq!(scene.to_a(&knock().bytes(), scene.vpn).code, NEXT, "inbound = any");

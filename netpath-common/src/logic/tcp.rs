@@ -14,13 +14,14 @@ pub const ACK: u8 = 0x10;
 
 /// The half's new record after a segment with `flags`.
 ///
-/// A SYN starts over: a closing tuple is reused. A segment without RST restores a half that had seen one: a stray RST
+/// A SYN starts over: a closing tuple is reused. What was acknowledged stays so: a forged SYN must not make a live flow one
+/// that nobody answered. A segment without RST restores a half that had seen one: a stray RST
 /// only shortens the lifetime until data follows.
 #[inline(always)]
 pub const fn observe(seen: u8, flags: u8) -> u8 {
     let flags = flags & (FIN | SYN | RST | ACK);
     if flags & SYN != 0 {
-        return flags;
+        return (seen & ACK) | flags;
     }
     if flags & RST != 0 {
         return seen | RST;
@@ -34,7 +35,8 @@ mod tests {
 
     #[test]
     fn syn_starts_over() {
-        assert_eq!(observe(FIN | ACK | RST, SYN), SYN);
+        assert_eq!(observe(FIN | RST, SYN), SYN);
+        assert_eq!(observe(FIN | ACK | RST, SYN), SYN | ACK);
     }
 
     #[test]

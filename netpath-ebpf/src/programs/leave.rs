@@ -108,6 +108,10 @@ fn error(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> u8 {
         Some(about) if about.pod != pod && pod == 0 => UNTRANSLATED,
         // About another pod's flow, or about a packet that never came here: forged.
         Some(about) if about.pod != pod => DropReason::SpoofedSource as u8,
+        // About a packet that the pod sent, to the node's address that it left with: only the wire tells of those.
+        Some(flow::About { translation: Some(Translation { source: false, .. }), .. }) => {
+            DropReason::SpoofedSource as u8
+        }
         Some(flow::About { translation: Some(translation), .. }) => {
             match embedded::translate(packet, headers, inner, &translation) {
                 Ok(()) => TRANSLATED,

@@ -1,6 +1,6 @@
 //! tc egress of a pod's host interface: what the host stack sends to the pod.
 
-use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, TrafficClass};
+use netpath_common::abi::{ENDPOINT_INBOUND_ANY, TrafficClass};
 
 use super::embedded_headers;
 use crate::{

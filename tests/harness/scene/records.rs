@@ -74,6 +74,14 @@ impl Scene {
         }
     }
 
+    /// Gives a pod's addresses to a pod with another number.
+    pub fn set_pod_number(&mut self, pod: Pod, number: u32) {
+        for address in [pod.ip, pod.ip6] {
+            let endpoint = Endpoint { pod: number, ..endpoint(&pod) };
+            self.datapath.set_endpoint(address, endpoint).expect("endpoint");
+        }
+    }
+
     /// Takes the uplink's addresses away.
     pub fn forget_addresses(&mut self) {
         self.set_node(|node| {
