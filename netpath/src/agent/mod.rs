@@ -63,6 +63,8 @@ pub struct Agent {
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
     events: broadcast::Sender<Arc<Event>>,
+    /// Held by whoever makes the node right, so that nobody writes what he read before a change.
+    node_changes: tokio::sync::Mutex<()>,
     /// Held by whoever adds, changes or removes a network.
     network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.
