@@ -3,10 +3,13 @@
 
 mod file;
 mod flags;
+mod flows;
 mod instance;
+mod reload;
+mod snat;
 mod value;
 
-use std::{fmt, ops::RangeInclusive, path::PathBuf};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
 use self::{file::File, value::Source};
 pub use self::{
@@ -14,7 +17,7 @@ pub use self::{
     instance::{Instance, InstanceError, Paths},
 };
 use crate::{
-    datapath::AttachKind,
+    datapath::{AttachKind, Timeouts},
     model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Network},
 };
 
@@ -43,8 +46,15 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Source ports of translated flows.
     pub snat_ports: RangeInclusive<u16>,
+    /// Addresses that flows are translated to, of those that their uplink has; if empty, or none of a family is there, the
+    /// address that the kernel would choose.
+    pub snat_addresses: Vec<IpAddr>,
     /// Entries of the flow table; a flow takes two.
     pub flow_entries: u32,
+    /// Flows that one pod may have; a quarter of what the table holds if absent.
+    pub flows_per_pod: Option<u32>,
+    /// How long flows may be idle.
+    pub timeouts: Timeouts,
     /// How programs are attached; the best the kernel has if absent.
     pub attach: Option<AttachKind>,
 }
@@ -119,8 +129,11 @@ impl Config {
                 inbound: value::inbound(&source)?,
                 mtu: None,
             },
-            snat_ports: value::snat_ports(&source)?,
-            flow_entries: value::flow_entries(&source)?,
+            snat_ports: snat::ports(&source)?,
+            snat_addresses: snat::addresses(&source)?,
+            flow_entries: flows::entries(&source)?,
+            flows_per_pod: flows::per_pod(&source)?,
+            timeouts: flows::timeouts(&source)?,
             attach: value::attach(&source)?,
         })
     }

@@ -15,7 +15,7 @@ use netpath::{
     },
     lab::{
         checks::LabPod,
-        topology::{BLOCK, BLOCK_V6, Spec, Topology, UPLINK},
+        topology::{BLOCK, BLOCK_V6, Spec, Topology},
     },
     net::Netns,
 };
@@ -27,10 +27,12 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::namespace::isolate;
 
-/// Longest wait for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for anything that should happen at once; an emulated machine on a busy host takes 20 s to start an agent.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Directory of the agent's configuration, state and log; a tmpfs that only this test sees.
 const DIR: &str = "/mnt";
+/// What a configuration that names no uplinks gets.
+const UPLINKS: &str = "uplinks = [\"up0\"]";
 
 /// A node with its agent.
 pub struct Node {
@@ -63,15 +65,16 @@ impl Node {
 
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
-        let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
-        let block = match configuration.contains("block = ") {
-            true => String::new(),
-            false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
-        };
-        let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{configuration}\n{capacity}");
-        std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
+        configure(configuration);
         let agent = spawn_agent(&topology.node.netns);
         Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
+    }
+
+    /// Gives the running agent another configuration, as an operator would (SIGHUP).
+    pub fn reconfigure(&self, configuration: &str) {
+        configure(configuration);
+        let agent = nix::unistd::Pid::from_raw(self.agent.id().try_into().expect("process id"));
+        nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
     }
 
     /// Waits until the agent answers.
@@ -133,6 +136,18 @@ impl Drop for Node {
     }
 }
 
+/// Writes the agent's configuration.
+fn configure(configuration: &str) {
+    let capacity = if configuration.contains("[flows]") { "" } else { "[flows]\ncapacity = 16384\n" };
+    let block = match configuration.contains("block = ") {
+        true => String::new(),
+        false => format!("block = [\"{BLOCK}\", \"{BLOCK_V6}\"]"),
+    };
+    let uplinks = if configuration.contains("uplinks =") { "" } else { UPLINKS };
+    let text = format!("{block}\nstate_dir = \"{DIR}/state\"\n{uplinks}\n{configuration}\n{capacity}");
+    std::fs::write(format!("{DIR}/agent.toml"), text).expect("configuration");
+}
+
 /// The agent's log so far.
 pub fn log() -> String {
     std::fs::read_to_string(format!("{DIR}/agent.log")).unwrap_or_default()
@@ -152,10 +167,7 @@ fn spawn_agent(node: &Netns) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(binary())
-        .args(["-v", "agent", "run", "--uplink", UPLINK]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).args(["-v", "agent", "run"]);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

@@ -12,7 +12,10 @@ use netpath::{
     model::GATEWAY_V6,
     net::Netns,
 };
-use netpath_tests::node::{Node, PATIENCE, run_in};
+use netpath_tests::{
+    kernel,
+    node::{Node, PATIENCE, run_in},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Packets of a traffic class so far.
@@ -40,6 +43,7 @@ fn ipv6_to_outside_takes_the_fast_path() {
 #[test]
 fn ipv6_errors_reach_the_pod() {
     let node = Node::start("");
+    kernel::forward_ipv6(&node.topology.node.netns);
     let a = node.pod("a");
     let gone = ping(&a.netns, &["-c", "1"], "fd00:61::dead".parse().unwrap());
     assert!(gone.contains("nreachable"), "{gone}");

@@ -4,7 +4,18 @@ use netpath::api::{
     client::ClientError,
     types::{FailureCode, PodAdd},
 };
-use netpath_tests::node::{Node, UNUSED, run_in};
+use netpath_tests::{
+    for_both_families,
+    node::{Node, PATIENCE, UNUSED, run_in},
+    scene::Family,
+    side::Side,
+};
+
+for_both_families!(
+    a_spoofing_pod_reaches_nobody_and_is_named,
+    programs_removed_by_somebody_else_come_back,
+    an_interface_removed_by_somebody_else_comes_back,
+);
 
 fn add(name: &str) -> PodAdd {
     PodAdd { name: name.into(), ..PodAdd::default() }
@@ -88,18 +99,88 @@ fn a_failure_in_the_middle_undoes_every_step_and_releases_the_address() {
     );
 }
 
-#[test]
-fn a_spoofing_pod_reaches_nobody_and_is_named() {
+fn a_spoofing_pod_reaches_nobody_and_is_named(family: Family) {
+    let side = Side::of(&family);
     let node = Node::start("");
     let (a, b) = (node.pod("a"), node.pod("b"));
-    run_in(&a.netns, "ip", &["addr", "add", "10.61.0.77/32", "dev", "lo"]);
-    let target = b.address.to_string();
-    let out = run_in(&a.netns, "ping", &["-c", "2", "-i", "0.01", "-W", "1", "-I", "10.61.0.77", &target]);
-    assert!(out.contains("100% packet loss"), "{out}");
-    assert!(node.drops("SpoofedSource") >= 2);
+    let forged = side.nobody.to_string();
+    run_in(&a.netns, "ip", &["addr", "add", &forged, "dev", "lo"]);
+    let target = side.address(&b).to_string();
+    for to in [&target, &side.outside.to_string()] {
+        let out = run_in(&a.netns, "ping", &["-c", "2", "-i", "0.01", "-W", "1", "-I", &forged, to]);
+        assert!(out.contains("100% packet loss"), "{out}");
+    }
+    assert!(node.drops("SpoofedSource") >= 4);
     let own = run_in(&a.netns, "ping", &["-c", "1", "-W", "1", &target]);
     assert!(own.contains(" 0% packet loss"), "{own}");
     assert!(own.contains("ttl=63"), "one hop: {own}");
+}
+
+/// Waits until a pod reaches outside.
+fn wait_reached(node: &Node, pod: &str, side: &Side) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let path = format!("/run/netns/{pod}");
+        let netns = netpath::net::Netns::open(path.as_ref()).expect("namespace");
+        let said = run_in(&netns, "ping", &["-c", "1", "-W", "1", &side.outside.to_string()]);
+        if said.contains(" 0% packet loss") {
+            return;
+        }
+        let status = node.runtime.block_on(node.client.status()).expect("status");
+        assert!(std::time::Instant::now() < deadline, "{said}\n{:?}", status.problems);
+    }
+}
+
+fn programs_removed_by_somebody_else_come_back(family: Family) {
+    let side = Side::of(&family);
+    let node = Node::start("");
+    node.pod("a");
+    wait_reached(&node, "a", &side);
+    let programs = |node: &Node| node.runtime.block_on(node.client.status()).expect("status").programs;
+    let before = programs(&node);
+    // The last reference to a tcx link is its pin: the kernel detaches at once.
+    let links = before.iter().filter(|program| program.attach == "tcx").count();
+    let pins = ["/sys/fs/bpf/netpath/default", "-path", "*link*", "-type", "f", "-delete"];
+    run_in(&node.topology.node.netns, "find", &pins);
+    if links > 0 {
+        assert!(programs(&node).len() < before.len(), "nothing was removed: the pins are elsewhere");
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while programs(&node).len() < before.len() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", programs(&node));
+        std::thread::yield_now();
+    }
+    wait_reached(&node, "a", &side);
+}
+
+fn an_interface_removed_by_somebody_else_comes_back(family: Family) {
+    let side = Side::of(&family);
+    let node = Node::start("");
+    let pod = node.pod("a");
+    wait_reached(&node, "a", &side);
+    let said = run_in(&node.topology.node.netns, "ip", &["link", "del", &pod.pod.interface]);
+    assert_eq!(said, "");
+    wait_reached(&node, "a", &side);
+    let now = node.runtime.block_on(node.client.pods()).expect("pods").remove(0);
+    assert_eq!((&now.addresses, &now.mac), (&pod.pod.addresses, &pod.pod.mac), "who it was");
+    assert_ne!(now.ifindex, pod.pod.ifindex);
+}
+
+/// A namespace that vanished under its pod, and a removal asked for twice.
+#[test]
+fn a_pod_without_its_namespace_is_removed_and_a_second_time_is_no_harm() {
+    let node = Node::start("");
+    let theirs = netpath::net::Netns::create("/run/netns/theirs".as_ref()).expect("namespace");
+    let before = picture(&node);
+    node.add(&PodAdd { netns: Some("/run/netns/theirs".into()), ..add("a") });
+    drop(theirs);
+    netpath::net::Netns::delete("/run/netns/theirs".as_ref()).expect("deleted");
+    node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+    match node.runtime.block_on(node.client.pod_rm("a")) {
+        Err(ClientError::Refused(failure)) => assert_eq!(failure.code, FailureCode::NotFound),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(picture(&node), before.replace("theirs\n", ""), "nothing is left");
 }
 
 #[test]

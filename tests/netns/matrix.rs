@@ -1,7 +1,10 @@
 //! The connectivity matrix, and what it must not leave behind.
 
-use netpath::lab::checks::{self, Scene};
-use netpath_tests::node::Node;
+use netpath::{
+    datapath::{AttachKind, Datapath, DatapathError, Options},
+    lab::checks::{self, Scene},
+};
+use netpath_tests::{kernel, node::Node};
 
 fn matrix(configuration: &str) {
     let node = Node::start(configuration);
@@ -23,6 +26,16 @@ fn matrix(configuration: &str) {
 
 #[test]
 fn matrix_with_tcx() {
+    if kernel::lacks((6, 6), "tcx (e420bed02507)") {
+        let refused = Datapath::load(&Options {
+            pin_dir: "/sys/fs/bpf/netpath/none".into(),
+            gateway_mac: [2, 0, 0, 0, 0, 1],
+            flow_entries: 1024,
+            attach: AttachKind::Tcx,
+        });
+        assert!(matches!(refused, Err(DatapathError::NoTcx)), "refused, with the reason");
+        return;
+    }
     matrix("[datapath]\nattach = \"tcx\"");
 }
 

@@ -6,8 +6,12 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use netpath::lab::topology::OUTSIDE;
-use netpath_tests::node::{Node, PATIENCE};
+use netpath_tests::{
+    for_both_families,
+    node::{Node, PATIENCE},
+    scene::Family,
+    side::Side,
+};
 
 /// Rounds of `kill -9` and start.
 const ROUNDS: usize = 5;
@@ -66,19 +70,24 @@ impl Drop for Stop<'_> {
     }
 }
 
-#[test]
-fn crash_and_restart_of_the_agent_lose_no_packet() {
+for_both_families!(crash_and_restart_of_the_agent_lose_no_packet);
+
+fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
+    let side = Side::of(&family);
     let mut node = Node::start("");
     let (a, b) = (node.pod("a"), node.pod("b"));
+    let own = [side.address(&a), side.address(&b)];
     let traffic = Traffic::default();
-    let server = a.netns.enter(|| UdpSocket::bind((a.address, 7000))).unwrap().unwrap();
-    let client = b.netns.enter(|| UdpSocket::bind((b.address, 7000))).unwrap().unwrap();
-    let listener = node.topology.outside.netns.enter(|| TcpListener::bind((OUTSIDE, 7001))).unwrap().unwrap();
-    let stream = a.netns.enter(|| TcpStream::connect((OUTSIDE, 7001))).unwrap().expect("connected");
+    let server = a.netns.enter(|| UdpSocket::bind((own[0], 7000))).unwrap().unwrap();
+    let client = b.netns.enter(|| UdpSocket::bind((own[1], 7000))).unwrap().unwrap();
+    let listener =
+        node.topology.outside.netns.enter(|| TcpListener::bind((side.outside, 7001))).unwrap().unwrap();
+    let stream = a.netns.enter(|| TcpStream::connect((side.outside, 7001))).unwrap().expect("connected");
     let (peer, seen) = listener.accept().unwrap();
-    assert_eq!(seen.ip().to_string(), "198.18.0.2");
-    let outside = node.topology.outside.netns.enter(|| UdpSocket::bind((OUTSIDE, 7002))).unwrap().unwrap();
-    let inside = b.netns.enter(|| UdpSocket::bind((b.address, 7002))).unwrap().unwrap();
+    assert_eq!(seen.ip(), side.node);
+    let outside =
+        node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 7002))).unwrap().unwrap();
+    let inside = b.netns.enter(|| UdpSocket::bind((own[1], 7002))).unwrap().unwrap();
     for socket in [&server, &client, &outside, &inside] {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
     }
@@ -99,8 +108,14 @@ fn crash_and_restart_of_the_agent_lose_no_packet() {
         }
     });
     let pods = node.runtime.block_on(node.client.pods()).unwrap();
-    let addresses: Vec<_> = pods.iter().map(|pod| pod.addresses[0].to_string()).collect();
-    assert_eq!(addresses, ["10.61.0.1", "10.61.0.2"]);
+    for (pod, address) in pods.iter().zip(own) {
+        assert!(
+            pod.addresses.contains(&address),
+            "{address} is no longer {}'s: {:?}",
+            pod.name,
+            pod.addresses
+        );
+    }
     assert!(pods.iter().all(|pod| pod.state == "ready"));
     node.pod("c");
 }

@@ -7,28 +7,37 @@ use std::{
     time::Duration,
 };
 
-use netpath::{
-    api::types::PodAdd,
-    lab::{checks::LabPod, topology::OUTSIDE},
-    net::Netns,
+use netpath::{api::types::PodAdd, lab::checks::LabPod, net::Netns};
+use netpath_tests::{
+    for_both_families,
+    node::{Node, PATIENCE, run_in},
+    scene::Family,
+    side::Side,
 };
-use netpath_tests::node::{Node, PATIENCE, run_in};
 
 const WAIT: Duration = Duration::from_millis(300);
+
+for_both_families!(
+    exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks,
+    no_pod_address_is_seen_on_the_wire,
+    a_tcp_stream_through_snat_keeps_its_segments_whole,
+);
 
 /// Sends from a pod to outside and says whom outside saw, if the datagram arrived.
 fn ask(pod: &Netns, server: &UdpSocket, source_port: u16) -> Option<SocketAddr> {
     let to = server.local_addr().expect("server");
-    let socket = pod.enter(|| UdpSocket::bind(("0.0.0.0", source_port))).expect("namespace").expect("socket");
+    let any = if to.is_ipv6() { "::" } else { "0.0.0.0" };
+    let socket = pod.enter(|| UdpSocket::bind((any, source_port))).expect("namespace").expect("socket");
     socket.send_to(b"?", to).expect("send");
     server.recv_from(&mut [0; 8]).ok().map(|(_, peer)| peer)
 }
 
-#[test]
-fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks() {
+fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks(family: Family) {
+    let side = Side::of(&family);
     let node = Node::start("[snat]\nports = \"40000-40003\"");
     let pod = node.pod("a");
-    let server = node.topology.outside.netns.enter(|| UdpSocket::bind((OUTSIDE, 5000))).unwrap().unwrap();
+    let server =
+        node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 5000))).unwrap().unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut ports: Vec<u16> =
         (0..4).map(|n| ask(&pod.netns, &server, 1000 + n).expect("translated").port()).collect();
@@ -54,20 +63,20 @@ fn the_hosts_ephemeral_ports_stay_out_of_the_range() {
 }
 
 /// Invariant 1, by a capture on the router: whatever takes the host stack (last hop, fragments) is translated or stays.
-#[test]
-fn no_pod_address_is_seen_on_the_wire() {
+fn no_pod_address_is_seen_on_the_wire(family: Family) {
+    let side = Side::of(&family);
     let node = Node::start("");
     // Larger packets than the uplink carries: what may be fragmented is fragmented and forwarded by the host stack.
     let wanted = PodAdd { name: "a".into(), mtu: Some(2000), ..PodAdd::default() };
     let pod = LabPod::open(node.add(&wanted)).expect("pod");
     let router = &node.topology.router.netns;
     let mut capture = Command::new("tcpdump");
-    capture.args(["-i", "to-node", "-n", "-l", "--immediate-mode", "ip"]);
+    capture.args(["-i", "to-node", "-n", "-l", "--immediate-mode", if side.v6 { "ip6" } else { "ip" }]);
     capture.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut capture = router.enter(|| capture.spawn()).unwrap().expect("tcpdump");
     let mut said = BufReader::new(capture.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.contains("listening on")), "tcpdump listens");
-    let outside = OUTSIDE.to_string();
+    let outside = side.outside.to_string();
     for arguments in [
         vec!["-c", "2", "-i", "0.01", "-W", "1", &outside],
         vec!["-c", "1", "-t", "1", "-W", "1", &outside],
@@ -89,18 +98,18 @@ fn no_pod_address_is_seen_on_the_wire() {
     }
     capture.kill().unwrap();
     capture.wait().unwrap();
-    assert!(seen.contains(&format!("198.18.0.2 > {outside}: ICMP echo request")), "{seen}");
-    assert!(!seen.contains(&pod.address.to_string()), "a pod's address left the node:\n{seen}");
+    assert!(seen.contains(&format!("{} > {outside}: ICMP", side.node)), "{seen}");
+    assert!(!seen.contains(&side.address(&pod).to_string()), "a pod's address left the node:\n{seen}");
 }
 
-#[test]
-fn a_tcp_stream_through_snat_keeps_its_segments_whole() {
+fn a_tcp_stream_through_snat_keeps_its_segments_whole(family: Family) {
+    let side = Side::of(&family);
     let node = Node::start("");
     let pod = node.pod("a");
     for offload in ["on", "off"] {
         run_in(&pod.netns, "ethtool", &["-K", "eth0", "tx", offload]);
         let listener =
-            node.topology.outside.netns.enter(|| TcpListener::bind((OUTSIDE, 0))).unwrap().unwrap();
+            node.topology.outside.netns.enter(|| TcpListener::bind((side.outside, 0))).unwrap().unwrap();
         let to = listener.local_addr().unwrap();
         let sender = pod.netns.enter(|| TcpStream::connect(to)).unwrap().expect("connected");
         let (mut receiver, _) = listener.accept().unwrap();

@@ -1,7 +1,19 @@
 //! Invariant 5: what netpath put on a node it can remove, and the node is as it was.
 
+use std::time::Instant;
+
 use netpath::net::Netns;
-use netpath_tests::node::{Node, run_in};
+use netpath_tests::node::{Node, PATIENCE, run_in};
+
+/// Waits until the kernel has made sure that the link-local addresses are its own (RFC 4862), and added their routes:
+/// a second or more after an interface came up.
+fn settle(netns: &Netns) {
+    let deadline = Instant::now() + PATIENCE;
+    while run_in(netns, "ip", &["address", "show", "tentative"]).contains("inet6") {
+        assert!(Instant::now() < deadline, "an address stays tentative");
+        std::thread::yield_now();
+    }
+}
 
 /// Everything of a node that netpath could touch.
 fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
@@ -34,15 +46,33 @@ fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
 
 #[test]
 fn uninstall_leaves_the_node_as_it_was() {
-    for running in [true, false] {
-        std::thread::scope(|threads| threads.spawn(|| uninstall(running)).join().expect("as it was"));
+    for attach in ["auto", "clsact"] {
+        for running in [true, false] {
+            std::thread::scope(|threads| {
+                threads.spawn(|| uninstall(attach, running)).join().expect("as it was");
+            });
+        }
     }
 }
 
-fn uninstall(running: bool) {
+#[test]
+fn uninstall_leaves_filters_of_others_and_their_qdisc() {
     let (topology, runtime) = Node::without_agent();
+    let mut node = Node::with_agent(topology, runtime, "[datapath]\nattach = \"clsact\"");
+    node.wait_ready();
+    let netns = &node.topology.node.netns;
+    let filter = "filter add dev up0 ingress pref 77 protocol ip u32 match u32 0 0";
+    assert_eq!(run_in(netns, "tc", &filter.split(' ').collect::<Vec<_>>()), "");
+    node.runtime.block_on(node.client.uninstall()).expect("uninstalled");
+    let left = run_in(netns, "tc", &["filter", "show", "dev", "up0", "ingress"]);
+    assert!(left.contains("pref 77") && !left.contains("pref 1 "), "{left}");
+}
+
+fn uninstall(attach: &str, running: bool) {
+    let (topology, runtime) = Node::without_agent();
+    settle(&topology.node.netns);
     let before = picture(&topology.node.netns);
-    let mut node = Node::with_agent(topology, runtime, "");
+    let mut node = Node::with_agent(topology, runtime, &format!("[datapath]\nattach = \"{attach}\""));
     node.wait_ready();
     node.pod("a");
     let b = node.pod("b");
@@ -56,6 +86,6 @@ fn uninstall(running: bool) {
         assert!(output.status.success(), "{output:?}");
     }
     for ((name, was), (_, is)) in before.iter().zip(picture(&node.topology.node.netns)) {
-        assert_eq!(*was, is, "{name} (agent running: {running})");
+        assert_eq!(*was, is, "{name} (attached by {attach}, agent running: {running})");
     }
 }

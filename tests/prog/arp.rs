@@ -1,6 +1,6 @@
 //! `from_pod`, ARP.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netpath_common::abi::{DropReason, TrafficClass};
 use netpath_tests::{
@@ -8,18 +8,23 @@ use netpath_tests::{
     scene::{GATEWAY, GATEWAY_MAC, NEXT, REDIRECT, Scene},
 };
 
+fn octets(ip: IpAddr) -> [u8; 4] {
+    let IpAddr::V4(v4) = ip else { panic!("{ip} is not IPv4") };
+    v4.octets()
+}
+
 #[test]
 fn any_request_but_for_its_own_address_is_answered_with_the_gateway() {
     let scene = Scene::new();
     let a = scene.a;
-    for target in [GATEWAY, scene.b.ip, Ipv4Addr::new(8, 8, 8, 8)] {
+    for target in [GATEWAY, scene.b.ip, Ipv4Addr::new(8, 8, 8, 8).into()] {
         let ran = scene.from_a(&arp(true, a.mac, (a.mac, a.ip), target));
         assert_eq!(ran.code, REDIRECT, "{target}");
         let reply = &ran.packet;
         assert_eq!((&reply[..6], &reply[6..12]), (&a.mac[..], &GATEWAY_MAC[..]), "Ethernet addresses");
         assert_eq!(reply[20..22], [0, 2], "a reply");
-        assert_eq!((&reply[22..28], &reply[28..32]), (&GATEWAY_MAC[..], &target.octets()[..]), "sender");
-        assert_eq!((&reply[32..38], &reply[38..42]), (&a.mac[..], &a.ip.octets()[..]), "target");
+        assert_eq!((&reply[22..28], &reply[28..32]), (&GATEWAY_MAC[..], &octets(target)[..]), "sender");
+        assert_eq!((&reply[32..38], &reply[38..42]), (&a.mac[..], &octets(a.ip)[..]), "target");
     }
     assert_eq!(scene.traffic(TrafficClass::Neighbour), 3);
 }

@@ -3,8 +3,13 @@
 use netpath::datapath::{PROGRAMS, TABLES};
 use netpath_tests::scene::Scene;
 
+use crate::stack;
+
 /// Instructions the verifier may need for a program; the kernel's limit is a million.
 const VERIFIED_LIMIT: u32 = 100_000;
+
+/// Bytes of stack that a program's deepest chain of calls may take; the kernel's limit is 512.
+const STACK_LIMIT: u64 = 480;
 
 /// Every program and table of the object has its row in userspace, and the other way round.
 #[test]
@@ -20,15 +25,18 @@ fn every_program_and_table_has_a_row() {
 #[test]
 fn programs_stay_within_the_verifier_budget() {
     let scene = Scene::new();
+    let stacks = stack::deepest(netpath::datapath::ELF);
     for program in PROGRAMS {
         let info = scene.datapath.program(program).expect("program").info().expect("info");
         let verified = info.verified_instruction_count().expect("kernel 5.16 and later tell");
+        let (stack, chain) = &stacks[program.name()];
         println!(
-            "{:<12} {verified:>6} instructions verified, {:>6} bytes",
+            "{:<12} {verified:>6} instructions verified, {:>6} bytes, {stack} bytes of stack: {chain}",
             program.name(),
             info.size_jitted()
         );
         assert!(verified < VERIFIED_LIMIT, "{} needs {verified} instructions", program.name());
+        assert!(*stack <= STACK_LIMIT, "{} needs {stack} bytes of stack: {chain}", program.name());
     }
 }
 

@@ -4,81 +4,74 @@ use std::collections::BTreeSet;
 
 use netpath_common::abi::DropReason;
 use netpath_tests::{
+    for_both_families,
     packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
-    scene::{GATEWAY_MAC, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED},
+    scene::{DROP, Family, REDIRECT, Scene, Talk},
 };
 
-#[test]
-fn every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly() {
+for_both_families!(
+    every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly,
+    a_full_table_keeps_answered_flows_and_reclaims_others,
+    tcp_states_follow_both_halves,
+    removing_a_pods_flows_leaves_the_others,
+);
+
+fn every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly(f: Family) {
     let mut scene = Scene::new();
-    let a = scene.a;
     scene.set_node(|node| (node.snat_first, node.snat_count) = (33_000, 7));
-    let send = |scene: &Scene, port, to| {
-        scene.from_a(&Frame::udp((a.ip, port), (to, 53)).macs(a.mac, GATEWAY_MAC).bytes())
-    };
-    let used: BTreeSet<_> =
-        (0..7).map(|n| see(&send(&scene, 1000 + n, OUTSIDE).packet).source_port).collect();
-    assert_eq!(used, (33_000..33_007).collect(), "every port, the last one too");
-    for n in 0..5 {
-        let before = scene.all_drops();
-        let ran = send(&scene, 2000 + n, OUTSIDE);
-        scene.assert_dropped("no port left", &ran, &before, DropReason::SnatExhausted);
-    }
-    assert_eq!(scene.drops(DropReason::SnatExhausted), 5);
-    assert_eq!(scene.pairs().len(), 7, "nothing half-made");
-    let other = std::net::Ipv4Addr::new(203, 0, 113, 10);
-    assert_eq!(send(&scene, 3000, other).code, REDIRECT, "another destination has all its ports");
-    for n in 0..7 {
-        assert_eq!(send(&scene, 1000 + n, OUTSIDE).code, REDIRECT, "live flows go on");
+    for talk in Talk::PORTS {
+        let (dropped, pairs) = (scene.drops(DropReason::SnatExhausted), scene.pairs().len());
+        let send = |port, to| scene.a_says(talk.question((f.a, port), to));
+        let used: BTreeSet<_> = (0..7).map(|n| see(&send(1000 + n, f.outside).packet).source_port).collect();
+        assert_eq!(used, (33_000..33_007).collect(), "{talk:?}: every port, the last one too");
+        for n in 0..5 {
+            let reason = DropReason::SnatExhausted;
+            scene.expect_drop("no port left", reason, |_| send(2000 + n, f.outside));
+        }
+        assert_eq!(scene.drops(DropReason::SnatExhausted), dropped + 5, "{talk:?}");
+        assert_eq!(scene.pairs().len(), pairs + 7, "{talk:?}: nothing half-made");
+        assert_eq!(send(3000, f.other).code, REDIRECT, "{talk:?}: another destination has all its ports");
+        for n in 0..7 {
+            assert_eq!(send(1000 + n, f.outside).code, REDIRECT, "{talk:?}: live flows go on");
+        }
     }
 }
 
-#[test]
-fn a_full_table_keeps_answered_flows_and_reclaims_others() {
+fn a_full_table_keeps_answered_flows_and_reclaims_others(f: Family) {
     let scene = Scene::with_flows(64);
-    let a = scene.a;
-    let send = |port, to| scene.from_a(&Frame::udp((a.ip, port), (to, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let answer =
-        |port| scene.from_wire(&Frame::udp((OUTSIDE, 53), (NODE, port)).macs([2; 6], GATEWAY_MAC).bytes());
+    let send = |port, to| scene.a_says(Talk::Udp.question((f.a, port), to));
+    let answer = |port| scene.router_says(Talk::Udp.answer(f.outside, (f.node, port)));
     for port in 40_000..40_008 {
-        assert_eq!((send(port, OUTSIDE).code, answer(port).code), (REDIRECT, REDIRECT), "port {port}");
+        assert_eq!((send(port, f.outside).code, answer(port).code), (REDIRECT, REDIRECT), "port {port}");
     }
     for port in 41_000..41_200 {
-        assert_eq!(send(port, OUTSIDE).code, REDIRECT, "a flow that never saw a reply makes room for {port}");
+        assert_eq!(send(port, f.outside).code, REDIRECT, "what never saw a reply makes room for {port}");
     }
     assert_eq!(scene.drops(DropReason::FlowTableFull), 0);
     let pairs = scene.pairs();
-    assert!(pairs.iter().all(|pair| pair.reply.is_some()), "no half alone");
+    assert!(pairs.iter().all(|pair| pair.reply.is_some()), "no half alone: {pairs:?}");
     let answered = pairs.iter().filter(|pair| pair.reply.is_some_and(|reply| reply.packets == 1));
-    assert_eq!(answered.count(), 8, "answered flows stay");
+    assert_eq!(answered.count(), 8, "answered flows stay: {pairs:?}");
     // Now with all of them answered.
     for pair in &pairs {
         assert_eq!(answer(u16::from_be(pair.original.port)).code, REDIRECT);
     }
-    let room = (0..64).filter(|n| {
-        send(42_000 + n, OUTSIDE).code == REDIRECT && {
-            answer(42_000 + n);
-            true
-        }
-    });
-    assert!(room.count() < 64, "a table of 64 entries has no room for so many");
-    let before = scene.drops(DropReason::FlowTableFull);
-    assert!(before > 0);
-    assert_eq!(send(1000, UNMASKED).code, 2, "an untranslated flow needs its entry as well");
-    assert_eq!(scene.drops(DropReason::FlowTableFull), before + 1);
+    let open = |port| send(port, f.outside).code == REDIRECT && answer(port).code == REDIRECT;
+    let made = (0..64).filter(|n| open(42_000 + n)).count();
+    let refused = scene.drops(DropReason::FlowTableFull);
+    assert_eq!(refused, 64 - made as u64, "each flow is either made or refused and counted");
+    assert!(refused > 0, "a table of 64 entries has no room for so many");
+    assert_eq!(send(1000, f.unmasked).code, DROP, "an untranslated flow needs its entry as well");
+    assert_eq!(scene.drops(DropReason::FlowTableFull), refused + 1);
     for pair in pairs {
-        assert_eq!(send(u16::from_be(pair.key.sport), OUTSIDE).code, REDIRECT, "live flows go on");
+        assert_eq!(send(u16::from_be(pair.key.sport), f.outside).code, REDIRECT, "live flows go on");
     }
 }
 
-#[test]
-fn tcp_states_follow_both_halves() {
+fn tcp_states_follow_both_halves(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let out = |flags| {
-        scene.from_a(&Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), flags).macs(a.mac, GATEWAY_MAC).bytes())
-    };
-    let back = |flags| scene.from_wire(&Frame::tcp((OUTSIDE, 443), (NODE, 40_000), flags).bytes());
+    let out = |flags| scene.a_says(Frame::tcp((f.a, 40_000), (f.outside, 443), flags));
+    let back = |flags| scene.router_says(Frame::tcp((f.outside, 443), (f.node, 40_000), flags));
     let state = || scene.pairs()[0].state().name();
     out(SYN);
     assert_eq!(state(), "unreplied");
@@ -92,14 +85,11 @@ fn tcp_states_follow_both_halves() {
     assert_eq!((scene.pairs()[0].original.packets, scene.pairs()[0].reply.unwrap().packets), (2, 3));
 }
 
-#[test]
-fn removing_a_pods_flows_leaves_the_others() {
+fn removing_a_pods_flows_leaves_the_others(f: Family) {
     let mut scene = Scene::new();
     let (a, b) = (scene.a, scene.b);
-    scene.from_a(&Frame::udp((a.ip, 40_000), (OUTSIDE, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let of_b = Frame::udp((b.ip, 40_001), (OUTSIDE, 53)).macs(b.mac, GATEWAY_MAC).bytes();
-    let context = netpath_tests::scene::Context { ifindex: b.ifindex, ..Default::default() };
-    scene.run(netpath_common::abi::Program::FromPod, &of_b, context);
+    scene.a_says(Talk::Udp.question((f.a, 40_000), f.outside));
+    scene.says(b, Talk::Udp.question((f.b, 40_001), f.outside));
     assert_eq!(scene.flows.remove_of(a.id).expect("removed"), 1);
     let left = scene.pairs();
     assert_eq!((left.len(), left[0].original.pod), (1, b.id));

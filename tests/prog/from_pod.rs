@@ -1,324 +1,161 @@
-//! `from_pod`, IPv4.
+//! `from_pod`: to other pods, to the node and its stack, to the gateway.
 
-use std::net::Ipv4Addr;
-
-use etherparse::{IcmpEchoHeader, Icmpv4Type, icmpv4::DestUnreachableHeader};
+use netpath::net::{Route, RouteKind};
 use netpath_common::abi::{DropReason, Program, TrafficClass};
 use netpath_tests::{
-    packet::{ACK, Frame, SYN, see},
-    scene::{
-        BEHIND_VPN, Context, GATEWAY, GATEWAY_MAC, NEXT, NOBODY, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED,
-        addr, route,
-    },
+    for_both_families,
+    packet::{ACK, ErrorKind, Extension, Frame, SYN, protocol, see},
+    scene::{Context, Family, GATEWAY_MAC, NEXT, REDIRECT, Scene, route},
 };
 
-fn echo(id: u16) -> Icmpv4Type {
-    Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 })
-}
+for_both_families!(
+    to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs,
+    what_the_stack_has_to_answer_goes_to_it_unchanged,
+    gso_trains_are_judged_by_their_segments,
+    the_gateway_answers_echo_and_nothing_else,
+    the_gateways_answer_is_complete,
+);
 
-fn own(scene: &Scene, frame: Frame) -> Vec<u8> {
-    frame.macs(scene.a.mac, GATEWAY_MAC).bytes()
-}
-
-#[test]
-fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs() {
+fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs(f: Family) {
     let scene = Scene::new();
     let (a, b) = (scene.a, scene.b);
-    let frames = [
-        ("tcp", Frame::tcp((a.ip, 1000), (b.ip, 80), SYN)),
-        ("udp", Frame::udp((a.ip, 1000), (b.ip, 53))),
-        ("udp without checksum", Frame::udp((a.ip, 1000), (b.ip, 53)).no_checksum()),
-        ("echo", Frame::icmp(a.ip, b.ip, echo(7))),
-        ("IP options", Frame::udp((a.ip, 1000), (b.ip, 53)).options(&[1; 8])),
-        ("first fragment", Frame::udp((a.ip, 1000), (b.ip, 53)).fragment(0, true)),
-        ("later fragment", Frame::raw(a.ip, b.ip, 17).fragment(100, false)),
-        ("GRE", Frame::raw(a.ip, b.ip, 47)),
-        ("full size", Frame::raw(a.ip, b.ip, 47).payload(vec![7; 1480])),
+    let udp = || Frame::udp((f.a, 1000), (f.b, 53));
+    let about = Frame::udp((f.b, 53), (f.a, 1000)).packet();
+    let mut frames = vec![
+        ("tcp", Frame::tcp((f.a, 1000), (f.b, 80), SYN)),
+        ("udp", udp()),
+        ("udp without checksum", udp().no_checksum()),
+        ("echo", Frame::echo(f.a, f.b, true, 7, 1)),
+        ("echo reply", Frame::echo(f.a, f.b, false, 7, 1)),
+        ("ICMP error", Frame::error(f.a, f.b, ErrorKind::Unreachable(3), &about, usize::MAX)),
+        ("first fragment", udp().fragment(0, true)),
+        ("later fragment", udp().fragment(100, false)),
+        ("SCTP", Frame::sctp((f.a, 1000), (f.b, 36412))),
+        ("full size", Frame::raw(f.a, f.b, 47).payload(vec![7; 1500 - f.header()])),
     ];
-    for (n, (name, frame)) in frames.into_iter().enumerate() {
-        let packet = own(&scene, frame);
-        let ran = scene.from_a(&packet);
-        assert_eq!(ran.code, REDIRECT, "{name}");
-        let seen = see(&ran.packet);
-        assert_eq!((seen.source_mac, seen.destination_mac, seen.ttl), (GATEWAY_MAC, b.mac, 63), "{name}");
-        assert_eq!(ran.packet[26..], packet[26..], "{name}: all behind the header's checksum is untouched");
-        assert_eq!(scene.traffic(TrafficClass::Local), n as u64 + 1, "{name}");
+    if f.is_v4() {
+        frames.push(("IP options", udp().options(&[1; 40])));
+    } else {
+        frames.extend(with_extensions(&f, &udp()));
     }
-    assert!(scene.pairs().is_empty(), "pod to pod needs no flow");
+    let count = frames.len() as u64;
+    for (name, frame) in frames {
+        let packet = frame.macs(a.mac, GATEWAY_MAC).bytes();
+        let ran = scene.from_a(&packet);
+        ran.assert_forwarded(name, &packet);
+        assert_eq!((ran.macs(), see(&ran.packet).ttl), ((GATEWAY_MAC, b.mac), 63), "{name}");
+    }
+    assert_eq!(scene.traffic(TrafficClass::Local), count);
+    assert!(scene.pairs().is_empty(), "pod to pod needs no flow: {:?}", scene.pairs());
     let (tx, rx) = (scene.datapath.pod_counter(a.id).unwrap(), scene.datapath.pod_counter(b.id).unwrap());
-    assert_eq!((tx.tx_packets, tx.rx_packets, rx.rx_packets, rx.tx_packets), (9, 0, 9, 0));
+    assert_eq!((tx.tx_packets, tx.rx_packets, rx.rx_packets, rx.tx_packets), (count, 0, count, 0));
 }
 
-#[test]
-fn what_the_stack_has_to_answer_goes_to_it_unchanged() {
+/// Every kind of extension header, and all at once in the order of RFC 8200, 4.1.
+fn with_extensions(f: &Family, udp: &Frame) -> Vec<(&'static str, Frame)> {
+    let hop_by_hop = |frame: Frame| frame.extension(Extension::HopByHop, &[5, 2, 0, 0]);
+    let routing = |frame: Frame| frame.extension(Extension::Routing, &[4, 0, 0, 0, 0, 0]);
+    let authentication = |frame: Frame| frame.extension(Extension::Authentication, &[0; 22]);
+    let destination = |frame: Frame| frame.extension(Extension::Destination, &[]);
+    let all = |frame: Frame| destination(authentication(routing(hop_by_hop(frame))));
+    vec![
+        ("hop-by-hop", hop_by_hop(udp.clone())),
+        ("routing", routing(udp.clone())),
+        ("authentication", authentication(udp.clone())),
+        ("destination options", destination(udp.clone())),
+        ("all of them", all(udp.clone())),
+        ("all of them, first fragment", all(udp.clone().fragment(0, true))),
+        ("all of them, later fragment", all(udp.clone().fragment(100, false))),
+        ("nothing follows", destination(Frame::raw(f.a, f.b, protocol::NONE).payload(Vec::new()))),
+    ]
+}
+
+fn what_the_stack_has_to_answer_goes_to_it_unchanged(f: Family) {
     let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    scene.add_route(&netpath::net::Route {
-        kind: netpath::net::RouteKind::Unreachable,
-        ifindex: None,
-        ..route("203.0.113.128/25", 0)
-    });
+    let unreachable = Route { kind: RouteKind::Unreachable, ifindex: None, ..route(f.unreachable_net, 0) };
+    scene.add_route(&unreachable);
+    let (to_stack, to_node) = (TrafficClass::ToStack, TrafficClass::ToNode);
+    let udp = |to| Frame::udp((f.a, 1), (to, 2));
+    let too_long = vec![0; 1501 - f.header()];
+    let about = Frame::udp((f.node, 53), (f.a, 1)).packet();
     let rows = [
-        ("last hop, to a pod", Frame::udp((a.ip, 1), (b.ip, 2)).ttl(1), TrafficClass::ToStack),
+        ("last hop, to a pod", udp(f.b).ttl(1), to_stack),
+        ("larger than the pod's MTU", Frame::raw(f.a, f.b, 47).payload(too_long.clone()), to_stack),
+        ("last hop, to outside", udp(f.outside).ttl(1), to_stack),
+        ("larger than the uplink's MTU", udp(f.outside).payload(too_long[8..].to_vec()), to_stack),
+        ("unreachable route", udp(f.unreachable), to_stack),
+        ("to the node", udp(f.node), to_node),
+        ("echo to the node", Frame::echo(f.a, f.node, true, 1, 1), to_node),
         (
-            "larger than the pod's MTU",
-            Frame::raw(a.ip, b.ip, 47).payload(vec![0; 1481]),
-            TrafficClass::ToStack,
+            "ICMP error to the node",
+            Frame::error(f.a, f.node, ErrorKind::Unreachable(3), &about, usize::MAX),
+            to_node,
         ),
-        ("last hop, to outside", Frame::udp((a.ip, 1), (OUTSIDE, 2)).ttl(1), TrafficClass::ToStack),
-        (
-            "larger than the uplink's MTU",
-            Frame::udp((a.ip, 1), (OUTSIDE, 2)).payload(vec![0; 1473]),
-            TrafficClass::ToStack,
-        ),
-        (
-            "unreachable route",
-            Frame::udp((a.ip, 1), (Ipv4Addr::new(203, 0, 113, 200), 2)),
-            TrafficClass::ToStack,
-        ),
-        ("to the node", Frame::udp((a.ip, 1), (NODE, 2)), TrafficClass::ToNode),
-        (
-            "to an address of the block that nobody has",
-            Frame::udp((a.ip, 1), (NOBODY, 2)),
-            TrafficClass::ToNode,
-        ),
+        ("fragment to the node", udp(f.node).fragment(100, true), to_node),
+        ("to an address of the block that nobody has", udp(f.nobody), to_node),
     ];
     for (name, frame, class) in rows {
-        let (packet, before) = (own(&scene, frame), scene.traffic(class));
+        let (packet, before) = (frame.macs(scene.a.mac, GATEWAY_MAC).bytes(), scene.traffic(class));
         let ran = scene.from_a(&packet);
         ran.assert_untouched(name, &packet);
         assert_eq!(scene.traffic(class), before + 1, "{name}");
     }
-    assert!(scene.pairs().is_empty());
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
 }
 
-#[test]
-fn gso_trains_are_judged_by_their_segments() {
+fn gso_trains_are_judged_by_their_segments(f: Family) {
     let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    for (gso_size, code) in [(1440, REDIRECT), (1461, NEXT)] {
-        let packet = own(&scene, Frame::tcp((a.ip, 1), (b.ip, 2), ACK).payload(vec![0; 2880]));
-        let context = Context { ifindex: a.ifindex, gso_size, ..Context::default() };
+    let largest = 1500 - f.header() as u32 - 20;
+    for (gso_size, code) in [(largest - 20, REDIRECT), (largest, REDIRECT), (largest + 1, NEXT)] {
+        let train = Frame::tcp((f.a, 1), (f.b, 2), ACK).payload(vec![0; 2880]);
+        let packet = train.macs(scene.a.mac, GATEWAY_MAC).bytes();
+        let context = Context { ifindex: scene.a.ifindex, gso_size, ..Context::default() };
         assert_eq!(scene.run(Program::FromPod, &packet, context).code, code, "segments of {gso_size}");
     }
 }
 
-#[test]
-fn the_gateway_answers_echo_and_nothing_else() {
+fn the_gateway_answers_echo_and_nothing_else(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let ran = scene.from_a(&own(&scene, Frame::icmp(a.ip, GATEWAY, echo(9))));
+    let ran = scene.a_says(Frame::echo(f.a, f.gateway, true, 9, 1));
     assert_eq!(ran.code, REDIRECT);
     let seen = see(&ran.packet);
-    assert_eq!((seen.source, seen.destination, seen.destination_mac), (GATEWAY, a.ip, a.mac));
-    assert_eq!((ran.packet[34], seen.source_port), (0, 9), "an echo reply with the same identifier");
-    let before = scene.all_drops();
-    let ran = scene.from_a(&own(&scene, Frame::udp((a.ip, 1), (GATEWAY, 53))));
-    scene.assert_dropped("UDP to the gateway", &ran, &before, DropReason::RouteDrop);
-}
-
-fn assert_refused(scene: &Scene, rows: impl IntoIterator<Item = (&'static str, Vec<u8>, DropReason)>) {
-    for (name, packet, reason) in rows {
-        let before = scene.all_drops();
-        let ran = scene.from_a(&packet);
-        scene.assert_dropped(name, &ran, &before, reason);
+    assert_eq!((seen.source, seen.destination), (f.gateway, f.a), "{seen:?}");
+    assert_eq!(ran.macs(), (GATEWAY_MAC, scene.a.mac));
+    let numbers = seen.icmp.map(|icmp| icmp.numbers);
+    assert_eq!((numbers, seen.source_port), (Some([f.pick(0, 129), 0]), 9), "same identifier: {seen:?}");
+    assert_eq!(scene.traffic(TrafficClass::Neighbour), 1);
+    let about = Frame::udp((f.gateway, 53), (f.a, 1)).packet();
+    let rows = [
+        ("UDP", Frame::udp((f.a, 1), (f.gateway, 53))),
+        ("echo reply", Frame::echo(f.a, f.gateway, false, 9, 1)),
+        ("ICMP error", Frame::error(f.a, f.gateway, ErrorKind::Unreachable(3), &about, usize::MAX)),
+    ];
+    for (name, frame) in rows {
+        scene.expect_drop(name, DropReason::RouteDrop, |scene| scene.a_says(frame));
     }
-    assert!(scene.pairs().is_empty(), "what is dropped makes no flow");
 }
 
-/// Invariant 4, and invariant 7 with it: each refusal has its reason and its counter.
-#[test]
-fn spoofed_packets_are_refused() {
+fn the_gateways_answer_is_complete(f: Family) {
     let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    let mac = |frame: Frame| own(&scene, frame);
-    let spoofed = DropReason::SpoofedSource;
-    let rows = [
-        ("another pod's address", mac(Frame::udp((b.ip, 1), (a.ip, 2))), spoofed),
-        ("nobody's address", mac(Frame::udp((OUTSIDE, 1), (b.ip, 2))), spoofed),
-        ("the node's address", mac(Frame::udp((NODE, 1), (OUTSIDE, 2))), spoofed),
-        ("another MAC", Frame::udp((a.ip, 1), (b.ip, 2)).macs(b.mac, GATEWAY_MAC).bytes(), spoofed),
-    ];
-    assert_refused(&scene, rows);
-}
-
-/// Invariant 9.
-#[test]
-fn malformed_packets_are_refused() {
-    let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    let udp = own(&scene, Frame::udp((a.ip, 1000), (b.ip, 53)).payload(vec![0; 40]));
-    let tcp = own(&scene, Frame::tcp((a.ip, 1), (b.ip, 2), SYN));
-    let patched = |packet: &[u8], at: usize, bytes: &[u8]| {
-        let mut packet = packet.to_vec();
-        packet[at..at + bytes.len()].copy_from_slice(bytes);
-        packet
-    };
-    let rows = [
-        ("IPv4 that says it is IPv6", patched(&udp, 12, &[0x86, 0xdd]), DropReason::Malformed),
-        ("version 5", patched(&udp, 14, &[0x55]), DropReason::Malformed),
-        ("header of 16 bytes", patched(&udp, 14, &[0x44]), DropReason::Malformed),
-        ("total length beyond the packet", patched(&udp, 16, &[1, 0]), DropReason::Malformed),
-        ("total length below the header", patched(&udp, 16, &[0, 19]), DropReason::Malformed),
-        ("UDP length beyond the packet", patched(&udp, 38, &[0, 99]), DropReason::Malformed),
-        ("TCP header of 16 bytes", patched(&tcp, 46, &[0x40]), DropReason::Malformed),
-        // A frame that ends inside the IP header cannot be tried: the kernel refuses such a test run.
-        ("cut in the UDP header", udp[..38].to_vec(), DropReason::Malformed),
-    ];
-    assert_refused(&scene, rows);
-}
-
-#[test]
-fn destinations_that_are_not_for_pods_are_refused() {
-    let scene = Scene::new();
-    let to = |last: [u8; 4]| own(&scene, Frame::udp((scene.a.ip, 1), (Ipv4Addr::from(last), 2)));
-    let rows = [
-        ("multicast", to([224, 0, 0, 251]), DropReason::Multicast),
-        ("broadcast", to([255; 4]), DropReason::Multicast),
-        ("loopback", to([127, 0, 0, 1]), DropReason::MartianDestination),
-        ("0/8", to([0, 1, 2, 3]), DropReason::MartianDestination),
-        ("240/4", to([250, 0, 0, 1]), DropReason::MartianDestination),
-        ("a drop route", to([198, 51, 100, 66]), DropReason::RouteDrop),
-    ];
-    assert_refused(&scene, rows);
-}
-
-#[test]
-fn what_cannot_be_translated_is_refused() {
-    let scene = Scene::new();
-    let a = scene.a;
-    let mac = |frame: Frame| own(&scene, frame);
-    let unreachable = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
-    let reply = Icmpv4Type::EchoReply(IcmpEchoHeader { id: 1, seq: 1 });
-    let cannot = DropReason::ProtocolNotTranslated;
-    let rows = [
-        ("GRE", mac(Frame::raw(a.ip, OUTSIDE, 47)), cannot),
-        ("ICMP error without a flow", mac(Frame::icmp(a.ip, OUTSIDE, unreachable)), cannot),
-        ("echo reply without a question", mac(Frame::icmp(a.ip, OUTSIDE, reply)), cannot),
-    ];
-    assert_refused(&scene, rows);
-}
-
-#[test]
-fn to_outside_the_source_becomes_the_nodes_and_both_halves_are_written() {
-    let scene = Scene::new();
-    let a = scene.a;
-    let frames = [
-        ("tcp", Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN), 40_000, 443),
-        ("udp", Frame::udp((a.ip, 40_001), (OUTSIDE, 53)), 40_001, 53),
-        ("udp without checksum", Frame::udp((a.ip, 40_002), (OUTSIDE, 53)).no_checksum(), 40_002, 53),
-        ("echo", Frame::icmp(a.ip, OUTSIDE, echo(40_003)), 40_003, 40_003),
-        ("IP options", Frame::tcp((a.ip, 40_004), (OUTSIDE, 443), SYN).options(&[1; 40]), 40_004, 443),
-    ];
-    for (name, frame, port, to) in frames {
-        let ran = scene.from_a(&own(&scene, frame));
+    let payload: Vec<u8> = (0..1400u32).map(|n| n as u8).collect();
+    let mut rows = vec![("long", Frame::echo(f.a, f.gateway, true, 9, 0xffff).payload(payload))];
+    if f.is_v4() {
+        rows.push(("IP options", Frame::echo(f.a, f.gateway, true, 9, 1).options(&[1; 8])));
+    } else {
+        let frame = Frame::echo(f.a, f.gateway, true, 9, 1);
+        rows.push(("extension header", frame.extension(Extension::Destination, &[])));
+        rows.push(("link-local", Frame::echo(scene.a.link_local, f.gateway, true, 9, 1)));
+    }
+    for (name, frame) in rows {
+        let asked = frame.clone().packet();
+        let ran = scene.expect_no_drop(name, |scene| scene.a_says(frame));
         assert_eq!(ran.code, REDIRECT, "{name}");
-        let seen = see(&ran.packet);
-        assert_eq!((seen.source, seen.source_port), (NODE, port), "{name}: port kept, it lies in the range");
-        assert_eq!((seen.destination, seen.destination_port, seen.ttl), (OUTSIDE, to, 63), "{name}");
-        assert_eq!(seen.udp_checksum == 0, !name.starts_with("udp") || name.contains("without"), "{name}");
-        let pair = *scene.pairs().iter().find(|pair| pair.key.sport == port.to_be()).expect(name);
+        see(&ran.packet);
+        let behind_checksum = asked.len() - if name == "long" { 1404 } else { 11 };
         assert_eq!(
-            (pair.key.src, pair.original.addr, pair.original.pod),
-            (addr(a.ip), addr(NODE), a.id),
-            "{name}"
+            ran.packet[14 + behind_checksum..],
+            asked[behind_checksum..],
+            "{name}: id, number, payload"
         );
-        let reply = pair.reply.expect("both halves");
-        assert_eq!((reply.addr, reply.port, reply.packets), (addr(a.ip), port.to_be(), 0), "{name}");
     }
-    assert_eq!(scene.traffic(TrafficClass::Translated), 5);
-}
-
-#[test]
-fn a_port_outside_the_range_moves_into_it_and_stays() {
-    let scene = Scene::new();
-    let a = scene.a;
-    let packet = own(&scene, Frame::udp((a.ip, 1000), (OUTSIDE, 53)));
-    let ports: Vec<_> = (0..3).map(|_| see(&scene.from_a(&packet).packet).source_port).collect();
-    assert!((32_768..=49_151).contains(&ports[0]), "{ports:?}");
-    assert!(ports.iter().all(|port| *port == ports[0]), "one flow, one port: {ports:?}");
-    let pairs = scene.pairs();
-    assert_eq!((pairs.len(), pairs[0].original.packets), (1, 3), "counted exactly");
-    assert_eq!(pairs[0].original.bytes, 3 * (packet.len() as u64 - 14));
-}
-
-#[test]
-fn two_pods_with_one_source_port_get_two() {
-    let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    let first = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN))).packet);
-    let packet = Frame::tcp((b.ip, 40_000), (OUTSIDE, 443), SYN).macs(b.mac, GATEWAY_MAC).bytes();
-    let context = Context { ifindex: b.ifindex, ..Context::default() };
-    let second = see(&scene.run(Program::FromPod, &packet, context).packet);
-    assert_eq!((first.source, second.source), (NODE, NODE));
-    assert_eq!(first.source_port, 40_000);
-    assert_ne!(second.source_port, 40_000, "the port is taken towards this destination");
-    let elsewhere = Frame::tcp((b.ip, 40_000), (OUTSIDE, 80), SYN).macs(b.mac, GATEWAY_MAC).bytes();
-    let third = see(&scene.run(Program::FromPod, &elsewhere, context).packet);
-    assert_eq!(third.source_port, 40_000, "one port serves many destinations");
-}
-
-#[test]
-fn a_port_the_node_listens_on_is_not_taken() {
-    let scene = Scene::new();
-    let a = scene.a;
-    let udp = std::net::UdpSocket::bind((NODE, 40_000)).expect("the node's socket");
-    let tcp = std::net::TcpListener::bind((NODE, 40_001)).expect("the node's listener");
-    let seen = see(&scene.from_a(&own(&scene, Frame::udp((a.ip, 40_000), (OUTSIDE, 53)))).packet);
-    assert_ne!(seen.source_port, 40_000);
-    let seen = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_001), (OUTSIDE, 53), SYN))).packet);
-    assert_ne!(seen.source_port, 40_001);
-    drop((udp, tcp));
-    let seen = see(&scene.from_a(&own(&scene, Frame::tcp((a.ip, 40_001), (OUTSIDE, 54), SYN))).packet);
-    assert_eq!(seen.source_port, 40_001, "free again");
-    assert_eq!(scene.pairs().len(), 3, "no half of a refused port is left");
-}
-
-#[test]
-fn without_masquerade_it_leaves_with_its_own_address_and_is_tracked() {
-    let scene = Scene::new();
-    let a = scene.a;
-    let ran = scene.from_a(&own(&scene, Frame::udp((a.ip, 1000), (UNMASKED, 53))));
-    assert_eq!(ran.code, REDIRECT);
-    let seen = see(&ran.packet);
-    assert_eq!((seen.source, seen.source_port, seen.ttl), (a.ip, 1000, 63));
-    assert_eq!((scene.pairs().len(), scene.traffic(TrafficClass::Routed)), (1, 1));
-}
-
-#[test]
-fn by_an_interface_that_is_no_uplink_it_goes_to_the_stack_and_is_tracked() {
-    let scene = Scene::new();
-    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (BEHIND_VPN, 53)));
-    let ran = scene.from_a(&packet);
-    assert_eq!((ran.code, &ran.packet), (NEXT, &packet));
-    assert_eq!((scene.pairs().len(), scene.traffic(TrafficClass::ToStack)), (1, 1));
-}
-
-#[test]
-fn before_the_node_is_known_nothing_leaves() {
-    let mut scene = Scene::new();
-    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (OUTSIDE, 53)));
-    scene.set_node(|node| node.snat_count = 0);
-    let before = scene.all_drops();
-    let ran = scene.from_a(&packet);
-    scene.assert_dropped("no SNAT range yet", &ran, &before, DropReason::NotReady);
-}
-
-/// Invariant 1 for a live flow whose way changes: out by a VPN first, then by the uplink.
-#[test]
-fn a_flow_that_moves_to_the_uplink_is_translated_from_then_on() {
-    let scene = Scene::new();
-    let packet = own(&scene, Frame::udp((scene.a.ip, 1000), (OUTSIDE, 53)));
-    let by_vpn = route("203.0.113.0/24", scene.vpn);
-    scene.add_route(&by_vpn);
-    scene.from_a(&packet).assert_untouched("by the VPN", &packet);
-    assert_eq!(scene.pairs().len(), 1);
-    scene.add_route(&netpath::net::Route {
-        via: Some(netpath_tests::scene::ROUTER.into()),
-        ..route("203.0.113.0/24", scene.uplink)
-    });
-    let ran = scene.from_a(&packet);
-    assert_eq!((ran.code, see(&ran.packet).source), (REDIRECT, NODE));
-    let pairs = scene.pairs();
-    assert!(pairs.len() == 1 && pairs[0].is_translated() && pairs[0].reply.is_some(), "{pairs:?}");
 }

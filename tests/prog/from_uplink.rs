@@ -1,153 +1,153 @@
 //! `from_uplink`.
 
-use etherparse::{IcmpEchoHeader, Icmpv4Type};
-use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, TrafficClass};
+use netpath_common::abi::{DropReason, TrafficClass};
 use netpath_tests::{
-    packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
-    scene::{GATEWAY_MAC, NEXT, NODE, OUTSIDE, REDIRECT, Scene, UNMASKED},
+    for_both_families,
+    packet::{
+        ACK, Extension, Frame, RST, SYN, SYN_ACK, advertisement, arp, router_advertisement, see, solicitation,
+    },
+    scene::{Family, GATEWAY_MAC, NEXT, REDIRECT, ROUTER_MAC, Scene, Talk, from_router},
 };
 
-const ROUTER_MAC: [u8; 6] = [2, 1, 1, 1, 1, 1];
+for_both_families!(
+    an_answer_goes_back_to_its_pod,
+    options_and_extension_headers_do_not_hide_an_answer,
+    what_is_the_nodes_is_left_alone,
+    a_pods_own_address_is_reached_only_by_who_may,
+    the_last_hop_of_an_answer_ends_here,
+    the_answer_to_a_pod_that_is_gone_is_the_stacks,
+    a_pods_address_does_not_come_from_the_wire,
+    a_question_does_not_pass_for_the_answer,
+);
 
-fn wire(frame: Frame) -> Vec<u8> {
-    frame.macs(ROUTER_MAC, GATEWAY_MAC).bytes()
-}
-
-#[test]
-fn an_answer_goes_back_to_its_pod() {
+fn an_answer_goes_back_to_its_pod(f: Family) {
     let scene = Scene::new();
     let a = scene.a;
-    let request = |id| Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 });
-    let reply = |id| Icmpv4Type::EchoReply(IcmpEchoHeader { id, seq: 1 });
     // Ports in the range and outside of it: kept and moved.
-    for port in [40_000u16, 1000] {
-        for proto in ["tcp", "udp", "echo"] {
-            let out = match proto {
-                "tcp" => Frame::tcp((a.ip, port), (OUTSIDE, 443), SYN),
-                "udp" => Frame::udp((a.ip, port), (OUTSIDE, 443)),
-                _ => Frame::icmp(a.ip, OUTSIDE, request(port)),
-            };
-            let sent = see(&scene.from_a(&out.macs(a.mac, GATEWAY_MAC).bytes()).packet);
-            let answer = match proto {
-                "tcp" => Frame::tcp((OUTSIDE, 443), (NODE, sent.source_port), SYN_ACK),
-                "udp" => Frame::udp((OUTSIDE, 443), (NODE, sent.source_port)),
-                _ => Frame::icmp(OUTSIDE, NODE, reply(sent.source_port)),
-            };
-            let ran = scene.from_wire(&wire(answer));
-            assert_eq!(ran.code, REDIRECT, "{proto} {port}");
+    for port in [40_000, 1000] {
+        for talk in Talk::PORTS {
+            let binding = talk.open(&scene, &f, port).seen.source_port;
+            let ran = scene.router_says(talk.answer(f.outside, (f.node, binding)));
+            assert_eq!(ran.code, REDIRECT, "{talk:?} {port}");
             let seen = see(&ran.packet);
-            assert_eq!(
-                (seen.source, seen.destination, seen.destination_port),
-                (OUTSIDE, a.ip, port),
-                "{proto}"
-            );
-            assert_eq!(
-                (seen.source_mac, seen.destination_mac, seen.ttl),
-                (GATEWAY_MAC, a.mac, 63),
-                "{proto}"
-            );
+            assert_eq!((seen.source, seen.source_port), (f.outside, talk.server_port(port)), "{talk:?}");
+            assert_eq!((seen.destination, seen.destination_port), (f.a, port), "{talk:?}: {seen:?}");
+            assert_eq!((ran.macs(), seen.ttl), ((GATEWAY_MAC, a.mac), 63), "{talk:?}");
         }
     }
     assert_eq!(scene.traffic(TrafficClass::Reply), 6);
-    assert!(scene.pairs().iter().all(|pair| pair.reply.expect("reply").packets == 1));
+    let pairs = scene.pairs();
+    assert!(pairs.iter().all(|pair| pair.reply.expect("reply").packets == 1), "{pairs:?}");
     assert_eq!(scene.datapath.pod_counter(a.id).unwrap().rx_packets, 6);
 }
 
-#[test]
-fn what_is_the_nodes_is_left_alone() {
+fn options_and_extension_headers_do_not_hide_an_answer(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    scene.from_a(&Frame::udp((a.ip, 40_000), (OUTSIDE, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let mut arp = netpath_tests::packet::arp(true, ROUTER_MAC, (ROUTER_MAC, OUTSIDE), NODE);
-    arp.extend([0; 18]);
-    let mut damaged = wire(Frame::udp((OUTSIDE, 53), (NODE, 40_000)));
-    damaged[14] = 0x65;
-    let rows = [
-        ("ARP", arp),
-        ("another port", wire(Frame::udp((OUTSIDE, 53), (NODE, 40_001)))),
-        ("another sender", wire(Frame::udp((UNMASKED, 53), (NODE, 40_000)))),
-        ("another protocol", wire(Frame::tcp((OUTSIDE, 53), (NODE, 40_000), ACK))),
-        (
-            "a later part that nobody knows",
-            wire(Frame::udp((OUTSIDE, 53), (NODE, 40_000)).fragment(8, false)),
-        ),
-        ("damaged", damaged),
-    ];
-    for (name, packet) in rows {
-        let ran = scene.from_wire(&packet);
-        assert_eq!((ran.code, ran.packet), (NEXT, packet), "{name}");
+    for talk in Talk::PORTS {
+        let binding = talk.open(&scene, &f, 1000).seen.source_port;
+        let answer = talk.answer(f.outside, (f.node, binding));
+        let answer = if f.is_v4() {
+            answer.options(&[1; 12])
+        } else {
+            answer.extension(Extension::HopByHop, &[5, 2, 0, 0]).extension(Extension::Destination, &[0; 14])
+        };
+        let ran = scene.router_says(answer);
+        let seen = see(&ran.packet);
+        assert_eq!(ran.code, REDIRECT, "{talk:?}: {seen:?}");
+        assert_eq!((seen.destination, seen.destination_port), (f.a, 1000), "{talk:?}: {seen:?}");
     }
-    assert_eq!(scene.all_drops().iter().sum::<u64>(), 0);
 }
 
-#[test]
-fn a_pods_own_address_is_reached_only_by_who_may() {
+fn what_is_the_nodes_is_left_alone(f: Family) {
+    let scene = Scene::new();
+    Talk::Udp.open(&scene, &f, 40_000);
+    let mut damaged = from_router(Talk::Udp.answer(f.outside, (f.node, 40_000)));
+    damaged[14] ^= 0x20;
+    let mut rows = vec![
+        ("another port", from_router(Talk::Udp.answer(f.outside, (f.node, 40_001)))),
+        ("another sender", from_router(Talk::Udp.answer(f.unmasked, (f.node, 40_000)))),
+        ("another protocol", from_router(Talk::Tcp.answer(f.outside, (f.node, 40_000)))),
+        ("no ports", from_router(Frame::raw(f.outside, f.node, 47))),
+        ("damaged", damaged),
+        ("another EtherType", [&[0xff; 12][..], &[0x88, 0xcc], &[0; 46]].concat()),
+    ];
+    let other_mac = [2, 7, 7, 7, 7, 7];
+    if f.is_v4() {
+        let mut request = arp(true, ROUTER_MAC, (ROUTER_MAC, f.outside), f.node);
+        request.extend([0; 18]);
+        rows.push(("ARP", request));
+    } else {
+        let router = "fe80::7".parse::<std::net::Ipv6Addr>().expect("address");
+        let found = advertisement(ROUTER_MAC, f.router, f.node, f.router, 0x40).macs(ROUTER_MAC, GATEWAY_MAC);
+        rows.push(("solicitation", solicitation(ROUTER_MAC, f.router, f.node, Some(ROUTER_MAC)).bytes()));
+        rows.push(("advertisement", found.bytes()));
+        rows.push(("router advertisement", router_advertisement(other_mac, router).bytes()));
+    }
+    for (name, packet) in rows {
+        let ran = scene.expect_no_drop(name, |scene| scene.from_wire(&packet));
+        ran.assert_untouched(name, &packet);
+    }
+}
+
+fn a_pods_own_address_is_reached_only_by_who_may(f: Family) {
     let mut scene = Scene::new();
-    let (a, mac) = (scene.a, GATEWAY_MAC);
-    let knock = wire(Frame::tcp((OUTSIDE, 5000), (a.ip, 80), SYN));
-    let before = scene.all_drops();
-    scene.assert_dropped("from outside", &scene.from_wire(&knock), &before, DropReason::InboundDenied);
+    let a = scene.a;
+    let knock = from_router(Frame::tcp((f.outside, 5000), (f.a, 80), SYN));
+    let denied = DropReason::InboundDenied;
+    scene.expect_drop("from outside", denied, |scene| scene.from_wire(&knock));
+    let part = Frame::raw(f.outside, f.a, 17).fragment(9, false);
+    scene.expect_drop("part of a datagram from outside", denied, |scene| scene.router_says(part));
 
-    scene.from_a(&Frame::udp((a.ip, 1000), (UNMASKED, 53)).macs(a.mac, mac).bytes());
-    let answer = scene.from_wire(&wire(Frame::udp((UNMASKED, 53), (a.ip, 1000))));
-    assert_eq!((answer.code, see(&answer.packet).destination_mac), (REDIRECT, a.mac), "an answer is let in");
+    scene.a_says(Talk::Udp.question((f.a, 1000), f.unmasked));
+    let answer = scene.router_says(Talk::Udp.answer(f.unmasked, (f.a, 1000)));
+    assert_eq!((answer.code, answer.macs().1), (REDIRECT, a.mac), "an answer is let in");
 
-    scene.set_endpoint(scene.a, |endpoint| endpoint.flags |= ENDPOINT_INBOUND_ANY);
+    scene.allow_inbound();
     let opened = scene.from_wire(&knock);
-    assert_eq!((opened.code, see(&opened.packet).ttl), (REDIRECT, 63), "inbound = any");
-    let back = scene.from_a(&Frame::tcp((a.ip, 80), (OUTSIDE, 5000), SYN_ACK).macs(a.mac, mac).bytes());
-    let seen = see(&back.packet);
-    assert_eq!((seen.source, seen.source_port), (a.ip, 80), "its answer is not translated");
-    let late = scene.from_wire(&wire(Frame::tcp((OUTSIDE, 5001), (a.ip, 80), SYN).ttl(1)));
-    assert_eq!(late.code, NEXT, "the last hop: the stack answers");
+    opened.assert_forwarded("inbound = any", &knock);
+    assert_eq!(opened.macs(), (GATEWAY_MAC, a.mac));
+    let answer = Frame::tcp((f.a, 80), (f.outside, 5000), SYN_ACK).macs(a.mac, GATEWAY_MAC).bytes();
+    scene.from_a(&answer).assert_forwarded("its answer is not translated", &answer);
+    let late = from_router(Frame::tcp((f.outside, 5001), (f.a, 80), SYN).ttl(1));
+    scene.from_wire(&late).assert_untouched("the last hop: the stack answers", &late);
 }
 
-#[test]
-fn the_last_hop_of_an_answer_ends_here() {
+fn the_last_hop_of_an_answer_ends_here(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    scene.from_a(&Frame::udp((a.ip, 40_000), (OUTSIDE, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let before = scene.all_drops();
-    let ran = scene.from_wire(&wire(Frame::udp((OUTSIDE, 53), (NODE, 40_000)).ttl(1)));
-    scene.assert_dropped("TTL 1", &ran, &before, DropReason::TtlExpired);
+    Talk::Udp.open(&scene, &f, 40_000);
+    let answer = Talk::Udp.answer(f.outside, (f.node, 40_000)).ttl(1);
+    scene.expect_drop("TTL 1", DropReason::TtlExpired, |scene| scene.router_says(answer));
 }
 
-#[test]
-fn the_answer_to_a_pod_that_is_gone_is_the_stacks() {
+fn the_answer_to_a_pod_that_is_gone_is_the_stacks(f: Family) {
     let mut scene = Scene::new();
-    let a = scene.a;
-    scene.from_a(&Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN).macs(a.mac, GATEWAY_MAC).bytes());
-    scene.datapath.remove_endpoint(a.ip.into()).expect("endpoint");
-    let answer = wire(Frame::tcp((OUTSIDE, 443), (NODE, 40_000), SYN_ACK));
-    let ran = scene.from_wire(&answer);
-    assert_eq!((ran.code, ran.packet), (NEXT, answer));
+    Talk::Tcp.open(&scene, &f, 40_000);
+    scene.remove_pod(scene.a);
+    let answer = from_router(Frame::tcp((f.outside, 443), (f.node, 40_000), SYN_ACK));
+    scene.from_wire(&answer).assert_untouched("nobody's answer", &answer);
 }
 
-#[test]
-fn a_pods_address_does_not_come_from_the_wire() {
+fn a_pods_address_does_not_come_from_the_wire(f: Family) {
     let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    scene.from_a(&Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN).macs(a.mac, GATEWAY_MAC).bytes());
+    Talk::Tcp.open(&scene, &f, 40_000);
     let rows = [
-        ("into its own flow", Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), RST)),
-        ("to the node", Frame::udp((a.ip, 1), (NODE, 53))),
-        ("to another pod", Frame::udp((a.ip, 1), (b.ip, 53))),
+        ("into its own flow", Frame::tcp((f.a, 40_000), (f.outside, 443), RST)),
+        ("to the node", Frame::udp((f.a, 1), (f.node, 53))),
+        ("to another pod", Frame::udp((f.a, 1), (f.b, 53))),
+        ("part of a datagram", Frame::raw(f.a, f.b, 17).fragment(9, false)),
     ];
     for (name, frame) in rows {
-        let before = scene.all_drops();
-        let ran = scene.from_wire(&wire(frame));
-        scene.assert_dropped(name, &ran, &before, DropReason::SpoofedSource);
+        scene.expect_drop(name, DropReason::SpoofedSource, |scene| scene.router_says(frame));
     }
 }
 
-#[test]
-fn a_question_does_not_pass_for_the_answer() {
+fn a_question_does_not_pass_for_the_answer(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let echo = IcmpEchoHeader { id: 40_000, seq: 1 };
-    scene.from_a(&Frame::icmp(a.ip, OUTSIDE, Icmpv4Type::EchoRequest(echo)).macs(a.mac, GATEWAY_MAC).bytes());
-    let question = wire(Frame::icmp(OUTSIDE, NODE, Icmpv4Type::EchoRequest(echo)));
+    Talk::Echo.open(&scene, &f, 40_000);
+    let question = from_router(Frame::echo(f.outside, f.node, true, 40_000, 1));
     scene.from_wire(&question).assert_untouched("the node answers it itself", &question);
-    let answer = scene.from_wire(&wire(Frame::icmp(OUTSIDE, NODE, Icmpv4Type::EchoReply(echo))));
-    assert_eq!((answer.code, see(&answer.packet).destination), (REDIRECT, a.ip));
+    let answer = scene.router_says(Talk::Echo.answer(f.outside, (f.node, 40_000)));
+    assert_eq!((answer.code, see(&answer.packet).destination), (REDIRECT, f.a));
+    let stray = from_router(Frame::tcp((f.outside, 40_000), (f.node, 40_000), ACK));
+    assert_eq!(scene.from_wire(&stray).code, NEXT, "an identifier is no TCP port");
 }

@@ -1,57 +1,98 @@
 //! `to_pod`.
 
-use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Program, TrafficClass};
+use netpath_common::abi::{DropReason, TrafficClass};
 use netpath_tests::{
-    packet::{Frame, arp},
-    scene::{BEHIND_VPN, Context, DROP, GATEWAY_MAC, NEXT, NODE, OUTSIDE, Ran, Scene},
+    for_both_families,
+    packet::{ETHERNET, ErrorKind, Frame, arp, fragments, solicitation},
+    scene::{Family, GATEWAY_MAC, NEXT, Scene, Talk},
 };
 
-fn to_a(scene: &Scene, packet: &[u8], ingress_ifindex: u32) -> Ran {
-    scene.run(
-        Program::ToPod,
-        packet,
-        Context { ifindex: scene.a.ifindex, ingress_ifindex, ..Context::default() },
-    )
-}
+for_both_families!(
+    the_node_and_pods_and_answers_come_in,
+    strangers_do_not,
+    errors_and_fragments_of_known_flows_come_in,
+    neighbours_are_found_and_damaged_packets_are_not_let_in,
+);
 
-#[test]
-fn the_node_and_pods_and_answers_come_in() {
+fn the_node_and_pods_and_answers_come_in(f: Family) {
     let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
-    scene.from_a(&Frame::udp((a.ip, 1000), (BEHIND_VPN, 53)).macs(a.mac, GATEWAY_MAC).bytes());
-    let rows = [
-        ("the node itself", Frame::udp((NODE, 1), (a.ip, 2)), 0),
-        ("a pod by way of the stack", Frame::udp((b.ip, 1), (a.ip, 2)), b.ifindex),
-        ("the answer of a VPN", Frame::udp((BEHIND_VPN, 53), (a.ip, 1000)), scene.vpn),
-    ];
-    for (n, (name, frame, ingress)) in rows.into_iter().enumerate() {
-        let packet = frame.bytes();
-        let ran = to_a(&scene, &packet, ingress);
-        assert_eq!((ran.code, ran.packet), (NEXT, packet), "{name}");
-        assert_eq!(scene.traffic(TrafficClass::FromStack), n as u64 + 1, "{name}");
+    let b = scene.b;
+    for talk in Talk::ALL {
+        scene.a_says(talk.question((f.a, 1000), f.vpn));
     }
-    assert_eq!(scene.datapath.pod_counter(a.id).unwrap().rx_packets, 3);
+    let about = Frame::udp((f.a, 1), (f.outside, 2)).packet();
+    let too_big = Frame::error(f.node, f.a, ErrorKind::TooBig(1400), &about, usize::MAX);
+    let mut rows = vec![
+        ("the node itself", Frame::udp((f.node, 1), (f.a, 2)), 0),
+        ("an ICMP error of the node", too_big, 0),
+        ("a fragment from the node", Frame::raw(f.node, f.a, 17).fragment(9, false), 0),
+        ("a pod by way of the stack", Frame::udp((f.b, 1), (f.a, 2)), b.ifindex),
+    ];
+    rows.extend(Talk::ALL.map(|talk| ("the answer of a VPN", talk.answer(f.vpn, (f.a, 1000)), scene.vpn)));
+    let count = rows.len() as u64;
+    for (name, frame, ingress) in rows {
+        let packet = frame.bytes();
+        scene.to_a(&packet, ingress).assert_untouched(name, &packet);
+    }
+    assert_eq!(scene.traffic(TrafficClass::FromStack), count);
+    assert_eq!(scene.datapath.pod_counter(scene.a.id).unwrap().rx_packets, count);
 }
 
-#[test]
-fn strangers_do_not() {
+fn strangers_do_not(f: Family) {
     let mut scene = Scene::new();
-    let packet = Frame::udp((OUTSIDE, 1), (scene.a.ip, 2)).bytes();
-    let before = scene.all_drops();
-    let ran = to_a(&scene, &packet, scene.vpn);
-    scene.assert_dropped("forwarded from elsewhere", &ran, &before, DropReason::InboundDenied);
-    scene.set_endpoint(scene.a, |endpoint| endpoint.flags |= ENDPOINT_INBOUND_ANY);
-    assert_eq!(to_a(&scene, &packet, scene.vpn).code, NEXT, "inbound = any");
-    let answered = scene.pairs();
-    assert_eq!(answered.len(), 1, "tracked, so that its answers are not translated");
+    let about = Frame::udp((f.a, 1), (f.vpn, 2)).packet();
+    let knock = || Frame::udp((f.outside, 1), (f.a, 2));
+    let rows = [
+        ("forwarded from elsewhere", knock()),
+        ("part of a datagram", Frame::raw(f.outside, f.a, 17).fragment(9, false)),
+        ("ICMP error", Frame::error(f.vpn, f.a, ErrorKind::Unreachable(1), &about, usize::MAX)),
+        ("echo", Frame::echo(f.outside, f.a, true, 1, 1)),
+    ];
+    for (name, frame) in rows {
+        let packet = frame.bytes();
+        scene.expect_drop(name, DropReason::InboundDenied, |scene| scene.to_a(&packet, scene.vpn));
+    }
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
+    scene.allow_inbound();
+    assert_eq!(scene.to_a(&knock().bytes(), scene.vpn).code, NEXT, "inbound = any");
+    assert_eq!(
+        scene.pairs().len(),
+        1,
+        "tracked, so that its answers are not translated: {:?}",
+        scene.pairs()
+    );
 }
 
-#[test]
-fn arp_and_damaged_packets() {
+fn errors_and_fragments_of_known_flows_come_in(f: Family) {
     let scene = Scene::new();
-    let request = arp(true, GATEWAY_MAC, (GATEWAY_MAC, NODE), scene.a.ip);
-    assert_eq!(to_a(&scene, &request, 0).code, NEXT);
-    let mut damaged = Frame::udp((NODE, 1), (scene.a.ip, 2)).bytes();
-    damaged[14] = 0x41;
-    assert_eq!((to_a(&scene, &damaged, 0).code, scene.drops(DropReason::Malformed)), (DROP, 1));
+    let frame = Talk::Udp.question((f.a, 1000), f.vpn);
+    let sent = frame.clone().packet();
+    scene.a_says(frame);
+    for kind in [ErrorKind::Unreachable(1), ErrorKind::TooBig(1300), ErrorKind::TimeExceeded(0)] {
+        let error = Frame::error(f.outside, f.a, kind, &sent, f.header() + 8).bytes();
+        let name = format!("{kind:?} of any router");
+        let ran = scene.expect_no_drop(&name, |scene| scene.to_a(&error, scene.vpn));
+        ran.assert_untouched(&name, &error);
+    }
+    let answer = Talk::Udp.answer(f.vpn, (f.a, 1000)).payload(vec![7; 5000]).identification(9);
+    for (n, part) in fragments(answer, 1500).iter().enumerate() {
+        let name = format!("part {n} of an answer");
+        let ran = scene.expect_no_drop(&name, |scene| scene.to_a(part, scene.vpn));
+        ran.assert_untouched(&name, part);
+    }
+    assert_eq!(scene.pairs().len(), 1, "{:?}", scene.pairs());
+}
+
+fn neighbours_are_found_and_damaged_packets_are_not_let_in(f: Family) {
+    let scene = Scene::new();
+    let request = if f.is_v4() {
+        arp(true, GATEWAY_MAC, (GATEWAY_MAC, f.node), f.a)
+    } else {
+        solicitation(GATEWAY_MAC, f.gateway, f.a, Some(GATEWAY_MAC)).bytes()
+    };
+    scene.to_a(&request, 0).assert_untouched("the node looks for the pod's MAC", &request);
+    let mut damaged = Frame::udp((f.node, 1), (f.a, 2)).bytes();
+    // A length beyond the packet.
+    damaged[ETHERNET + f.pick(2, 4)] = 1;
+    scene.expect_drop("damaged", DropReason::Malformed, |scene| scene.to_a(&damaged, 0));
 }

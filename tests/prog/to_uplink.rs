@@ -1,92 +1,135 @@
 //! `to_uplink`: invariant 1.
 
-use netpath_common::abi::{DropReason, Program};
+use netpath_common::abi::DropReason;
 use netpath_tests::{
-    packet::{ACK, Frame, SYN, arp, see},
-    scene::{Context, GATEWAY_MAC, NEXT, NOBODY, NODE, OUTSIDE, Ran, Scene, UNMASKED},
+    for_both_families,
+    packet::{
+        ACK, ErrorKind, Frame, SYN, arp, fragments, reassemble, router_solicitation, see, solicitation,
+    },
+    scene::{Family, GATEWAY_MAC, NEXT, Ran, Scene, Talk},
 };
 
-fn leave(scene: &Scene, packet: &[u8], ingress_ifindex: u32, mark: u32) -> Ran {
-    scene.run(
-        Program::ToUplink,
-        packet,
-        Context { ifindex: scene.uplink, ingress_ifindex, mark, gso_size: 0 },
-    )
+for_both_families!(
+    what_from_pod_finished_passes_and_loses_its_mark,
+    what_is_the_nodes_passes,
+    what_the_stack_forwards_for_a_pod_is_translated,
+    what_the_stack_cut_is_translated_in_pieces,
+    an_icmp_error_that_the_stack_forwards_is_translated,
+    what_cannot_be_translated_does_not_leave,
+);
+
+fn forwarded(scene: &Scene, frame: Frame) -> Ran {
+    scene.leaves(&frame.ttl(63).bytes(), scene.a.ifindex, 0)
 }
 
-#[test]
-fn what_from_pod_finished_passes_and_loses_its_mark() {
+fn what_from_pod_finished_passes_and_loses_its_mark(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let ran = scene.from_a(&Frame::udp((a.ip, 40_000), (OUTSIDE, 53)).macs(a.mac, GATEWAY_MAC).bytes());
+    let ran = scene.a_says(Frame::udp((f.a, 40_000), (f.outside, 53)));
     assert_ne!(ran.mark, 0, "from_pod says that it is finished");
-    let left = leave(&scene, &ran.packet, a.ifindex, ran.mark);
+    let left = scene.leaves(&ran.packet, scene.a.ifindex, ran.mark);
     assert_eq!((left.code, left.mark, left.packet), (NEXT, 0, ran.packet));
 }
 
-#[test]
-fn what_is_the_nodes_passes() {
+fn what_is_the_nodes_passes(f: Family) {
     let scene = Scene::new();
     let mark = 0x1234;
-    let rows = [
-        ("its own packet", Frame::udp((NODE, 40_000), (OUTSIDE, 53)).bytes(), 0),
-        ("masqueraded by somebody else", Frame::udp((NODE, 40_000), (OUTSIDE, 53)).bytes(), scene.vpn),
-        ("forwarded for others", Frame::udp((UNMASKED, 1), (OUTSIDE, 53)).bytes(), scene.vpn),
-        ("ARP", arp(true, GATEWAY_MAC, (GATEWAY_MAC, NODE), OUTSIDE), 0),
+    let about = Frame::udp((f.outside, 53), (f.node, 1)).packet();
+    let error = Frame::error(f.node, f.outside, ErrorKind::Unreachable(3), &about, usize::MAX);
+    let mut rows = vec![
+        ("its own packet", Frame::udp((f.node, 40_000), (f.outside, 53)).bytes(), 0),
+        ("its own fragment", Frame::raw(f.node, f.outside, 17).fragment(9, false).bytes(), 0),
+        ("its own ICMP error", error.bytes(), 0),
+        ("masqueraded by somebody else", Frame::udp((f.node, 40_000), (f.outside, 53)).bytes(), scene.vpn),
+        ("forwarded for others", Frame::udp((f.unmasked, 1), (f.outside, 53)).bytes(), scene.vpn),
     ];
-    for (name, packet, ingress) in rows {
-        let ran = leave(&scene, &packet, ingress, mark);
-        assert_eq!(
-            (ran.code, ran.mark, ran.packet),
-            (NEXT, mark, packet),
-            "{name}: the mark of others stays"
-        );
+    if f.is_v4() {
+        rows.push(("ARP", arp(true, GATEWAY_MAC, (GATEWAY_MAC, f.node), f.router), 0));
+    } else {
+        let link_local = f.gateway;
+        let ask = solicitation(GATEWAY_MAC, f.node, f.router, Some(GATEWAY_MAC));
+        rows.push(("solicitation", ask.bytes(), 0));
+        let ask = router_solicitation(GATEWAY_MAC, link_local, Some(GATEWAY_MAC));
+        rows.push(("router solicitation", ask.bytes(), 0));
     }
-    assert!(scene.pairs().is_empty());
+    for (name, packet, ingress) in rows {
+        let ran = scene.expect_no_drop(name, |scene| scene.leaves(&packet, ingress, mark));
+        ran.assert_untouched(name, &packet);
+        assert_eq!(ran.mark, mark, "{name}: the mark of others stays");
+    }
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
 }
 
-#[test]
-fn what_the_stack_forwards_for_a_pod_is_translated() {
+fn what_the_stack_forwards_for_a_pod_is_translated(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let forwarded = |frame: Frame| leave(&scene, &frame.ttl(63).bytes(), a.ifindex, 0);
-    let seen = see(&forwarded(Frame::tcp((a.ip, 40_000), (OUTSIDE, 443), SYN)).packet);
-    assert_eq!(
-        (seen.source, seen.source_port, seen.ttl),
-        (NODE, 40_000, 63),
-        "a new flow; the stack has counted the hop"
-    );
-    let moved =
-        see(&scene.from_a(&Frame::udp((a.ip, 9), (OUTSIDE, 53)).macs(a.mac, GATEWAY_MAC).bytes()).packet);
-    let seen = see(&forwarded(Frame::udp((a.ip, 9), (OUTSIDE, 53))).packet);
-    assert_eq!((seen.source, seen.source_port), (NODE, moved.source_port), "a known flow keeps its binding");
-    let seen = see(&forwarded(Frame::udp((a.ip, 9), (UNMASKED, 53))).packet);
-    assert_eq!((seen.source, seen.source_port), (a.ip, 9), "its route says no masquerade");
+    for talk in Talk::PORTS {
+        let seen = see(&forwarded(&scene, talk.question((f.a, 40_000), f.outside)).packet);
+        assert_eq!(
+            (seen.source, seen.source_port, seen.ttl),
+            (f.node, 40_000, 63),
+            "{talk:?}: a new flow; the stack has counted the hop"
+        );
+        let binding = talk.open(&scene, &f, 9).seen.source_port;
+        let seen = see(&forwarded(&scene, talk.question((f.a, 9), f.outside)).packet);
+        assert_eq!((seen.source, seen.source_port), (f.node, binding), "{talk:?}: a known flow's binding");
+        let seen = see(&forwarded(&scene, talk.question((f.a, 9), f.unmasked)).packet);
+        assert_eq!((seen.source, seen.source_port), (f.a, 9), "{talk:?}: its route says no masquerade");
+    }
 }
 
-#[test]
-fn what_cannot_be_translated_does_not_leave() {
+/// The stack fragments what is larger than the route's MTU: IPv4 only, in IPv6 the pod does.
+fn what_the_stack_cut_is_translated_in_pieces(f: Family) {
     let scene = Scene::new();
-    let a = scene.a;
-    let mut damaged = Frame::udp((a.ip, 9), (OUTSIDE, 53)).bytes();
-    damaged[38..40].copy_from_slice(&[0xff, 0xff]);
+    for (name, port) in [("port kept", 40_000), ("port moved", 9)] {
+        let whole = Frame::udp((f.a, port), (f.outside, 53)).payload(vec![7; 5000]).identification(9).ttl(63);
+        let left: Vec<_> = fragments(whole, 1280)
+            .iter()
+            .map(|part| {
+                let ran = scene.expect_no_drop(name, |scene| scene.leaves(part, scene.a.ifindex, 0));
+                assert_eq!(ran.code, NEXT, "{name}");
+                ran.packet
+            })
+            .collect();
+        let seen = see(&reassemble(&left));
+        assert_eq!((seen.source, seen.destination), (f.node, f.outside), "{name}: {seen:?}");
+        assert_eq!(seen.source_port == port, port == 40_000, "{name}: {seen:?}");
+    }
+}
+
+fn an_icmp_error_that_the_stack_forwards_is_translated(f: Family) {
+    let scene = Scene::new();
+    let binding = Talk::Udp.open(&scene, &f, 9).seen.source_port;
+    let received = Talk::Udp.answer(f.outside, (f.a, 9)).packet();
+    let error = Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &received, f.header() + 8);
+    let ran = scene.expect_no_drop("port unreachable", |scene| forwarded(scene, error));
+    let seen = see(&ran.packet);
+    assert_eq!((ran.code, seen.source, seen.ttl), (NEXT, f.node, 63), "{seen:?}");
+    let inner = seen.inner.expect("an embedded packet");
+    assert_eq!((inner.destination, inner.destination_port), (f.node, binding), "{inner:?}");
+}
+
+fn what_cannot_be_translated_does_not_leave(f: Family) {
+    let mut scene = Scene::new();
+    let mut damaged = Frame::udp((f.a, 9), (f.outside, 53)).bytes();
+    damaged[f.transport() + 4..f.transport() + 6].fill(0xff);
+    let about = Frame::udp((f.outside, 53), (f.a, 1)).packet();
+    let error = Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &about, usize::MAX);
+    let gone = |frame: Frame| (frame.bytes(), DropReason::Untranslated);
     let rows = [
-        ("GRE", Frame::raw(a.ip, OUTSIDE, 47).bytes(), DropReason::ProtocolNotTranslated),
-        ("damaged", damaged, DropReason::Malformed),
+        ("GRE", (Frame::raw(f.a, f.outside, 47).bytes(), DropReason::ProtocolNotTranslated)),
+        ("ICMP error without a flow", (error.bytes(), DropReason::ProtocolNotTranslated)),
+        ("damaged", (damaged, DropReason::Malformed)),
+        ("of a pod that has gone", gone(Frame::tcp((f.nobody, 9), (f.outside, 53), ACK))),
         (
-            "of a pod that has gone",
-            Frame::tcp((NOBODY, 9), (OUTSIDE, 53), ACK).bytes(),
-            DropReason::Untranslated,
+            "part of a datagram of one that has gone",
+            gone(Frame::raw(f.nobody, f.outside, 17).fragment(9, true)),
         ),
     ];
-    for (name, packet, reason) in rows {
-        let before = scene.all_drops();
-        let ran = leave(&scene, &packet, a.ifindex, 0);
-        scene.assert_dropped(name, &ran, &before, reason);
+    for (name, (packet, reason)) in rows {
+        scene.expect_drop(name, reason, |scene| scene.leaves(&packet, scene.a.ifindex, 0));
     }
-    let mut scene = scene;
-    scene.set_node(|node| node.uplinks[0].v4 = netpath_common::abi::Pool::default());
-    let before = scene.all_drops();
-    let ran = leave(&scene, &Frame::udp((a.ip, 9), (OUTSIDE, 53)).bytes(), a.ifindex, 0);
-    scene.assert_dropped("uplink without an address", &ran, &before, DropReason::NoSourceAddress);
+    scene.forget_addresses();
+    let reason = DropReason::NoSourceAddress;
+    let frame = Frame::tcp((f.a, 9), (f.outside, 53), SYN);
+    scene.expect_drop("uplink without an address", reason, |scene| forwarded(scene, frame));
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
 }

@@ -3,11 +3,13 @@
 //! Standard output belongs to what is run (`cargo xtask run -- --once -o json` prints only JSON); what xtask itself
 //! has to say goes to standard error.
 
+mod fuzz;
 mod lint;
 mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -38,6 +40,17 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Run tests on older kernels, in emulated machines
+    Vm(vm::Arguments),
+    /// Run the programs on damaged packets: a million of them, from a new seed
+    Fuzz {
+        /// How many packets
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+        /// The seed of an earlier run, to repeat it
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -47,6 +60,8 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup(setup::Purpose::Everything).map(|_| ()),
         Command::Run { args } => run::run(&args),
         Command::Test { args } => test::test(&args),
+        Command::Vm(arguments) => vm::vm(&arguments),
+        Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
         Command::Lint => lint::lint(),
     };
     match result {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     process::{cargo, root_prefix, run, say},
-    setup::{Purpose, setup},
+    setup::{Purpose, nextest, setup},
     workspace,
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     run(cargo().args(["build", "--bin", "netpath", "--lib", "--tests"]).args(PACKAGES))?;
 
     let ci = env::var_os("CI").is_some_and(|value| value == "true");
-    let mut nextest = nextest()?;
+    let mut nextest = runner()?;
     nextest.args(["nextest", "run"]).args(PACKAGES);
     if ci {
         nextest.args(["--profile", "ci"]);
@@ -52,16 +52,12 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
 }
 
 /// The programs build for another target.
-const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebpf"];
+pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebpf"];
 
 /// cargo with what the tests expect in the environment, its test binaries running as root.
-fn nextest() -> Result<Command> {
-    let mut cargo = cargo();
-    let tools = workspace::tools().join("bin");
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path =
-        env::join_paths(env::split_paths(&path).chain([tools])).context("adding target/tools/bin to PATH")?;
-    cargo.env("PATH", path).env("NETPATH_BIN", workspace::target().join("debug/netpath"));
+pub(crate) fn runner() -> Result<Command> {
+    let mut cargo = nextest::command()?;
+    cargo.env("NETPATH_BIN", workspace::target().join("debug/netpath"));
     let prefix = root_prefix()?;
     if !prefix.is_empty() {
         cargo.env(format!("CARGO_TARGET_{}_RUNNER", host()?), prefix.join(OsStr::new(" ")));
@@ -82,7 +78,7 @@ fn docs() -> Result<()> {
 }
 
 /// Skipped tests by name, each with its reason: `name: reason` a line.
-fn parse(text: &str) -> BTreeMap<&str, &str> {
+pub(crate) fn parse(text: &str) -> BTreeMap<&str, &str> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| line.split_once(": ").unwrap_or((line, "no reason given"))).collect()
 }
@@ -98,7 +94,7 @@ fn report(skipped: &BTreeMap<&str, &str>) {
 }
 
 /// CI knows what its machine cannot do; anything else that is skipped is a test that proves nothing.
-fn check(skipped: &BTreeMap<&str, &str>) -> Result<()> {
+pub(crate) fn check(skipped: &BTreeMap<&str, &str>) -> Result<()> {
     let path = workspace::root().join(Path::new(EXPECTED));
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let unexpected = unexpected(skipped, &parse(&text));

@@ -44,6 +44,12 @@ impl Addr {
         self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
     }
 
+    /// Whether this is an IPv6 multicast address, ff00::/8.
+    #[inline(always)]
+    pub const fn is_multicast_v6(&self) -> bool {
+        self.0[0] & 0xff00_0000_u32.to_be() == 0xff00_0000_u32.to_be()
+    }
+
     /// The address as the standard library's type; v4-mapped becomes IPv4.
     pub fn to_ip(self) -> IpAddr {
         if self.is_v4() {
@@ -98,6 +104,7 @@ mod tests {
             let ip = Ipv6Addr::from(bits);
             prop_assume!(ip.to_ipv4_mapped().is_none());
             prop_assert_eq!(Addr::from(ip).to_ip(), IpAddr::V6(ip));
+            prop_assert_eq!(Addr::from(ip).is_multicast_v6(), ip.is_multicast());
             prop_assert_eq!(Addr::from(ip).is_link_local_v6(), ip.is_unicast_link_local());
         }
     }

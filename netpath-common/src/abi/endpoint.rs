@@ -15,7 +15,7 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// The pod, as numbered by the agent; never 0. All its interfaces have the same.
     pub pod: u32,
-    /// Index into POD_COUNTERS and POD_FLOWS.
+    /// Index into POD_COUNTERS, POD_OPENED and POD_LIMITS.
     pub slot: u32,
     /// What policy matches on; 0 is "none".
     pub identity: u32,

@@ -12,7 +12,8 @@ pub struct FragmentKey {
     pub dst: Addr,
     /// Identification, as it stands in the packet; IPv4's 16 bits in the low half.
     pub id: u32,
-    /// IP protocol number of what is fragmented.
+    /// IPv4: protocol number of what is fragmented. IPv6: 0, as there the protocol tells no datagrams apart, and a later
+    /// part names the header that its datagram's first part starts with, which need not be the transport's.
     pub proto: u8,
     /// Zero: the key is hashed as bytes.
     pub pad: [u8; 3],
@@ -34,8 +35,10 @@ pub struct Fragment {
     pub kind: u8,
     /// ICMP type of an echo, else 0.
     pub icmp_type: u8,
+    /// IP protocol number of the datagram.
+    pub proto: u8,
     /// Zero.
-    pub pad: u16,
+    pub pad: u8,
 }
 
 super::record!(Fragment, 16);

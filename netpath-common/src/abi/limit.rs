@@ -1,4 +1,5 @@
-//! POD_FLOWS: array, [`Endpoint::slot`](super::Endpoint::slot) → [`PodFlows`].
+//! POD_OPENED: array, [`Endpoint::slot`](super::Endpoint::slot) → flows opened since the table was made (u64).
+//! POD_LIMITS: array, the same → [`PodLimit`].
 //! EXHAUSTED: LRU hash, [`ExhaustedKey`] → [`Exhausted`]. SNAT_TRIES: per-CPU array of packets (u64) by tries needed.
 
 use super::Addr;
@@ -7,14 +8,12 @@ use super::Addr;
 /// that found none.
 pub const SNAT_TRY_ROWS: u32 = 9;
 
-/// Flows a pod may open. The programs write `opened` and nothing else, the agent all the rest: neither overwrites the
-/// other's count.
+/// How many flows a pod may open. Written by the agent alone: the programs count in POD_OPENED, so that neither overwrites
+/// the other's.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PodFlows {
-    /// Flows opened since the agent gave out the slot.
-    pub opened: u64,
-    /// No more are opened when `opened` has reached this. After each sweep: `opened` before the sweep, plus the limit,
+pub struct PodLimit {
+    /// No more are opened when POD_OPENED has reached this. After each sweep: what it was before the sweep, plus the limit,
     /// minus the flows the sweep has found alive.
     pub ceiling: u64,
     /// CLOCK_MONOTONIC, ns, until when the ceiling holds: without an agent nobody counts what has ended, and the pod is
@@ -22,7 +21,7 @@ pub struct PodFlows {
     pub valid_until: u64,
 }
 
-super::record!(PodFlows, 24);
+super::record!(PodLimit, 16);
 
 /// A destination that no port was free for.
 #[repr(C)]

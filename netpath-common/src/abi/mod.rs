@@ -20,7 +20,7 @@ pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
 pub use event::{Event, EventKind, Program};
 pub use flow::{Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
-pub use limit::{Exhausted, ExhaustedKey, PodFlows, SNAT_TRY_ROWS};
+pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
 pub use route::{NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
 

@@ -6,7 +6,7 @@ use netpath_common::{
 };
 
 use super::{
-    Headers, ICMP, IPV4_HEADER, IPV6_HEADER, Part, SCTP, TCP, UDP, bounded, extension, is_icmp,
+    ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, Part, SCTP, TCP, UDP, bounded, extension, is_icmp,
     rewrite::{self, Translation},
     tc::Packet,
     transport,
@@ -18,13 +18,17 @@ const ICMP_HEADER: u16 = 8;
 const UP_TO_TCP_CHECKSUM: usize = 18;
 
 /// Reads the embedded headers into `inner`; false if they do not tell a flow: too short, a later part of a datagram, a
-/// protocol without ports. Only the first eight bytes of the transport header need be there (RFC 792).
+/// protocol without ports. Only the first eight bytes of the transport header need be there (RFC 792); `total_length`
+/// becomes how many are.
 #[inline(always)]
 pub fn read(packet: &Packet, outer: &Headers, inner: &mut Headers) -> bool {
     let start = outer.transport_offset + ICMP_HEADER;
     inner.v6 = outer.v6;
     let found = if outer.v6 { ipv6(packet, start, inner) } else { ipv4(packet, start, inner) };
-    found && inner.part != Part::Later && ports(packet, inner)
+    // What lies behind the error itself, such as padding, is none of it: its checksum does not cover it.
+    let end = ETHERNET as u32 + outer.total_length;
+    inner.total_length = end.saturating_sub(inner.transport_offset.into());
+    found && inner.part != Part::Later && inner.total_length >= 8 && ports(packet, inner)
 }
 
 #[inline(always)]
@@ -85,7 +89,9 @@ fn ports(packet: &Packet, inner: &mut Headers) -> bool {
 
 /// Translates an error with what it embeds. The embedded packet went the other way: where the error's destination
 /// changes, it is the embedded source.
-#[inline(always)]
+///
+/// Not inlined: its stack would stand beneath that of reading the headers.
+#[inline(never)]
 pub fn translate(
     packet: &Packet,
     outer: &Headers,
@@ -100,9 +106,9 @@ pub fn translate(
         sum.words(old, &translation.addr);
     }
     let inner_source = !translation.source;
-    let before = if inner_source { inner.key.src } else { inner.key.dst };
-    address(packet, outer, inner_source, &before, &translation.addr, &mut sum)?;
-    port_and_checksum(packet, inner, inner_source, &before, translation, &mut sum)?;
+    let before = if inner_source { &inner.key.src } else { &inner.key.dst };
+    address(packet, outer, inner_source, before, &translation.addr, &mut sum)?;
+    port_and_checksum(packet, inner, inner_source, translation, &mut sum)?;
     let mut icmp = packet.window::<8>(outer.transport_start()).ok_or(DropReason::Malformed)?;
     icmp.set::<u16, 2>(sum.0);
     Ok(())
@@ -119,8 +125,8 @@ impl Sum {
 
     #[inline(always)]
     fn words(&mut self, old: &Addr, new: &Addr) {
-        for (old, new) in old.0.into_iter().zip(new.0) {
-            self.0 = replace_u32(self.0, old, new);
+        for (old, new) in old.0.iter().zip(&new.0) {
+            self.0 = replace_u32(self.0, *old, *new);
         }
     }
 }
@@ -172,13 +178,13 @@ fn port_and_checksum(
     packet: &Packet,
     inner: &Headers,
     source: bool,
-    before: &Addr,
     translation: &Translation,
     sum: &mut Sum,
 ) -> Result<(), DropReason> {
     let (offset, proto, port) = (bounded(inner.transport_offset), inner.key.proto, translation.port);
     let mut header = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;
-    let old = if source { inner.key.sport } else { inner.key.dport };
+    let (old, before) =
+        if source { (inner.key.sport, &inner.key.src) } else { (inner.key.dport, &inner.key.dst) };
     sum.word(old, port);
     if is_icmp(proto) {
         header.set::<u16, 4>(port);
@@ -207,6 +213,9 @@ fn port_and_checksum(
             }
         }
         TCP => {
+            if inner.total_length < UP_TO_TCP_CHECKSUM as u32 {
+                return Ok(());
+            }
             if let Some(mut header) = packet.window::<UP_TO_TCP_CHECKSUM>(offset) {
                 let check: u16 = header.get::<u16, 16>();
                 let corrected = correct(check);

@@ -5,7 +5,7 @@ use netpath_common::{
     logic::checksum::{replace_u16, replace_u32},
 };
 
-use super::{Headers, parse::mac_words, rewrite, tc::Packet};
+use super::{ETHERNET, Headers, parse::mac_words, rewrite, tc::Packet};
 use crate::bpf::globals;
 
 /// Neighbour solicitation.
@@ -44,9 +44,21 @@ pub fn read(packet: &Packet, headers: &Headers) -> Result<Neighbour, DropReason>
     if headers.ttl != 255 {
         return Err(DropReason::Malformed);
     }
+    // What lies behind the message, such as padding, is no option of it.
+    let length = (ETHERNET as u32 + headers.total_length).saturating_sub(offset as u32);
+    if length < LENGTH as u32 {
+        return Err(DropReason::Malformed);
+    }
     let nd = packet.window::<LENGTH>(offset).ok_or(DropReason::Malformed)?;
     let target = Addr([nd.get::<u32, 8>(), nd.get::<u32, 12>(), nd.get::<u32, 16>(), nd.get::<u32, 20>()]);
+    // Nobody has a group's address (RFC 4861, 7.1), and an answer from it would be no packet.
+    if target == Addr::UNSPECIFIED || u32::from_be(target.0[0]) >> 24 == 0xff {
+        return Err(DropReason::Malformed);
+    }
     let mut neighbour = Neighbour { target, has_mac: false, mac: [0; 3] };
+    if length < WITH_OPTION as u32 {
+        return Ok(neighbour);
+    }
     if let Some(nd) = packet.window::<WITH_OPTION>(offset) {
         let option: u16 = nd.get::<u16, 24>();
         if option == u16::from_ne_bytes(SOURCE_LINK) || option == u16::from_ne_bytes(TARGET_LINK) {

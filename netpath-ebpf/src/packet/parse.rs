@@ -114,6 +114,8 @@ fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
         Addr([ip.get::<u32, 24>(), ip.get::<u32, 28>(), ip.get::<u32, 32>(), ip.get::<u32, 36>()]),
     );
     headers.total_length = whole_length(packet, payload, IPV6_HEADER as u32);
+    // Known of a damaged packet as well: what leaves is judged by its source.
+    (headers.key.src, headers.key.dst) = (src, dst);
     // A v4-mapped address on the wire would pass for the IPv4 address: never valid there (RFC 4291, 2.5.5.2 is for APIs).
     if u32::from_be(first) >> 28 != 6
         || src.is_v4()
@@ -122,7 +124,6 @@ fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
     {
         return Err(DropReason::Malformed);
     }
-    (headers.key.src, headers.key.dst) = (src, dst);
     headers.transport_offset = (ETHERNET + IPV6_HEADER) as u16;
     let length = headers.total_length - IPV6_HEADER as u32;
     if !extension::follows(headers.key.proto) {

@@ -80,6 +80,10 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
 fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outcome {
     let question = arp::read(packet)?;
     headers.key.dst = question.target;
+    if question.sender.is_none() {
+        // A probe names no address that would tell whose the MAC is.
+        guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    }
     let sender = question.sender.and_then(|address| {
         headers.key.src = address;
         endpoint::find(&address)
@@ -98,6 +102,9 @@ fn answer_nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> u64 {
 #[inline(always)]
 fn nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> Outcome {
     guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    if gateway::is_addressed(&headers.key.src) {
+        return Err(DropReason::SpoofedSource);
+    }
     if headers.is_echo_request() && gateway::is_addressed(&headers.key.dst) {
         gateway::answer(packet, headers)?;
         return deliver::back(packet, frame.source_mac(), TrafficClass::Neighbour);

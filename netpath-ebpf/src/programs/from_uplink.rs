@@ -30,8 +30,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if headers.transport == Transport::Error {
         return verdict::from_code(error_code(packet, headers));
     }
-    let spoilt = fragment::is_spoilt(headers);
-    fragment::resolve(headers);
+    let spoilt = fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
     if let Some(translation) = known.and_then(flow::translation) {
         if spoilt {
@@ -100,6 +99,9 @@ fn error_code(packet: &Packet, headers: &Headers) -> u64 {
 /// An ICMP error: goes to whoever sent what it embeds, which may come from any router on the way.
 #[inline(always)]
 fn error(packet: &Packet, headers: &Headers) -> Outcome {
+    if endpoint::find(&headers.key.src).is_some() {
+        return Err(DropReason::SpoofedSource);
+    }
     let inner = embedded_headers()?;
     let about = flow::related(packet, headers, inner);
     let Some(flow::About { pod: number, translation: Some(translation), .. }) = about else {

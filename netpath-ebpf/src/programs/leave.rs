@@ -34,11 +34,7 @@ pub struct Leaving<'a> {
 #[inline(always)]
 pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<bool, DropReason> {
     if headers.transport == Transport::Error {
-        return match error(packet, headers, leaving.pod.pod, leaving.masquerade) {
-            UNTRANSLATED => Ok(false),
-            TRANSLATED => Ok(true),
-            reason => Err(DropReason::from_u8(reason).unwrap_or(DropReason::NotReady)),
-        };
+        return translate_error(packet, headers, leaving.pod.pod, leaving.masquerade);
     }
     let translation = match flow::lookup_leaving(packet, headers, leaving.masquerade) {
         Some(known) => flow::translation(known),
@@ -78,17 +74,34 @@ pub fn bind(
     Ok(translation)
 }
 
+/// Translates an ICMP error that a pod (or the node, number 0) sends about a packet that came for it, as its own packets of
+/// that flow are; returns whether it did.
+#[inline(always)]
+pub fn translate_error(
+    packet: &Packet,
+    headers: &Headers,
+    pod: u32,
+    masquerade: bool,
+) -> Result<bool, DropReason> {
+    match error(packet, headers, pod, masquerade) {
+        UNTRANSLATED => Ok(false),
+        TRANSLATED => Ok(true),
+        reason => Err(DropReason::from_u8(reason).unwrap_or(DropReason::NotReady)),
+    }
+}
+
 /// Answers of `error` beside drop reasons.
 const UNTRANSLATED: u8 = 0;
 const TRANSLATED: u8 = u8::MAX;
 
-/// An ICMP error that a pod sends about a packet that came for it: translated as the pod's own packets of that flow are.
 /// Not inlined: rare, and it would stand in the fast path's middle.
 #[inline(never)]
 fn error(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> u8 {
     let Ok(inner) = embedded_headers() else { return DropReason::NotReady as u8 };
     let about = flow::related(packet, headers, inner);
     match about {
+        // The node may say of anybody's packets what it likes.
+        Some(about) if about.pod != pod && pod == 0 => UNTRANSLATED,
         // About another pod's flow, or about a packet that never came here: forged.
         Some(about) if about.pod != pod => DropReason::SpoofedSource as u8,
         Some(flow::About { translation: Some(translation), .. }) => {

@@ -1,6 +1,6 @@
 //! tc egress of an uplink: the last look at what leaves. Invariant 1 is held here.
 
-use netpath_common::abi::{Addr, DropReason, Program, Uplink};
+use netpath_common::abi::{Addr, DropReason, Program, RouteKind, Uplink};
 
 use super::leave::{self, Leaving, bind};
 use crate::{
@@ -36,16 +36,29 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     };
     sound?;
     fragment::resolve(headers);
-    let masquerade = route::lookup(pod, &headers.key.dst).masquerade;
+    let way = route::lookup(pod, &headers.key.dst);
+    // To the node or to a pod: not to the wire, whatever the stack's own rules say.
+    if way.kind != RouteKind::Fib as u8 {
+        return Err(DropReason::Untranslated);
+    }
+    let masquerade = way.masquerade;
     let uplink = uplink.ok_or(DropReason::NotReady)?;
     let leaving = Leaving { pod, masquerade, uplink, routed: Addr::UNSPECIFIED, program: Program::ToUplink };
     leave::translate(packet, headers, &leaving)?;
     Ok(Verdict::NEXT)
 }
 
+/// What stands in a flow for the pod, if it is the node's own.
+const NODE: u32 = 0;
+
 /// A packet of the node itself. If a pod's binding has its port, the answers would go to the pod: it gets another one.
 #[inline(always)]
-fn own(packet: &Packet, headers: &Headers, uplink: &'static Uplink) -> Outcome {
+fn own(packet: &Packet, headers: &mut Headers, uplink: &'static Uplink) -> Outcome {
+    if headers.transport == Transport::Error {
+        leave::translate_error(packet, headers, NODE, false)?;
+        return Ok(Verdict::NEXT);
+    }
+    fragment::resolve(headers);
     if headers.transport != Transport::Ports || !route::is_snat_port(headers.key.sport) {
         return Ok(Verdict::NEXT);
     }

@@ -74,14 +74,15 @@ pub fn nd(
     if !nameless && !source.is_link_local_v6() && !is_own(&source) {
         return Err(DropReason::SpoofedSource);
     }
-    // A link-local source is for finding neighbours only: nothing of it is routed.
+    // A link-local source is for finding neighbours only: nothing of it is routed, and groups are nobody's (mDNS).
     if headers.key.proto != ICMPV6 || !nd::is_of_the_link(headers.icmp_type) {
-        return Err(DropReason::SpoofedSource);
+        let group = headers.key.dst.is_multicast_v6();
+        return Err(if group { DropReason::Multicast } else { DropReason::SpoofedSource });
     }
     match headers.icmp_type {
         nd::SOLICITATION => {
             let question = nd::read(packet, headers)?;
-            if nameless || is_own(&question.target) {
+            if nameless || question.target == source || is_own(&question.target) {
                 return Ok(Decision::Leave);
             }
             if question.has_mac && question.mac != frame.source {

@@ -17,44 +17,36 @@ const FIRST_LIFETIME: u64 = 30_000_000_000;
 const EARLY_LIFETIME: u64 = 2_000_000_000;
 
 /// Fills in the ports of a later part, and remembers those of a first one. A later part that nobody knows keeps
-/// `Transport::Unknown`.
+/// `Transport::Unknown`. True for a first part that a later one of its datagram was let go before: whoever it is for
+/// cannot get all of it.
 #[inline(always)]
-pub fn resolve(headers: &mut Headers) {
-    if headers.part != Part::Whole {
-        resolve_part(headers);
-    }
+pub fn resolve(headers: &mut Headers) -> bool {
+    headers.part != Part::Whole && resolve_part(headers)
 }
 
 /// Not inlined: rare.
 #[inline(never)]
-fn resolve_part(headers: &mut Headers) {
+fn resolve_part(headers: &mut Headers) -> bool {
     let key = key(headers);
+    let known = FRAGMENTS.get(&key);
+    let is_young = |known: &Fragment, kind: FragmentKind, lifetime: u64| {
+        known.kind == kind as u8 && helper::now().wrapping_sub(known.seen) < lifetime
+    };
     if headers.part == Part::First {
+        if known.is_some_and(|known| is_young(known, FragmentKind::Early, EARLY_LIFETIME)) {
+            return true;
+        }
         if headers.transport == Transport::Ports {
             remember(&key, headers, FragmentKind::First);
         }
-        return;
+        return false;
     }
-    let Some(first) = FRAGMENTS.get(&key) else { return };
-    if first.kind != FragmentKind::First as u8 || helper::now().wrapping_sub(first.seen) > FIRST_LIFETIME {
-        return;
+    if let Some(first) = known.filter(|known| is_young(known, FragmentKind::First, FIRST_LIFETIME)) {
+        (headers.key.sport, headers.key.dport) = (first.sport, first.dport);
+        (headers.key.proto, headers.icmp_type) = (first.proto, first.icmp_type);
+        headers.transport = Transport::Ports;
     }
-    (headers.key.sport, headers.key.dport) = (first.sport, first.dport);
-    headers.icmp_type = first.icmp_type;
-    headers.transport = Transport::Ports;
-}
-
-/// Whether a later part of this first part's datagram was let go. Asked before `resolve`, which overwrites the note.
-#[inline(always)]
-pub fn is_spoilt(headers: &Headers) -> bool {
-    headers.part == Part::First && has_early(headers)
-}
-
-#[inline(never)]
-fn has_early(headers: &Headers) -> bool {
-    FRAGMENTS.get(&key(headers)).is_some_and(|early| {
-        early.kind == FragmentKind::Early as u8 && helper::now().wrapping_sub(early.seen) < EARLY_LIFETIME
-    })
+    false
 }
 
 /// Notes a later part that was let go because nobody knows its first one.
@@ -71,6 +63,7 @@ fn remember(key: &FragmentKey, headers: &Headers, kind: FragmentKind) {
         dport: headers.key.dport,
         kind: kind as u8,
         icmp_type: headers.icmp_type,
+        proto: headers.key.proto,
         pad: 0,
     };
     FRAGMENTS.insert(key, &fragment);
@@ -82,7 +75,7 @@ fn key(headers: &Headers) -> FragmentKey {
         src: headers.key.src,
         dst: headers.key.dst,
         id: headers.fragment_id,
-        proto: headers.key.proto,
+        proto: if headers.v6 { 0 } else { headers.key.proto },
         pad: [0; 3],
     }
 }

@@ -74,7 +74,7 @@ pub fn refuse_unroutable(headers: &Headers) -> Result<(), DropReason> {
 #[inline(always)]
 fn refuse_unroutable_v6(destination: &Addr) -> Result<(), DropReason> {
     let [first, second, third, last] = destination.0.map(u32::from_be);
-    if first >> 24 == 0xff {
+    if destination.is_multicast_v6() {
         return Err(DropReason::Multicast);
     }
     // `::` and `::1`; and a link-local address is on no other link.
@@ -99,8 +99,8 @@ pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
 /// Whether an uplink's flows may carry this address.
 #[inline(always)]
 pub fn is_source_of(uplink: &Uplink, headers: &Headers) -> bool {
-    let pool = pool_of(uplink, headers);
-    pool.addresses.iter().any(|address| *address == headers.key.src)
+    // What is not used of a pool is unspecified, and so is the source of a packet that looks for an address.
+    headers.key.src != Addr::UNSPECIFIED && pool_of(uplink, headers).addresses.contains(&headers.key.src)
 }
 
 #[inline(always)]

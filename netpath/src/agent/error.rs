@@ -35,6 +35,9 @@ pub enum AgentError {
         /// What is wrong, and what to give instead.
         reason: String,
     },
+    /// A filter of flows that does not do for what is asked.
+    #[error("choosing flows: {0}")]
+    Filter(&'static str),
     /// A pod's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -212,6 +215,7 @@ impl From<&AgentError> for Failure {
         use AgentError as E;
         let code = match error {
             E::Invalid { .. }
+            | E::Filter(_)
             | E::Name(_)
             | E::Mac(_)
             | E::Family { .. }

@@ -6,7 +6,7 @@ use netpath_common::abi::{self, Addr, DropReason, EventKind, Program};
 
 use super::{Agent, lock, registry::Entry, view::unix_ms};
 use crate::{
-    api::types::Event,
+    api::types::{Event, Protocol},
     datapath::{Events, monotonic_ns},
 };
 
@@ -84,10 +84,5 @@ fn wall_clock_ms(monotonic: u64) -> u64 {
 
 /// Name of an IP protocol; its number if the API has none for it.
 pub(super) fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        other => other.to_string(),
-    }
+    Protocol(number).to_string()
 }

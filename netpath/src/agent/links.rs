@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Agent, AgentError, blocking, lock, registry::Entry};
+use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
 use crate::{
     compile,
     datapath::Datapath,
@@ -27,8 +27,12 @@ impl Agent {
         } else {
             open_netns(pod).await?
         };
-        let slot = pod.slot;
-        self.on_datapath(move |datapath| datapath.clear_pod_counter(slot)).await?;
+        let (slot, limit) = (pod.slot, self.flows_per_pod());
+        let prepare = move |datapath: &mut Datapath| {
+            datapath.clear_pod_counter(slot)?;
+            limit_new_pod(datapath, slot, limit)
+        };
+        self.on_datapath(prepare).await?;
         for at in 0..pod.interfaces.len() {
             self.build_interface(pod, at, &netns, undo).await?;
         }

@@ -2,12 +2,13 @@
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
-//! after the node itself, `reconcile` repairs, `events` reads what the programs tell, `view`
-//! answers the API, `uninstall` takes everything away.
+//! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
+//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
+mod flows;
 mod links;
 mod network;
 mod networks;
@@ -16,8 +17,11 @@ mod pods;
 mod ports;
 mod reconcile;
 mod registry;
+mod reload;
+mod snat;
 mod start;
 mod state;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -33,7 +37,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use self::{node::NodeState, registry::Registry, state::State};
@@ -49,7 +53,7 @@ type Uninstall = oneshot::Sender<Result<(), AgentError>>;
 
 /// A running agent.
 pub struct Agent {
-    config: Config,
+    config: Mutex<Arc<Config>>,
     netns: Netns,
     netlink: Netlink,
     datapath: Arc<Mutex<Datapath>>,
@@ -65,6 +69,8 @@ pub struct Agent {
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,
+    /// The configuration has changed.
+    reloaded: Notify,
     /// Held by whoever adds, changes or removes a network.
     network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.

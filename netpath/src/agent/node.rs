@@ -1,8 +1,9 @@
 //! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
+use netpath_common::abi::Node as Record;
 
 use super::{Agent, AgentError, advertisements, blocking, lock, ports::Ports};
 use crate::{
@@ -31,11 +32,19 @@ pub(super) struct Seen {
 pub(super) struct NodeState {
     pub(super) seen: Seen,
     /// The node's record as last written, without its generation.
-    told: Option<Surroundings>,
+    pub(super) told: Option<Record>,
+    /// The addresses that no binding is left beside of; absent until the first look.
+    pub(super) bound_to: Option<BTreeSet<IpAddr>>,
     generation: u32,
 }
 
 impl Seen {
+    /// What of it the tables tell.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let addresses = self.addresses.iter().map(|address| address.net.addr()).collect();
+        Surroundings { uplinks: self.uplinks.clone(), addresses }
+    }
+
     /// Name of a link; `#INDEX` if it is not known.
     pub(super) fn name_of(&self, ifindex: u32) -> String {
         let link = self.links.iter().find(|link| link.index == ifindex);
@@ -72,7 +81,7 @@ impl Agent {
     /// An MTU if it is given, else the configured, else the smallest of the uplinks, bytes.
     pub(super) fn mtu_or(&self, given: Option<u32>) -> u32 {
         let uplinks = || lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.mtu).min();
-        given.or(self.config.mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
+        given.or(self.config().mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
     }
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
@@ -94,7 +103,8 @@ impl Agent {
     }
 
     async fn find_uplinks(&self, links: &[Link], addresses: &[Address]) -> Result<Vec<Uplink>, AgentError> {
-        let found: Vec<&Link> = if self.config.uplinks.is_empty() {
+        let config = self.config();
+        let found: Vec<&Link> = if config.uplinks.is_empty() {
             let mut indexes = Vec::new();
             for family in families(&self.all_networks()) {
                 indexes.extend(self.netlink.default_route_interface(family == Family::V6).await?);
@@ -102,28 +112,24 @@ impl Agent {
             links.iter().filter(|link| indexes.contains(&link.index)).collect()
         } else {
             let by_name = |name: &String| links.iter().find(|link| link.name == *name);
-            self.config.uplinks.iter().filter_map(by_name).collect()
+            config.uplinks.iter().filter_map(by_name).collect()
         };
         let uplink = |link: &Link| Uplink {
             name: link.name.clone(),
             ifindex: link.index,
             mtu: link.mtu,
-            v4: source_v4(addresses, link.index),
-            v6: source_v6(addresses, link.index),
+            addresses: source_addresses(addresses, link.index),
         };
         Ok(found.into_iter().map(uplink).collect())
     }
 
     /// Whether the node has what it needs before anything is changed on it.
     pub(super) fn check_node(&self) -> Result<(), AgentError> {
+        let config = self.config();
         let node = lock(&self.node);
         let seen = &node.seen;
-        let lacking: Vec<_> = self
-            .config
-            .uplinks
-            .iter()
-            .filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
-            .collect();
+        let lacking: Vec<_> =
+            config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)).collect();
         if let Some(name) = lacking.first() {
             let there: Vec<_> = seen.links.iter().map(|link| link.name.as_str()).collect();
             return Err(AgentError::unfit(
@@ -137,7 +143,7 @@ impl Agent {
                 "name one with --uplink DEV or uplinks = [\"DEV\"]",
             ));
         }
-        for block in &self.config.network.blocks {
+        for block in &config.network.blocks {
             if let Some(conflict) = seen.conflict(*block) {
                 return Err(AgentError::unfit(
                     format!("the block {block} holds {conflict}"),
@@ -150,8 +156,9 @@ impl Agent {
 
     /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
     /// reserved ports, and programs on the uplinks. What fails does not stop the rest.
-    pub(super) async fn ensure_node(&self) {
+    pub(super) async fn ensure_node(&self) -> Seen {
         let _one = self.node_changes.lock().await;
+        let config = self.config();
         let seen = lock(&self.node).seen.clone();
         // The tables first: no program may run with an uplink it does not know.
         self.note("tables", &self.write_tables(&seen).await);
@@ -163,18 +170,27 @@ impl Agent {
                 conflict.map_or(Ok(()), |(block, conflict)| Err(format!("{block} holds {conflict}")));
             self.note(&problem_of(&network.name), &outcome);
         }
-        for name in self.config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name))
-        {
+        for name in config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)) {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
         let families = families(&self.all_networks());
-        for uplink in seen.uplinks {
-            let outcome = match self.ensure_uplink(&uplink, &families).await {
-                Ok(()) => families.iter().try_for_each(|family| has_source(&uplink, *family)),
+        for uplink in &seen.uplinks {
+            let outcome = match self.ensure_uplink(uplink, &families).await {
+                Ok(()) => families.iter().try_for_each(|family| has_source(uplink, *family)),
                 Err(error) => Err(error.to_string()),
             };
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
+        self.note("snat.addresses", &self.check_pool(&seen));
+        seen
+    }
+
+    /// Tells which addresses of the pool are not used.
+    fn check_pool(&self, seen: &Seen) -> Result<(), String> {
+        let unused = compile::unused_sources(&seen.surroundings(), &self.config().snat_addresses);
+        let words: Vec<_> =
+            unused.iter().map(|(address, why)| format!("{address} is not used: {why}")).collect();
+        if words.is_empty() { Ok(()) } else { Err(words.join("; ")) }
     }
 
     async fn ensure_uplink(&self, uplink: &Uplink, families: &[Family]) -> Result<(), AgentError> {
@@ -206,19 +222,18 @@ impl Agent {
 
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
-        let addresses = seen.addresses.iter().map(|address| address.net.addr()).collect();
-        let surroundings = Surroundings { uplinks: seen.uplinks.clone(), addresses };
-        let generation = {
+        let (config, surroundings) = (self.config(), seen.surroundings());
+        let mut record = compile::node(&surroundings, &config.snat_ports, &config.snat_addresses, 0);
+        record.generation = {
             let mut node = lock(&self.node);
-            if node.told.as_ref() != Some(&surroundings) {
+            if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
-                node.told = Some(surroundings.clone());
+                node.told = Some(record);
             }
             node.generation
         };
         let routes = compile::routes(&self.all_networks(), &surroundings);
-        let record = compile::node(&surroundings, &self.config.snat_ports, generation);
         let write = move |datapath: &mut crate::datapath::Datapath| {
             datapath.set_routes(&routes)?;
             datapath.set_node(&record)
@@ -252,7 +267,7 @@ impl Agent {
         let ours = Ports::parse(&self.state.host().await.reserved_ports);
         let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
         let others = present.without(&ours);
-        let added = Ports::range(&self.config.snat_ports).without(&others);
+        let added = Ports::range(&self.config().snat_ports).without(&others);
         self.state.record(|host| host.reserved_ports = added.to_string()).await?;
         let wanted = others.with(&added);
         if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
@@ -299,37 +314,30 @@ fn families(networks: &[Network]) -> Vec<Family> {
 
 /// Whether there is an address that flows of a family leaving here can be translated to.
 fn has_source(uplink: &Uplink, family: Family) -> Result<(), String> {
-    match family {
-        Family::V4 if uplink.v4.is_none() => {
-            Err("it has no IPv4 address: pods cannot reach outside by it".to_owned())
-        }
-        Family::V6 if uplink.v6.is_none() => {
-            Err("it has no IPv6 address: pods cannot reach outside by it over IPv6".to_owned())
-        }
-        _ => Ok(()),
+    if uplink.addresses.iter().any(|address| Family::of(*address) == family) {
+        return Ok(());
     }
+    Err(match family {
+        Family::V4 => "it has no IPv4 address: pods cannot reach outside by it".to_owned(),
+        Family::V6 => "it has no IPv6 address: pods cannot reach outside by it over IPv6".to_owned(),
+    })
 }
 
-/// What IPv4 flows leaving by an interface are translated to where the kernel's FIB names nothing: its first address,
-/// link-local ones last.
-fn source_v4(addresses: &[Address], ifindex: u32) -> Option<Ipv4Addr> {
-    let own = addresses.iter().filter(|address| address.ifindex == ifindex);
-    let own = own.filter_map(|address| match address.net.addr() {
-        IpAddr::V4(v4) => Some((v4, address.fading)),
-        IpAddr::V6(_) => None,
+/// What flows leaving by an interface may be translated to where the kernel's FIB names nothing, what is rather used
+/// first: IPv4 link-local ones last; of IPv6 those that last, and global ones before those of a site. Never IPv6
+/// link-local ones: nobody behind a router could answer.
+fn source_addresses(addresses: &[Address], ifindex: u32) -> Vec<IpAddr> {
+    let usable = |address: &&Address| match address.net.addr() {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => !address.tentative && !v6.is_unicast_link_local() && !v6.is_loopback(),
+    };
+    let mut own: Vec<_> =
+        addresses.iter().filter(|address| address.ifindex == ifindex).filter(usable).collect();
+    own.sort_by_key(|address| match address.net.addr() {
+        IpAddr::V4(v4) => (v4.is_link_local(), address.fading),
+        IpAddr::V6(v6) => (address.fading, v6.is_unique_local()),
     });
-    own.min_by_key(|(v4, fading)| (v4.is_link_local(), *fading)).map(|(v4, _)| v4)
-}
-
-/// The same for IPv6: its first address that lasts, global ones before those of a site. Never a link-local one: nobody
-/// behind a router could answer.
-fn source_v6(addresses: &[Address], ifindex: u32) -> Option<Ipv6Addr> {
-    let own = addresses.iter().filter(|address| address.ifindex == ifindex && !address.tentative);
-    let own = own.filter_map(|address| match address.net.addr() {
-        IpAddr::V6(v6) if !v6.is_unicast_link_local() && !v6.is_loopback() => Some((v6, address.fading)),
-        _ => None,
-    });
-    own.min_by_key(|(v6, fading)| (*fading, v6.is_unique_local())).map(|(v6, _)| v6)
+    own.into_iter().map(|address| address.net.addr()).collect()
 }
 
 #[cfg(test)]
@@ -348,14 +356,21 @@ mod tests {
             address(2, "2001:db8::1/64"),
             address(2, "192.0.2.5/24"),
         ];
-        assert_eq!(source_v4(&addresses, 2), Some(Ipv4Addr::new(192, 0, 2, 5)));
-        assert_eq!(source_v4(&addresses[..1], 2), Some(Ipv4Addr::new(169, 254, 7, 7)));
-        assert_eq!(source_v4(&addresses, 9), None);
+        let of = |addresses: &[Address], index| {
+            let found = source_addresses(addresses, index);
+            found.iter().filter(|address| address.is_ipv4()).map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&addresses, 2), ["192.0.2.5", "169.254.7.7"]);
+        assert_eq!(of(&addresses[..1], 2), ["169.254.7.7"]);
+        assert_eq!(of(&addresses, 9), [""; 0]);
     }
 
     #[test]
     fn an_ipv6_source_lasts_and_can_be_answered() {
-        let source = |addresses: &[Address]| source_v6(addresses, 2).map(|source| source.to_string());
+        let source = |addresses: &[Address]| {
+            let found = source_addresses(addresses, 2);
+            found.into_iter().find(IpAddr::is_ipv6).map(|source| source.to_string())
+        };
         let link_local = address(2, "fe80::1/64");
         let tentative = Address { tentative: true, ..address(2, "2001:db8::1/64") };
         assert_eq!(

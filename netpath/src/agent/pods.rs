@@ -19,7 +19,7 @@ impl Agent {
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
         let change = self.begin_change().await?;
-        let wanted = Wanted::check(request, &self.config)?;
+        let wanted = Wanted::check(request, &self.config())?;
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
@@ -78,7 +78,7 @@ impl Agent {
         }
         self.check_allowed(&wanted)?;
         let id = self.state.next_id().await?;
-        let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config.instance.name())?;
+        let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config().instance.name())?;
         let pod = entry.pod;
         if let Err(error) = self.state.create(&pod).await {
             lock(&self.registry).forget(&pod);

@@ -17,8 +17,6 @@ const FULL_PASS: Duration = Duration::from_secs(10);
 /// Time between looks at what netlink tells, so that what changes there is repaired within two seconds. Three dumps
 /// cost less than being woken by every change that the agent makes itself.
 const LOOK: Duration = Duration::from_secs(1);
-/// Time between sweeps of the flow table.
-const SWEEP: Duration = Duration::from_secs(5);
 
 /// How much a pass does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,13 +35,15 @@ impl Agent {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_full = Instant::now();
         loop {
-            tokio::select! {
-                _ = looks.tick() => {}
+            let reloaded = tokio::select! {
+                _ = looks.tick() => false,
+                () = self.reloaded.notified() => true,
                 _ = ending.wait_for(|ending| *ending) => return,
-            }
+            };
             let looked = self.look().await;
             self.note("netlink", &looked.as_ref().map(|_| ()));
-            let extent = if last_full.elapsed() >= FULL_PASS { Extent::Full } else { Extent::Announced };
+            let full = reloaded || last_full.elapsed() >= FULL_PASS;
+            let extent = if full { Extent::Full } else { Extent::Announced };
             // After a failed look nothing is known to have changed; a pass on what was seen before harms nobody.
             if extent == Extent::Full || looked.is_ok_and(|changed| changed) {
                 self.pass(extent).await;
@@ -56,7 +56,9 @@ impl Agent {
 
     /// One pass over everything. What is left over is removed last, when what should be there is.
     pub(super) async fn pass(self: &Arc<Self>, extent: Extent) {
-        self.ensure_node().await;
+        let seen = self.ensure_node().await;
+        // After the tables: no program makes another binding to an address that is gone.
+        self.note("bindings", &self.drop_lost_bindings(&seen).await);
         let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
         for entry in entries {
             if *self.ending.borrow() {
@@ -135,23 +137,5 @@ impl Agent {
             }
         }
         Ok(())
-    }
-
-    /// Sweeps the flow table until the agent ends.
-    pub(super) async fn sweep_loop(self: Arc<Self>) {
-        let mut ending = self.ending.subscribe();
-        let mut ticks = tokio::time::interval(SWEEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                _ = ending.wait_for(|ending| *ending) => return,
-            }
-            let swept = self.on_flows(|flows| flows.sweep()).await;
-            self.note("flow table", &swept.as_ref().map(|_| ()));
-            if let Ok(swept) = swept {
-                *lock(&self.swept) = swept;
-            }
-        }
     }
 }

@@ -59,6 +59,11 @@ impl Registry {
         Self { pods: pods.into_iter().map(entry).collect(), networks }
     }
 
+    /// Changes a network's settings; pods keep their addresses.
+    pub(super) fn update_network(&mut self, network: Network) {
+        self.networks.update(network);
+    }
+
     /// All networks, by name.
     pub(super) fn networks(&self) -> Vec<Network> {
         self.networks.all().cloned().collect()
@@ -108,11 +113,6 @@ impl Registry {
     /// Adds a network that [`check_network`](Self::check_network) has passed.
     pub(super) fn insert_network(&mut self, network: Network) {
         self.networks.insert(network);
-    }
-
-    /// Changes a network's settings.
-    pub(super) fn update_network(&mut self, network: Network) {
-        self.networks.update(network);
     }
 
     /// Takes a network away from new pods, unless it has some.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{RwLock, broadcast, mpsc, watch},
+    sync::{Notify, RwLock, broadcast, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::server,
-    config::{Config, Paths},
+    config::{Config, ConfigError, Paths},
     datapath::{AttachKind, Datapath, Options, Swept, ensure_bpffs},
     model::{GATEWAY_MAC, Network, overlap},
     net::{Netlink, Netns},
@@ -41,9 +41,14 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Runs the agent until SIGTERM, SIGINT or `uninstall`. Programs, tables, links and flows stay when it ends: the next
 /// agent takes them over.
 ///
+/// At SIGHUP it takes over what `reread` returns.
+///
 /// # Errors
 /// Why it could not start; what was attached before stays as it was.
-pub async fn run(config: Config) -> Result<(), AgentError> {
+pub async fn run(
+    config: Config,
+    reread: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+) -> Result<(), AgentError> {
     check_root()?;
     check_kernel()?;
     let _lock = take_lock(&config.paths)?;
@@ -51,15 +56,18 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let store = open_store(&config.paths).await?;
     let (agent, mut uninstall) = Agent::open(config, store).await?;
     let tasks = agent.begin().await?;
-    let socket = agent.config.paths.socket();
+    let socket = agent.config().paths.socket();
     let listener = server::bind(&socket).await?;
     // Served until the answers are out, that of `uninstall` included.
     let (end_server, server_ends) = watch::channel(false);
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
-    tracing::info!(socket = %socket.display(), node = agent.config.node, "ready");
-    let asked = tokio::select! {
-        () = signals.either() => None,
-        asked = uninstall.recv() => asked,
+    tracing::info!(socket = %socket.display(), node = agent.config().node, "ready");
+    let asked = loop {
+        tokio::select! {
+            to_end = signals.next() => if to_end { break None },
+            asked = uninstall.recv() => break asked,
+        }
+        agent.reload(blocking(reread.clone()).await).await;
     };
     agent.end(tasks).await;
     let outcome = match asked {
@@ -88,6 +96,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    reload: Signal,
 }
 
 impl Signals {
@@ -96,13 +105,16 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate(), "SIGTERM")?,
             interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            reload: listen(SignalKind::hangup(), "SIGHUP")?,
         })
     }
 
-    async fn either(&mut self) {
+    /// Waits for the next one; returns whether the agent is to end.
+    async fn next(&mut self) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.reload.recv() => false,
         }
     }
 }
@@ -190,7 +202,7 @@ impl Agent {
         }
         let (uninstall, asked) = mpsc::channel(1);
         let agent = Self {
-            config,
+            config: Mutex::new(Arc::new(config)),
             netns,
             netlink,
             datapath: Arc::new(Mutex::new(datapath)),
@@ -203,6 +215,7 @@ impl Agent {
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
+            reloaded: Notify::new(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,
@@ -244,8 +257,8 @@ impl Agent {
     /// Removes everything this instance put on the host.
     pub(crate) async fn remove_all(&self) -> Result<(), AgentError> {
         let pods = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
-        remove_all(&self.config.instance, &self.config.paths, pods, self.state.host().await, &self.netlink)
-            .await
+        let config = self.config();
+        remove_all(&config.instance, &config.paths, pods, self.state.host().await, &self.netlink).await
     }
 }
 

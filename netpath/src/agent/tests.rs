@@ -14,6 +14,8 @@ use crate::{
     store::{EmbeddedStore, Store, memory::MemoryStore},
 };
 
+mod flows;
+
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 fn memory() -> Arc<MemoryStore> {

@@ -7,14 +7,12 @@ use std::{
 
 use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 
-use super::{Agent, AgentError, events::protocol_name, lock, pods::object, registry::Entry};
+use super::{Agent, AgentError, lock, pods::object, registry::Entry};
 use crate::{
-    api::types::{Drop, Flow, Network, Pod, PodInterface, ProgramStatus, SnatStatus, Status, Traffic},
-    datapath::{Attachment, Datapath, DatapathError, FlowPair, monotonic_ns},
+    api::types::{Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
+    datapath::{Attachment, Datapath, DatapathError},
     model::{self, PodState},
 };
-
-const SECOND: u64 = 1_000_000_000;
 
 impl Agent {
     /// All pods, by name.
@@ -95,26 +93,6 @@ impl Agent {
         self.all_networks().into_iter().map(describe).collect()
     }
 
-    /// All flows, or those of one pod.
-    ///
-    /// # Errors
-    /// [`AgentError::NoPod`], or if the table cannot be read.
-    pub async fn flows(&self, pod: Option<&str>) -> Result<Vec<Flow>, AgentError> {
-        let (names, only) = {
-            let registry = lock(&self.registry);
-            let only = pod.map(|name| registry.pod(name).map(|entry| entry.pod.id)).transpose()?;
-            let names: HashMap<u32, String> =
-                registry.pods().map(|entry| (entry.pod.id, entry.pod.name.to_string())).collect();
-            (names, only)
-        };
-        let list = move |flows: &mut crate::datapath::FlowTable| {
-            let now = monotonic_ns();
-            let wanted = |pair: &&FlowPair| only.is_none_or(|id| pair.original.pod == id);
-            Ok(flows.pairs()?.iter().filter(wanted).map(|pair| describe_flow(pair, &names, now)).collect())
-        };
-        self.on_flows(list).await
-    }
-
     /// Drop reasons with packets.
     ///
     /// # Errors
@@ -138,35 +116,25 @@ impl Agent {
     /// # Errors
     /// If a counter cannot be read.
     pub async fn status(&self) -> Result<Status, AgentError> {
-        let read = |datapath: &mut Datapath| {
-            Ok::<_, DatapathError>((
-                datapath.attachments()?,
-                datapath.drops(DropReason::SnatExhausted)?.packets,
-                traffic(datapath)?,
-            ))
-        };
-        let (attachments, exhausted, traffic) = self.on_datapath(read).await?;
-        let swept = *lock(&self.swept);
-        let range = &self.config.snat_ports;
+        let read =
+            |datapath: &mut Datapath| Ok::<_, DatapathError>((datapath.attachments()?, traffic(datapath)?));
+        let (attachments, traffic) = self.on_datapath(read).await?;
+        let snat = self.snat_status().await?;
         let problems =
             lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            node: self.config.node.clone(),
+            node: self.config().node.clone(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             uplinks,
             programs: self.describe_programs(attachments),
             pods,
-            flows: swept.kept,
+            flows: lock(&self.swept).kept,
             flow_capacity: u64::from(self.flow_entries / 2),
-            snat: SnatStatus {
-                range: format!("{}-{}", range.start(), range.end()),
-                in_use: swept.translated,
-                exhausted,
-            },
+            snat,
             traffic,
             store: self.state.describe(),
             problems,
@@ -213,75 +181,7 @@ fn traffic(datapath: &Datapath) -> Result<Vec<Traffic>, DatapathError> {
     TrafficClass::ALL.iter().map(row).collect()
 }
 
-fn describe_flow(pair: &FlowPair, names: &HashMap<u32, String>, now: u64) -> Flow {
-    let (key, original) = (&pair.key, &pair.original);
-    let reply = pair.reply.unwrap_or_default();
-    let pod = names.get(&original.pod).cloned().unwrap_or_else(|| original.pod.to_string());
-    Flow {
-        protocol: protocol_name(key.proto),
-        source: key.src.to_ip(),
-        source_port: u16::from_be(key.sport),
-        destination: key.dst.to_ip(),
-        destination_port: u16::from_be(key.dport),
-        translated_source: pair.is_translated().then(|| original.addr.to_ip()),
-        translated_port: pair.is_translated().then(|| u16::from_be(original.port)),
-        state: pair.state().name().into(),
-        pod,
-        age_s: now.saturating_sub(original.created) / SECOND,
-        idle_s: now.saturating_sub(pair.last_seen()) / SECOND,
-        packets: original.packets,
-        bytes: original.bytes,
-        reply_packets: reply.packets,
-        reply_bytes: reply.bytes,
-    }
-}
-
 /// Milliseconds since 1970.
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use netpath_common::abi::{self, FlowKey, Rewrite};
-
-    use super::*;
-
-    #[test]
-    fn a_translated_flow() {
-        let addr = |last| Ipv4Addr::new(192, 0, 2, last).into();
-        let key = FlowKey {
-            src: addr(1),
-            dst: addr(2),
-            sport: 1000_u16.to_be(),
-            dport: 80_u16.to_be(),
-            proto: 17,
-            pad: [0; 3],
-        };
-        let original = abi::Flow {
-            created: SECOND,
-            last_seen: 3 * SECOND,
-            packets: 2,
-            rewrite: Rewrite::Source as u8,
-            addr: addr(9),
-            port: 40_000_u16.to_be(),
-            pod: 7,
-            ..abi::Flow::default()
-        };
-        let reply = abi::Flow { last_seen: 4 * SECOND, packets: 1, bytes: 60, ..abi::Flow::default() };
-        let pair = FlowPair { key, original, reply: Some(reply) };
-        let names = HashMap::from([(7, "web".to_owned())]);
-        let flow = describe_flow(&pair, &names, 11 * SECOND);
-        assert_eq!(
-            (flow.protocol.as_str(), flow.state.as_str(), flow.pod.as_str()),
-            ("udp", "established", "web")
-        );
-        assert_eq!((flow.source_port, flow.destination_port, flow.translated_port), (1000, 80, Some(40_000)));
-        assert_eq!(flow.translated_source, Some(Ipv4Addr::new(192, 0, 2, 9).into()));
-        assert_eq!((flow.age_s, flow.idle_s, flow.packets, flow.reply_bytes), (10, 7, 2, 60));
-        let alone = describe_flow(&FlowPair { reply: None, ..pair }, &HashMap::new(), 0);
-        assert_eq!((alone.state.as_str(), alone.pod.as_str(), alone.age_s), ("unreplied", "7", 0));
-    }
 }

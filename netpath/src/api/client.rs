@@ -19,7 +19,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
-use crate::api::types::{Drop, Failure, Flow, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status};
+use crate::api::types::{
+    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status,
+};
 
 /// How long an answer may take. Listing a full flow table takes the agent a few seconds.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -95,10 +97,19 @@ impl Client {
 
     /// Tracked flows, of one pod if `pod` is given.
     pub async fn flows(&self, pod: Option<&str>) -> Result<Vec<Flow>, ClientError> {
-        match pod {
-            Some(pod) => self.get(&format!("/v1/flows?pod={}", escape(pod))).await,
-            None => self.get("/v1/flows").await,
-        }
+        self.flows_by(&FlowFilter { pod: pod.map(str::to_owned), ..FlowFilter::default() }).await
+    }
+
+    /// Tracked flows that a filter lets pass.
+    pub async fn flows_by(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
+        self.get(&flows_path(filter)?).await
+    }
+
+    /// Removes tracked flows that a filter lets pass.
+    pub async fn flush_flows(&self, filter: &FlowFilter) -> Result<Flushed, ClientError> {
+        let path = flows_path(filter)?;
+        let body = self.exchange(Method::DELETE, &path, None).await?;
+        decode("DELETE", &path, &body)
     }
 
     /// Drop reasons that have packets.
@@ -251,6 +262,17 @@ fn excerpt(body: &[u8]) -> String {
     let shown: String = text.chars().take(SHOWN).collect();
     let more = if text.chars().count() > SHOWN { "…" } else { "" };
     format!("`{}{more}`", shown.escape_debug())
+}
+
+fn flows_path(filter: &FlowFilter) -> Result<String, ClientError> {
+    let refused = |reason: String| ClientError::Protocol { request: "/v1/flows".to_owned(), reason };
+    let fields = serde_json::to_value(filter).map_err(|error| refused(error.to_string()))?;
+    let pair = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => format!("{key}={}", escape(text)),
+        other => format!("{key}={other}"),
+    };
+    let query: Vec<_> = fields.as_object().into_iter().flatten().map(pair).collect();
+    Ok(if query.is_empty() { "/v1/flows".to_owned() } else { format!("/v1/flows?{}", query.join("&")) })
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters, so that any name is one path segment or value.

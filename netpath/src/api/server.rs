@@ -24,7 +24,7 @@ use axum::{
     routing::{get, patch, post},
 };
 use futures::{Stream, StreamExt as _, stream};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, watch},
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use self::{failure::Refusal, listener::Limited};
-use super::types::{Drop, Flow, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status};
+use super::types::{Drop, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status};
 use crate::{
     agent::{Agent, AgentError},
     store::private_dir,
@@ -97,7 +97,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/pods/{name}", get(pod).delete(pod_rm))
         .route("/v1/networks", get(networks).post(network_add))
         .route("/v1/networks/{name}", patch(network_set).delete(network_rm))
-        .route("/v1/flows", get(flows))
+        .route("/v1/flows", get(flows).delete(flush))
         .route("/v1/drops", get(drops))
         .layer(middleware::from_fn(in_time));
     timed
@@ -188,15 +188,33 @@ fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, 
     serde_json::from_slice(&body?).map_err(|error| Refusal::body(&error))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FlowQuery {
-    pod: Option<String>,
+type Filter = Result<Query<FlowFilter>, QueryRejection>;
+
+async fn flows(State(app): State<App>, filter: Filter) -> Result<Response, Refusal> {
+    let Query(filter) = filter?;
+    let body = Body::from_stream(array(app.agent.flows(&filter).await?));
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-async fn flows(State(app): State<App>, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer<Vec<Flow>> {
-    let Query(query) = query?;
-    Ok(Json(app.agent.flows(query.pod.as_deref()).await?))
+/// One array of all rows, as they come: a full table is never in memory as a whole.
+fn array(rows: impl Stream<Item = Result<Vec<Flow>, AgentError>>) -> impl Stream<Item = io::Result<Bytes>> {
+    let mut separator = "";
+    let text = move |rows: Result<Vec<Flow>, AgentError>| {
+        let mut text = Vec::new();
+        for row in rows.map_err(io::Error::other)? {
+            text.extend_from_slice(separator.as_bytes());
+            separator = ",";
+            serde_json::to_writer(&mut text, &row)?;
+        }
+        Ok(Bytes::from(text))
+    };
+    let one = |text| stream::iter([Ok(Bytes::from_static(text))]);
+    one(b"[").chain(rows.map(text)).chain(one(b"]"))
+}
+
+async fn flush(State(app): State<App>, filter: Filter) -> Answer<Flushed> {
+    let Query(filter) = filter?;
+    Ok(Json(Flushed { removed: app.agent.flush_flows(&filter).await? }))
 }
 
 async fn drops(State(app): State<App>) -> Answer<Vec<Drop>> {

@@ -1,9 +1,13 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
+mod filter;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol};
 
 /// `POST /v1/pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,10 +161,10 @@ pub struct Network {
     pub pods: u32,
 }
 
-/// A flow, in `GET /v1/flows[?pod=NAME]`: both directions in one row.
+/// A flow, in `GET /v1/flows` ([`FlowFilter`]): both directions in one row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// `tcp`, `udp`, `icmp`, or the number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// Who opened it.
     pub source: IpAddr,
@@ -238,6 +242,39 @@ pub struct SnatStatus {
     pub in_use: u64,
     /// Packets dropped because no port was free.
     pub exhausted: u64,
+    /// What flows are translated to: the pool, else what the uplinks have.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Destinations that no port was free for, those with most packets; ten at most.
+    #[serde(default)]
+    pub exhausted_destinations: Vec<ExhaustedDestination>,
+    /// How many ports bindings took to find a free one.
+    #[serde(default)]
+    pub tries: Vec<SnatTries>,
+}
+
+/// A destination that no port was free for, in [`SnatStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExhaustedDestination {
+    /// Its address.
+    pub destination: IpAddr,
+    /// Its port; 0 for an echo.
+    pub port: u16,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
+    pub protocol: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// The pod that sent the last of them; its number if it is gone.
+    pub pod: String,
+}
+
+/// A row of a histogram, in [`SnatStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatTries {
+    /// Ports tried, more than the row before has.
+    pub up_to: u32,
+    /// Bindings that took so many.
+    pub bindings: u64,
 }
 
 /// `GET /v1/status`.

@@ -18,6 +18,10 @@ pub enum Command {
     /// It loads the programs, attaches them, serves the API and repairs what others break. Pods and their connections
     /// stay when it ends, also by `kill -9`: the programs are pinned, and the next agent takes them over. What it put
     /// on the machine is removed by `netpath uninstall`.
+    ///
+    /// SIGHUP makes it read its configuration again: snat.ports, snat.addresses, flows.timeouts, flows.per_pod, masquerade,
+    /// no_masquerade, inbound and mtu change at once; for the rest it has to be restarted, and a file that changes any of
+    /// it, or is not valid, changes nothing.
     #[command(after_help = "Examples:
   netpath agent run                            the default route's interface is the uplink
   netpath agent run --uplink eth0 -v
@@ -35,5 +39,7 @@ pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    Ok(runtime.block_on(agent::run(config))?)
+    let (flags, instance) = (flags.clone(), global.instance.clone());
+    let reread = move || Config::load(&flags, &instance);
+    Ok(runtime.block_on(agent::run(config, reread))?)
 }

@@ -8,7 +8,7 @@ use super::{
     units::{age, bytes, end},
     wait,
 };
-use crate::api::types::Flow;
+use crate::api::types::{Flow, FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol};
 
 /// Tracked connections.
 #[derive(Debug, Subcommand)]
@@ -19,18 +19,98 @@ pub enum Command {
     /// time since the first packet, IDLE since the last one. For an echo, the identifier takes the port's place.
     #[command(after_help = "Examples:
   netpath flow ls
-  netpath flow ls --pod web
-  netpath flow ls -o json | jq '.[] | select(.state == \"unreplied\")'")]
+  netpath flow ls --pod web --protocol tcp --state established
+  netpath flow ls --destination 192.0.2.0/24 --port 443 --sort bytes --limit 20
+  netpath flow ls -o json | jq '.[] | select(.age_s > 3600)'")]
     Ls {
-        /// Only the flows of this pod
-        #[arg(long, value_name = "NAME")]
-        pod: Option<String>,
+        /// Which of them
+        #[command(flatten)]
+        filter: Filter,
+        /// What comes first
+        #[arg(long, value_name = "BY", value_enum)]
+        sort: Option<FlowSort>,
+        /// Print so many at most
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
+    /// Forget flows: their next packets make new ones, with new translations
+    ///
+    /// A translated connection gets another source port, or another address, and its peer will most likely reset it.
+    #[command(after_help = "Examples:
+  netpath flow flush --pod web
+  netpath flow flush --protocol udp --port 53
+  netpath flow flush --all")]
+    Flush {
+        /// Which of them
+        #[command(flatten)]
+        filter: Filter,
+        /// All flows of the node
+        #[arg(long, conflicts_with_all = FILTERS, required_unless_present_any = FILTERS)]
+        all: bool,
+    },
+}
+
+/// The options of [`Filter`]: removing flows takes one of them.
+const FILTERS: [&str; 7] = ["pod", "protocol", "state", "source", "destination", "port", "translated"];
+
+/// What flows have in common.
+#[derive(Debug, clap::Args)]
+pub struct Filter {
+    /// Only the flows of this pod
+    #[arg(long, value_name = "NAME")]
+    pod: Option<String>,
+    /// Only this protocol: tcp, udp, icmp, icmpv6, sctp or a number
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<Protocol>,
+    /// Only flows in this state
+    #[arg(long, value_name = "STATE", value_enum)]
+    state: Option<FlowState>,
+    /// Only flows opened from this address or prefix
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    source: Option<Prefix>,
+    /// Only flows to this address or prefix
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    destination: Option<Prefix>,
+    /// Only flows with this source, destination or translated port
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Only flows whose source is translated
+    #[arg(long)]
+    translated: bool,
+}
+
+impl From<&Filter> for FlowFilter {
+    fn from(filter: &Filter) -> Self {
+        Self {
+            pod: filter.pod.clone(),
+            protocol: filter.protocol,
+            state: filter.state,
+            source: filter.source,
+            destination: filter.destination,
+            port: filter.port,
+            translated: filter.translated.then_some(true),
+            ..Self::default()
+        }
+    }
 }
 
 pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Ls { pod } => global.output.show(&wait(global.client().flows(pod.as_deref()))?[..], render),
+        Command::Ls { filter, sort, limit } => {
+            let filter = FlowFilter { sort: *sort, limit: *limit, ..filter.into() };
+            global.output.show(&wait(global.client().flows_by(&filter))?[..], render)
+        }
+        Command::Flush { filter, all } => {
+            let filter = FlowFilter { all: *all, ..filter.into() };
+            global.output.show(&wait(global.client().flush_flows(&filter))?, render_flushed)
+        }
+    }
+}
+
+pub(super) fn render_flushed(flushed: &Flushed) -> String {
+    match flushed.removed {
+        1 => "1 flow is removed\n".to_owned(),
+        removed => format!("{removed} flows are removed\n"),
     }
 }
 

@@ -1,17 +1,15 @@
 //! Pure model → records of the kernel tables.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+mod node;
+
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use netpath_common::abi::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, MAX_UPLINKS, NODE_ROUTES, Node, Pool, Route,
-    RouteKind, Uplink as UplinkRecord,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, NODE_ROUTES, Route, RouteKind,
 };
 
+pub use self::node::{node, sources, unused_sources};
 use crate::model::{Family, Inbound, Interface, Network, Pod};
 
 /// What the node's surroundings look like now.
@@ -32,10 +30,9 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// Address that IPv4 flows leaving here are translated to where the kernel's FIB names none.
-    pub v4: Option<Ipv4Addr>,
-    /// The same for IPv6.
-    pub v6: Option<Ipv6Addr>,
+    /// Its addresses, the one first of each family that flows leaving here are translated to where nothing says
+    /// otherwise; none of them link-local IPv6.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The record of the addresses of one of a pod's interfaces. `ifindex` is the host end's, `mtu` the interface's.
@@ -112,29 +109,10 @@ fn is_routed(address: IpAddr) -> bool {
     }
 }
 
-/// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them.
-pub fn node(surroundings: &Surroundings, snat_ports: &RangeInclusive<u16>, generation: u32) -> Node {
-    let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
-    for (record, uplink) in uplinks.iter_mut().zip(&surroundings.uplinks) {
-        record.ifindex = uplink.ifindex;
-        record.v4 = uplink.v4.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
-        record.v6 = uplink.v6.map_or_else(Pool::default, |address| Pool::new(&[address.into()]));
-    }
-    Node {
-        uplinks,
-        snat_first: *snat_ports.start(),
-        snat_count: snat_ports.end().saturating_sub(*snat_ports.start()).saturating_add(1),
-        flags: 0,
-        generation,
-        reserved: 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{DEFAULT_NETWORK, Mac, PodState};
-    use proptest::prelude::*;
 
     fn network() -> Network {
         Network {
@@ -149,16 +127,14 @@ mod tests {
     }
 
     fn surroundings() -> Surroundings {
-        let uplink = |ifindex, v4: Option<&str>, v6: Option<&str>| Uplink {
-            name: format!("eth{ifindex}"),
-            ifindex,
-            mtu: 1500,
-            v4: v4.map(|text| text.parse().unwrap()),
-            v6: v6.map(|text| text.parse().unwrap()),
-        };
+        let uplink =
+            |ifindex, addresses| Uplink { name: format!("eth{ifindex}"), ifindex, mtu: 1500, addresses };
         let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2", "fe80::9"];
         Surroundings {
-            uplinks: vec![uplink(2, Some("192.0.2.2"), None), uplink(3, None, Some("2001:db8::2"))],
+            uplinks: vec![
+                uplink(2, vec!["192.0.2.2".parse().unwrap()]),
+                uplink(3, vec!["2001:db8::2".parse().unwrap()]),
+            ],
             addresses: addresses.map(|text| text.parse().unwrap()).into(),
         }
     }
@@ -240,22 +216,6 @@ mod tests {
     }
 
     #[test]
-    fn record_of_a_node() {
-        let record = node(&surroundings(), &(32_768..=49_151), 7);
-        assert_eq!(
-            (record.snat_first, record.snat_count, record.flags, record.generation),
-            (32_768, 16_384, 0, 7)
-        );
-        assert_eq!(record.uplinks[0].v4.count, 1);
-        assert_eq!(record.uplinks[0].v4.addresses[0].to_ip().to_string(), "192.0.2.2");
-        assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v4), (3, Pool::default()));
-        assert_eq!(record.uplinks[1].v6.addresses[0].to_ip().to_string(), "2001:db8::2");
-        assert_eq!(record.uplinks[2], UplinkRecord::default());
-        let record = node(&surroundings(), &(40_000..=40_000), 1);
-        assert_eq!((record.snat_count, record.flags), (1, 0));
-    }
-
-    #[test]
     fn record_of_a_pod() {
         let interface = Interface {
             name: "eth0".to_owned(),
@@ -286,14 +246,5 @@ mod tests {
         assert_eq!(link(&pod, &interface), Link { pod: 9, mac: interface.mac.0, pad: 0 });
         let bare = Pod { masquerade: false, ..pod };
         assert_eq!(endpoint(&network(), &bare, &interface, 12, 1450).flags, 0);
-    }
-
-    proptest! {
-        #[test]
-        fn snat_ranges_hold_every_port(a in 1024u16.., b in 1024u16..) {
-            let range = a.min(b)..=a.max(b);
-            let record = node(&surroundings(), &range, 1);
-            prop_assert_eq!(usize::from(record.snat_count), range.len());
-        }
     }
 }

@@ -44,6 +44,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct Snat {
     pub(super) ports: Option<Spanned<String>>,
+    pub(super) addresses: Option<Vec<Spanned<String>>>,
 }
 
 /// `[flows]`.
@@ -51,6 +52,23 @@ pub(super) struct Snat {
 #[serde(deny_unknown_fields)]
 pub(super) struct Flows {
     pub(super) capacity: Option<Spanned<u32>>,
+    pub(super) per_pod: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) timeouts: FlowTimeouts,
+}
+
+/// `[flows.timeouts]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FlowTimeouts {
+    pub(super) tcp_unreplied: Option<Spanned<String>>,
+    pub(super) tcp_established: Option<Spanned<String>>,
+    pub(super) tcp_closing: Option<Spanned<String>>,
+    pub(super) tcp_reset: Option<Spanned<String>>,
+    pub(super) udp_unreplied: Option<Spanned<String>>,
+    pub(super) udp_replied: Option<Spanned<String>>,
+    pub(super) icmp: Option<Spanned<String>>,
+    pub(super) other: Option<Spanned<String>>,
 }
 
 /// `[datapath]`.

@@ -34,9 +34,20 @@ pub struct AgentFlags {
     /// Source ports of translated flows [default: 32768-49151]
     #[arg(long, value_name = "FIRST-LAST", env = "NETPATH_SNAT_PORTS")]
     pub snat_ports: Option<String>,
+    /// Address of an uplink that flows are translated to; may be repeated [default: what the kernel would choose]
+    #[arg(
+        long = "snat-address",
+        value_name = "ADDRESS",
+        env = "NETPATH_SNAT_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub snat_addresses: Vec<String>,
     /// Entries of the flow table, two a flow, about 200 bytes of memory each [default: 262144]
     #[arg(long, value_name = "ENTRIES", env = "NETPATH_FLOWS_CAPACITY")]
     pub flows_capacity: Option<u32>,
+    /// Flows that one pod may have [default: a quarter of what the table holds]
+    #[arg(long, value_name = "FLOWS", env = "NETPATH_FLOWS_PER_POD")]
+    pub flows_per_pod: Option<u32>,
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
     pub attach: Option<String>,

@@ -7,6 +7,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::Inbound;
 
+mod flows;
+
 fn load(text: &str, change: impl FnOnce(&mut AgentFlags)) -> Result<Config, ConfigError> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("n.toml");
@@ -120,7 +122,8 @@ fn messages_name_file_line_key_and_what_to_write() {
             .starts_with(", line 2): unknown field `blok`, expected")
     );
     assert!(
-        refused("[snat]\nport = \"1-2\"\n").starts_with(", line 2): unknown field `port`, expected `ports`")
+        refused("[snat]\nport = \"1-2\"\n")
+            .starts_with(", line 2): unknown field `port`, expected `ports` or")
     );
     assert!(refused("mtu = \"big\"\n").starts_with(", line 1): "));
     assert!(refused("mtu = \n").starts_with(", line 1): "));

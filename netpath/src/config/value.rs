@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AgentFlags, ConfigError, DEFAULT_FLOW_ENTRIES, DEFAULT_SNAT_PORTS, Instance, Paths, Place,
+    AgentFlags, ConfigError, Instance, Paths, Place,
     file::{File, OneOrMore},
 };
 use crate::{
@@ -28,9 +28,6 @@ const MAX_SOCKET: usize = 107;
 const MIN_MTU: u32 = 576;
 /// Largest MTU: the length field of IPv4.
 const MAX_MTU: u32 = 65_535;
-/// Below are the ports of the host's own well-known services.
-const MIN_PORT: u16 = 1024;
-const FLOW_ENTRIES: RangeInclusive<u32> = 64..=16_777_216;
 
 /// What there is to choose from.
 pub(super) struct Source<'a> {
@@ -40,14 +37,14 @@ pub(super) struct Source<'a> {
 }
 
 /// A setting somebody made, and where.
-struct Given<T> {
-    key: &'static str,
-    value: T,
+pub(super) struct Given<T> {
+    pub(super) key: &'static str,
+    pub(super) value: T,
     place: Place,
 }
 
 impl<T> Given<T> {
-    fn error(&self, reason: impl Into<String>, instead: impl Into<String>) -> ConfigError {
+    pub(super) fn error(&self, reason: impl Into<String>, instead: impl Into<String>) -> ConfigError {
         let (reason, instead) = (reason.into(), instead.into());
         ConfigError { place: self.place.clone(), key: Some(self.key), reason, instead }
     }
@@ -59,7 +56,7 @@ impl<T> Given<T> {
 
 impl Source<'_> {
     /// The flag if it is given, else the file's value.
-    fn given<T: Clone>(
+    pub(super) fn given<T: Clone>(
         &self,
         key: &'static str,
         flag: (&'static str, Option<&T>),
@@ -71,7 +68,7 @@ impl Source<'_> {
     }
 
     /// The flags if there are any, else the file's list.
-    fn list(
+    pub(super) fn list(
         &self,
         key: &'static str,
         (name, flags): (&'static str, &[String]),
@@ -83,7 +80,7 @@ impl Source<'_> {
         flags.iter().map(|value| Given { key, value: value.clone(), place: Place::Flag(name) }).collect()
     }
 
-    fn in_file<T: Clone>(&self, key: &'static str, value: &Spanned<T>) -> Given<T> {
+    pub(super) fn in_file<T: Clone>(&self, key: &'static str, value: &Spanned<T>) -> Given<T> {
         let line = self.file.line(value.span().start);
         Given { key, value: value.get_ref().clone(), place: Place::File(self.path.to_owned(), Some(line)) }
     }
@@ -208,14 +205,7 @@ pub(super) fn mtu(source: &Source<'_>, blocks: &[IpNet]) -> Result<Option<u32>, 
     within(given, &(MIN_MTU..=MAX_MTU), "such as 1500, or nothing to follow the uplink")
 }
 
-pub(super) fn flow_entries(source: &Source<'_>) -> Result<u32, ConfigError> {
-    let flag = ("--flows-capacity or NETPATH_FLOWS_CAPACITY", source.flags.flows_capacity.as_ref());
-    let given = source.given("flows.capacity", flag, source.file.flows.capacity.as_ref());
-    let entries = within(given, &FLOW_ENTRIES, "such as 262144")?;
-    Ok(entries.unwrap_or(DEFAULT_FLOW_ENTRIES))
-}
-
-fn within<T: PartialOrd + Display>(
+pub(super) fn within<T: PartialOrd + Display>(
     given: Option<Given<T>>,
     range: &RangeInclusive<T>,
     example: &str,
@@ -226,25 +216,6 @@ fn within<T: PartialOrd + Display>(
             format!("write {} to {}, {example}", range.start(), range.end()),
         )),
         given => Ok(given.map(|given| given.value)),
-    }
-}
-
-pub(super) fn snat_ports(source: &Source<'_>) -> Result<RangeInclusive<u16>, ConfigError> {
-    let flag = ("--snat-ports or NETPATH_SNAT_PORTS", source.flags.snat_ports.as_ref());
-    let Some(given) = source.given("snat.ports", flag, source.file.snat.ports.as_ref()) else {
-        return Ok(DEFAULT_SNAT_PORTS);
-    };
-    let range = given
-        .value
-        .split_once('-')
-        .and_then(|(first, last)| Some(first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?));
-    match range {
-        Some(range) if !range.is_empty() && *range.start() >= MIN_PORT => Ok(range),
-        _ => {
-            let reason = format!("is '{}'", given.value);
-            let instead = format!("write FIRST-LAST within {MIN_PORT} to 65535, such as 32768-49151");
-            Err(given.error(reason, instead))
-        }
     }
 }
 

@@ -3,15 +3,17 @@
 //! A program is never detached first: a pinned link is updated in place, so that no packet meets an interface without
 //! its program (invariant 2).
 
-use std::path::Path;
+use std::{
+    io::ErrorKind,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
-    tc::{
-        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-        qdisc_detach_program,
-    },
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_detach_program},
 };
 use netpath_common::abi::Program;
 
@@ -19,6 +21,7 @@ use super::{
     error::{DatapathError, kernel},
     load::kernel_has,
     pins::Pins,
+    qdisc,
 };
 
 /// How programs are attached.
@@ -36,6 +39,14 @@ impl AttachKind {
         if kernel_has(6, 6) { Self::Tcx } else { Self::Clsact }
     }
 
+    /// Refuses what the kernel has not: its own words would be `Invalid argument`.
+    pub(super) fn check(self) -> Result<(), DatapathError> {
+        if self == Self::Tcx && !kernel_has(6, 6) {
+            return Err(DatapathError::NoTcx);
+        }
+        Ok(())
+    }
+
     /// Stable name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,6 +60,10 @@ impl AttachKind {
 const PRIORITY: u16 = 1;
 /// Handle of our clsact filters, fixed so that a later agent replaces them instead of adding to them.
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
+
+/// A link whose pin is removed lets go of its interface a little later, in a worker of the kernel, and until then the
+/// kernel refuses the same program a second time.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// Which hook a program is for.
 pub(super) fn hook(program: Program) -> TcAttachType {
@@ -69,7 +84,12 @@ pub(super) fn attach(
     let doing = format!("attaching {} to {ifname}", program.name());
     match kind {
         AttachKind::Tcx => tcx(classifier, program, &pins.link(ifindex, program.name()), ifname, &doing),
-        AttachKind::Clsact => clsact(classifier, program, ifname, &doing),
+        AttachKind::Clsact => {
+            // A pod's interface is ours as a whole.
+            let shared = matches!(program, Program::FromUplink | Program::ToUplink);
+            qdisc::ensure(ifname, shared.then(|| pins.qdisc(ifindex)).as_deref())?;
+            clsact(classifier, program, ifname, &doing)
+        }
     }
 }
 
@@ -97,10 +117,18 @@ fn tcx(
         }
     }
     // First on the way in; last on the way out, where to_uplink looks at what really leaves.
-    let order = if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
-    let id = classifier
-        .attach_with_options(ifname, hook(program), TcAttachOptions::TcxOrder(order))
-        .map_err(kernel(doing))?;
+    let order = || if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
+    let deadline = Instant::now() + RELEASE;
+    let id = loop {
+        match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::TcxOrder(order())) {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::AlreadyExists && Instant::now() < deadline =>
+            {
+                sleep(Duration::from_millis(1));
+            }
+            outcome => break outcome.map_err(kernel(doing))?,
+        }
+    };
     let link: FdLink = classifier.take_link(id).map_err(kernel(doing))?.try_into().map_err(kernel(doing))?;
     link.pin(pin).map_err(kernel(format!("pinning the link of {} on {ifname}", program.name())))?;
     Ok(())
@@ -124,8 +152,6 @@ fn clsact(
     ifname: &str,
     doing: &str,
 ) -> Result<(), DatapathError> {
-    // Fails if it is there already; if it is missing for another reason, attaching says so.
-    let _ = qdisc_add_clsact(ifname);
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let id = match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::Netlink(options)) {
         Ok(id) => id,
@@ -145,7 +171,7 @@ fn clsact(
 pub(super) fn detach_clsact(program: Program, ifname: &str) -> Result<(), DatapathError> {
     match qdisc_detach_program(ifname, hook(program), program.name()) {
         Ok(()) => Ok(()),
-        Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(TcError::IoError(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(kernel(format!("detaching {} from {ifname}", program.name()))(error)),
     }
 }

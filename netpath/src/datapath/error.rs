@@ -27,6 +27,12 @@ pub enum DatapathError {
         /// Key and value sizes wanted.
         wanted: String,
     },
+    /// tcx was asked for where there is none.
+    #[error(
+        "attaching programs with tcx: this kernel is older than Linux 6.6, which brought it; \
+         leave `attach` out of the configuration's [datapath], or set it to \"clsact\""
+    )]
+    NoTcx,
     /// The kernel's verifier refused a program.
     #[error("loading the program {program}: {reason}")]
     Verifier {

@@ -7,7 +7,7 @@ use aya::{
 };
 use netpath_common::abi::{
     Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
-    PodCounter, PodFlows, Program, Route, RouteKey,
+    PodCounter, PodLimit, Program, Route, RouteKey,
 };
 
 use super::{
@@ -43,7 +43,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 19] = [
+pub const TABLES: [Table; 20] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -53,7 +53,8 @@ pub const TABLES: [Table; 19] = [
     table::<u32, Counter>("COUNTERS", true, true),
     table::<u32, PodCounter>("POD_COUNTERS", true, true),
     table::<FragmentKey, Fragment>("FRAGMENTS", true, true),
-    table::<u32, PodFlows>("POD_FLOWS", true, true),
+    table::<u32, u64>("POD_OPENED", true, true),
+    table::<u32, PodLimit>("POD_LIMITS", true, true),
     table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
     table::<u32, u64>("SNAT_TRIES", true, true),
     table::<u32, Flow>("FLOW_SCRATCH", false, true),

@@ -4,11 +4,14 @@
 //! handle of its own for that.
 
 mod attach;
+mod bpf;
 mod error;
 mod events;
 mod flows;
+mod limits;
 mod load;
 mod pins;
+mod qdisc;
 mod tables;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -23,15 +26,18 @@ use netpath_common::abi::{
     Counter, DropReason, Endpoint, Link, Node, PodCounter, Program, Route, TrafficClass,
 };
 
+#[cfg(test)]
+pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
     attach::AttachKind,
     error::DatapathError,
     events::Events,
-    flows::{FlowPair, FlowTable, Swept, monotonic_ns},
+    flows::{FlowPair, FlowTable, Swept, Walk, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{ensure_bpffs, remove_pins},
 };
-use self::{error::kernel, pins::Pins, tables::Tables};
+use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
+pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
 pub const POD_SLOTS: u32 = 4096;
@@ -64,6 +70,7 @@ pub struct Attachment {
 pub struct Datapath {
     ebpf: Ebpf,
     tables: Tables,
+    limits: Limits,
     pins: Pins,
     attach: AttachKind,
     events: Option<RingBuf<aya::maps::MapData>>,
@@ -74,13 +81,15 @@ impl Datapath {
     /// running the old version until `attach_*` replaces them atomically.
     ///
     /// # Errors
-    /// The verifier's or the kernel's reason; nothing is attached then.
+    /// The verifier's or the kernel's reason, or the kernel is too old for `options.attach`; nothing is attached then.
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let mut ebpf = load::load(options, &pins)?;
         let tables = Tables::take(&mut ebpf)?;
+        let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
-        Ok(Self { ebpf, tables, pins, attach: options.attach, events })
+        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.
@@ -125,7 +134,7 @@ impl Datapath {
                 outcome = outcome.and(attach::detach_clsact(program, ifname));
             }
         }
-        outcome
+        outcome.and_then(|()| qdisc::remove(ifindex, &self.pins.qdisc(ifindex)))
     }
 
     /// Every pinned link of this instance. (clsact filters have no pins.)

@@ -11,7 +11,12 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::error::{DatapathError, kernel};
+use super::{
+    error::{DatapathError, kernel},
+    qdisc,
+};
+
+const QDISCS: &str = "qdiscs";
 
 /// Directories of one instance and one ABI version.
 #[derive(Clone, Debug)]
@@ -20,13 +25,16 @@ pub(super) struct Pins {
     pub(super) maps: PathBuf,
     /// `…/vN/links`, a file a link, named `IFINDEX-PROGRAM`.
     pub(super) links: PathBuf,
+    /// `…/vN/qdiscs`, a directory a qdisc that we added, named `IFINDEX`; see [`super::qdisc`].
+    qdiscs: PathBuf,
 }
 
 impl Pins {
     /// Makes the directories below an instance's pin directory.
     pub(super) fn create(pin_dir: &Path) -> Result<Self, DatapathError> {
         let version = pin_dir.join(format!("v{ABI_VERSION}"));
-        let pins = Self { maps: version.join("maps"), links: version.join("links") };
+        let pins =
+            Self { maps: version.join("maps"), links: version.join("links"), qdiscs: version.join(QDISCS) };
         for dir in [&pins.maps, &pins.links] {
             fs::create_dir_all(dir).map_err(kernel(format!("making the pin directory {}", dir.display())))?;
         }
@@ -36,6 +44,11 @@ impl Pins {
     /// The pin of a program's link on an interface.
     pub(super) fn link(&self, ifindex: u32, program: &str) -> PathBuf {
         self.links.join(format!("{ifindex}-{program}"))
+    }
+
+    /// The mark of an interface's clsact qdisc.
+    pub(super) fn qdisc(&self, ifindex: u32) -> PathBuf {
+        self.qdiscs.join(ifindex.to_string())
     }
 
     /// All pinned links as (interface index, program, path).
@@ -72,8 +85,8 @@ pub fn ensure_bpffs(path: &Path) -> Result<bool, DatapathError> {
     Ok(true)
 }
 
-/// Removes everything an instance pinned: links first, so that its programs are detached, then tables. No error if
-/// nothing is there.
+/// Removes everything an instance pinned: links first, so that its programs are detached, then the qdiscs it added and
+/// nobody uses, then tables. No error if nothing is there.
 ///
 /// # Errors
 /// The first failure, after trying all.
@@ -84,9 +97,11 @@ pub fn remove_pins(pin_dir: &Path) -> Result<(), DatapathError> {
         Err(error) => return Err(kernel(format!("listing pins in {}", pin_dir.display()))(error)),
     };
     let mut first = Ok(());
-    for kind in ["links", "maps"] {
+    for (kind, remove) in
+        [("links", remove_pin as fn(&Path) -> _), (QDISCS, remove_qdisc), ("maps", remove_pin)]
+    {
         for version in &versions {
-            let outcome = remove_dir(&version.join(kind));
+            let outcome = remove_dir(&version.join(kind), remove);
             first = first.and(outcome);
         }
     }
@@ -98,15 +113,24 @@ pub fn remove_pins(pin_dir: &Path) -> Result<(), DatapathError> {
     first
 }
 
-/// Removes the files of one directory, and it. (bpffs has no recursive removal of its own.)
-fn remove_dir(dir: &Path) -> Result<(), DatapathError> {
+fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    fs::remove_file(path).map_err(kernel(format!("removing the pin {}", path.display())))
+}
+
+fn remove_qdisc(mark: &Path) -> Result<(), DatapathError> {
+    let ifindex = mark.file_name().and_then(|name| name.to_str()?.parse().ok());
+    ifindex.map_or(Ok(()), |ifindex| qdisc::remove(ifindex, mark))
+}
+
+/// Removes what is in one directory, and it. (bpffs has no recursive removal of its own.)
+fn remove_dir(dir: &Path, remove: fn(&Path) -> Result<(), DatapathError>) -> Result<(), DatapathError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(kernel(format!("listing pins in {}", dir.display()))(error)),
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        fs::remove_file(&path).map_err(kernel(format!("removing the pin {}", path.display())))?;
+        remove(&path)?;
     }
     fs::remove_dir(dir).map_err(kernel(format!("removing the pin directory {}", dir.display())))
 }

@@ -37,6 +37,7 @@ macro_rules! take {
             .map_err(kernel(concat!("opening the table ", $name)))?
     };
 }
+pub(super) use take;
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {

@@ -4,6 +4,7 @@ mod ebpf;
 mod imports;
 mod markers;
 mod paths;
+mod scenarios;
 mod sizes;
 mod source;
 mod unsafety;
@@ -58,6 +59,7 @@ fn rules() -> Result<()> {
             findings.extend(checks.into_iter().flat_map(|check| check(&source)));
         }
     }
+    findings.extend(scenarios::check(workspace::root())?);
     findings.sort();
     for finding in &findings {
         eprintln!("{finding}");

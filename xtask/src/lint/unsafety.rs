@@ -4,12 +4,13 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::source::{Finding, Source};
 
-/// The only places: raw packet pointers, map and helper calls, and views of the records as bytes.
+/// The only places: raw packet pointers, map and helper calls, views of the records as bytes, and bpf(2).
 const PLACES: &[&str] = &[
     "netpath-ebpf/src/packet/tc.rs",
     "netpath-ebpf/src/packet/xdp.rs",
     "netpath-ebpf/src/bpf/",
     "netpath-common/src/abi/",
+    "netpath/src/datapath/bpf/",
 ];
 
 /// `unsafe` in the wrong place, and blocks without a SAFETY comment.

@@ -6,8 +6,8 @@
 
 mod choice;
 mod linker;
-mod nextest;
-mod packages;
+pub(crate) mod nextest;
+pub(crate) mod packages;
 mod toolchain;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
@@ -27,7 +27,9 @@ pub(crate) enum Purpose {
     Run,
     /// Building, and the tests.
     Test,
-    /// All of these.
+    /// Building, and the tests on other kernels.
+    Vm,
+    /// All of these but the last.
     Everything,
 }
 
@@ -41,7 +43,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<Choice> {
     if !packages.is_empty() {
         missing.note_packages(packages::install(&packages), &packages);
     }
-    if matches!(purpose, Purpose::Test | Purpose::Everything) {
+    if matches!(purpose, Purpose::Test | Purpose::Vm | Purpose::Everything) {
         missing.note(nextest::ensure(), "cargo-nextest, which runs the tests");
     }
     if matches!(purpose, Purpose::Lint | Purpose::Everything) {

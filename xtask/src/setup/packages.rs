@@ -31,8 +31,19 @@ struct Program {
     package: &'static str,
     /// Who needs it for what.
     why: &'static str,
-    /// Whether `run` needs it, not only `test`.
-    lab: bool,
+    /// What needs it first; see [`Need`].
+    need: Need,
+}
+
+/// Each needs what the ones before it need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// `run`.
+    Lab,
+    /// `test`.
+    Test,
+    /// `vm`.
+    Vm,
 }
 
 const PROGRAMS: &[Program] = &[
@@ -40,43 +51,61 @@ const PROGRAMS: &[Program] = &[
         name: "nft",
         package: "nftables",
         why: "the lab's bridge mode, which netpath is compared with, masquerades with it",
-        lab: true,
+        need: Need::Lab,
     },
     Program {
         name: "ip",
         package: "iproute2",
         why: "tests look at links, routes and namespaces with other eyes than netpath's own",
-        lab: false,
+        need: Need::Test,
     },
     Program {
         name: "ethtool",
         package: "ethtool",
         why: "tests switch a pod's checksum offload off",
-        lab: false,
+        need: Need::Test,
     },
     Program {
         name: "bpftool",
         package: "bpftool",
         why: "tests look at attached programs with other eyes than netpath's own",
-        lab: false,
+        need: Need::Test,
     },
     Program {
         name: "setpriv",
         package: "util-linux",
         why: "tests start agents that end with them, even when a test is killed",
-        lab: false,
+        need: Need::Test,
     },
     Program {
         name: "ping",
         package: "iputils-ping",
         why: "tests send ICMP echo from a client that is not ours",
-        lab: false,
+        need: Need::Test,
     },
     Program {
         name: "tcpdump",
         package: "tcpdump",
         why: "tests read what is on the wire of an uplink",
-        lab: false,
+        need: Need::Test,
+    },
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "emulates a machine for another kernel",
+        need: Need::Vm,
+    },
+    Program {
+        name: "busybox",
+        package: "busybox-static",
+        why: "all that is in that machine before it sees this one's files",
+        need: Need::Vm,
+    },
+    Program {
+        name: "xz",
+        package: "xz-utils",
+        why: "kernels since 6.12 come with compressed modules",
+        need: Need::Vm,
     },
 ];
 
@@ -95,12 +124,15 @@ pub(crate) fn toolchain() -> Vec<Package> {
 
 /// Packages of the programs that are not there.
 pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
-    let needed = PROGRAMS.iter().filter(|program| match purpose {
-        Purpose::Lint => false,
-        Purpose::Run => program.lab,
-        Purpose::Test | Purpose::Everything => true,
-    });
-    needed
+    let most = match purpose {
+        Purpose::Lint => None,
+        Purpose::Run => Some(Need::Lab),
+        Purpose::Test | Purpose::Everything => Some(Need::Test),
+        Purpose::Vm => Some(Need::Vm),
+    };
+    PROGRAMS
+        .iter()
+        .filter(|program| Some(program.need) <= most)
         .filter(|program| !is_there(program.name))
         .map(|program| Package::new(program.package, program.why))
         .collect()
@@ -173,7 +205,10 @@ mod tests {
 
     #[test]
     fn run_needs_fewer_programs_than_test() {
-        assert!(PROGRAMS.iter().any(|program| program.lab) && PROGRAMS.iter().any(|program| !program.lab));
+        assert!(
+            [Need::Lab, Need::Test, Need::Vm].map(|need| PROGRAMS.iter().any(|program| program.need == need))
+                == [true; 3]
+        );
         assert!(missing(Purpose::Lint).is_empty());
     }
 }

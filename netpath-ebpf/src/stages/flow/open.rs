@@ -2,10 +2,10 @@
 
 use aya_ebpf::macros::map;
 use netpath_common::abi::{
-    Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodFlows, Rewrite,
+    Addr, DropReason, Endpoint, Flow, FlowDirection, FlowKey, PEER_SEEN, PodLimit, Rewrite,
 };
 
-use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup};
+use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup, translation};
 use crate::{
     bpf::{
         helper,
@@ -15,7 +15,10 @@ use crate::{
 };
 
 #[map]
-static POD_FLOWS: Shared<PodFlows> = Shared::new(4096);
+static POD_OPENED: Shared<u64> = Shared::new(4096);
+
+#[map]
+static POD_LIMITS: Shared<PodLimit> = Shared::new(4096);
 
 /// Per CPU: the flows it made last, oldest first from the cursor on. What never saw a reply is found here when the table
 /// is full.
@@ -61,9 +64,14 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
     let reply = key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0);
     let Some(scratch) = FLOW_SCRATCH.get_mut(0) else { return DropReason::NotReady as u8 };
     *scratch = Flow { direction: FlowDirection::Reply as u8, peer_seen: PEER_SEEN, ..blank(pod.pod) };
-    // It exists if another CPU was first with the same pair.
-    if insert(&reply, scratch) == Err(InsertError::Full) {
-        return DropReason::FlowTableFull as u8;
+    match insert(&reply, scratch) {
+        Err(InsertError::Full) => return DropReason::FlowTableFull as u8,
+        // A pod's translated flow has this tuple: what came to the pod's own address would be answered from the node's.
+        Err(InsertError::Exists) if FLOWS.get(&reply).and_then(translation).is_some() => {
+            return DropReason::InboundDenied as u8;
+        }
+        // Without translation, another CPU was first with the same pair.
+        _ => {}
     }
     scratch.peer_seen = 0;
     first_packet(scratch, packet, headers);
@@ -78,8 +86,10 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: &Endpoint) -> u8 {
 /// Whether a pod may have one more flow.
 #[inline(always)]
 pub(super) fn admit(slot: u32) -> u8 {
-    let Some(flows) = POD_FLOWS.get_mut(slot) else { return DropReason::NotReady as u8 };
-    if flows.opened >= flows.ceiling && helper::now() < flows.valid_until {
+    let (Some(opened), Some(limit)) = (POD_OPENED.get_mut(slot), POD_LIMITS.get_mut(slot)) else {
+        return DropReason::NotReady as u8;
+    };
+    if *opened >= limit.ceiling && helper::now() < limit.valid_until {
         return DropReason::PodFlowLimit as u8;
     }
     code::DONE
@@ -88,8 +98,8 @@ pub(super) fn admit(slot: u32) -> u8 {
 /// Notes a flow that was made.
 #[inline(always)]
 pub(super) fn opened(slot: u32, key: &FlowKey) {
-    if let Some(flows) = POD_FLOWS.get_mut(slot) {
-        add(&mut flows.opened, 1);
+    if let Some(opened) = POD_OPENED.get_mut(slot) {
+        add(opened, 1);
     }
     note(key);
 }

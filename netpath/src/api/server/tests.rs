@@ -14,7 +14,7 @@ use crate::{
     agent::testing::{Node, Running, named, with_node},
     api::{
         client::{Client, ClientError},
-        types::{Failure, FailureCode},
+        types::{Failure, FailureCode, FlowSort, FlowState},
     },
     store::memory::MemoryStore,
 };
@@ -105,6 +105,31 @@ fn a_day_of_a_client() {
 }
 
 #[test]
+fn every_part_of_a_filter_reaches_the_agent() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        let client = Client::new(&socket);
+        client.post::<Pod>("/v1/pods", &named("web")).await.unwrap();
+        let every = FlowFilter {
+            pod: Some("web".into()),
+            protocol: Some("sctp".parse().unwrap()),
+            state: Some(FlowState::Closing),
+            source: Some("10.61.0.0/24".parse().unwrap()),
+            destination: Some("2001:db8::9".parse().unwrap()),
+            port: Some(443),
+            translated: Some(true),
+            ..FlowFilter::default()
+        };
+        let sorted = FlowFilter { sort: Some(FlowSort::Idle), limit: Some(5), ..every.clone() };
+        assert_eq!(client.flows_by(&sorted).await.unwrap(), []);
+        assert_eq!(client.flush_flows(&every).await.unwrap().removed, 0);
+        running.stop().await;
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+#[test]
 fn every_refusal_is_json() {
     with_node(async |node| {
         let Served { running, socket, end, server } = served(&node).await;
@@ -141,6 +166,12 @@ fn every_refusal_is_json() {
             (ask("DELETE /v1/networks/none", ""), 404, "'none'"),
             (ask("GET /v1/flows?pdo=a", ""), 400, "pdo"),
             (ask("GET /v1/flows?pod=none", ""), 404, "'none'"),
+            (ask("GET /v1/flows?protocol=gre", ""), 400, "gre"),
+            (ask("GET /v1/flows?state=open", ""), 400, "open"),
+            (ask("GET /v1/flows?source=10.0.0.0/33", ""), 400, "10.0.0.0/33"),
+            (ask("GET /v1/flows?all=true", ""), 400, "'all'"),
+            (ask("DELETE /v1/flows", ""), 400, "in common"),
+            (ask("DELETE /v1/flows?pod=none", ""), 404, "'none'"),
         ] {
             let (got, failure) = raw(&socket, &request).await;
             assert_eq!(got, status, "{failure:?}");

@@ -34,6 +34,11 @@ fn documented_lines_are_understood() {
         "netpath pod add web --network blue --network green --no-masquerade --allow-address 203.0.113.80",
         "netpath flow ls",
         "netpath flow ls --pod web",
+        "netpath flow ls --pod web --protocol tcp --state established --source 10.61.0.2 --destination 192.0.2.0/24 \
+         --port 443 --translated --sort bytes --limit 10",
+        "netpath flow flush --pod web",
+        "netpath flow flush --protocol 47 --source 2001:db8::/32 -o json",
+        "netpath flow flush --all -o json",
         "netpath drop ls",
         "netpath monitor",
         "netpath monitor --pod web --drops",
@@ -96,6 +101,15 @@ fn wrong_lines_are_refused_with_status_2() {
         "netpath --instance ../x status",
         "netpath status extra",
         "netpath completions csh",
+        "netpath flow flush",
+        "netpath flow flush --all --pod web",
+        "netpath flow flush --pod web --limit 1",
+        "netpath flow ls --all",
+        "netpath flow ls --state open",
+        "netpath flow ls --protocol gre",
+        "netpath flow ls --source 10.0.0.0/33",
+        "netpath flow ls --port 65536",
+        "netpath flow ls --sort pod",
     ];
     for line in lines {
         let Err(error) = parse(line) else { panic!("{line}: taken") };

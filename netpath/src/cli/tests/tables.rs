@@ -163,3 +163,44 @@ pod_to_pod       10  1.0 KiB
     let text = status::render(&Status { problems, ..status() });
     assert!(text.contains("problems\n  eth0 is down\n  no default route\n\n"), "{text}");
 }
+
+#[test]
+fn status_shows_where_ports_are_scarce() {
+    let mut tight = status();
+    tight.snat = sample(json!({
+        "range": "40000-40009", "in_use": 10, "exhausted": 7, "addresses": ["198.51.100.1", "2001:db8::1"],
+        "exhausted_destinations": [
+            {"destination": "192.0.2.9", "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"},
+            {"destination": "2001:db8::9", "port": 0, "protocol": "icmpv6", "packets": 1, "pod": "7"},
+        ],
+        "tries": [{"up_to": 1, "bindings": 90}, {"up_to": 2, "bindings": 0}, {"up_to": 4, "bindings": 3}],
+    }));
+    let text = status::render(&tight);
+    assert!(
+        text.contains(
+            "snat      ports 40000-40009 of 198.51.100.1,2001:db8::1, 10 in use, 7 packets found none free"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "
+NO FREE PORT TO  PROTO   PACKETS  LAST POD
+192.0.2.9:443    tcp           6  web
+2001:db8::9      icmpv6        1  7
+
+PORTS TRIED  BINDINGS
+    up to 1        90
+    up to 4         3
+
+PROGRAM"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_flush_says_how_many() {
+    assert_eq!(flow::render_flushed(&sample(json!({"removed": 1}))), "1 flow is removed\n");
+    assert_eq!(flow::render_flushed(&sample(json!({"removed": 0}))), "0 flows are removed\n");
+}

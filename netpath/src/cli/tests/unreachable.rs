@@ -12,6 +12,7 @@ fn commands_end_with_status_3_if_nobody_listens() {
         "pod exec a -- true",
         "network ls",
         "flow ls",
+        "flow flush --all",
         "drop ls",
         "monitor",
         "status",

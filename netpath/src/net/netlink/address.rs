@@ -58,7 +58,7 @@ impl Netlink {
     }
 
     /// Removes an address; no error if it, or the interface, is gone.
-    pub(in crate::net) async fn delete_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetError> {
+    pub async fn delete_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetError> {
         let doing = format!("remove address {address} from link #{ifindex}");
         let message = describe(ifindex, address);
         let removed = self.request(&doing, RouteNetlinkMessage::DelAddress(message), 0).await;

@@ -1,0 +1,52 @@
+//! A new configuration for a running agent, at SIGHUP.
+
+use std::sync::Arc;
+
+use super::{Agent, lock};
+use crate::config::{Config, ConfigError};
+
+impl Agent {
+    /// What the agent goes by now.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&lock(&self.config))
+    }
+
+    /// Takes a configuration over; the next pass, which begins at once, makes the kernel match it, the next sweep the
+    /// flows. What cannot be read, is not valid or changes what is fixed at the start changes nothing; it is told in the
+    /// log. Returns whether it was taken.
+    pub(super) async fn reload(&self, wanted: Result<Config, ConfigError>) -> bool {
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                tracing::error!("{error}; the configuration stays as it was");
+                return false;
+            }
+        };
+        let running = self.config();
+        let fixed = running.fixed_against(&wanted);
+        if !fixed.is_empty() {
+            tracing::error!(
+                "a running agent cannot change {}; the configuration stays as it was, restart the agent for the new one",
+                fixed.join(", ")
+            );
+            return false;
+        }
+        if *running == wanted {
+            tracing::info!("the configuration has not changed");
+            return true;
+        }
+        // What was changed by request stays changed.
+        let network = match self.state.default_change().await {
+            Ok(change) => change.apply(wanted.network.clone()),
+            Err(error) => {
+                tracing::error!("{error}; the configuration stays as it was");
+                return false;
+            }
+        };
+        lock(&self.registry).update_network(network);
+        *lock(&self.config) = Arc::new(wanted);
+        self.reloaded.notify_one();
+        tracing::info!("configuration read again");
+        true
+    }
+}

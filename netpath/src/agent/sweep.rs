@@ -1,0 +1,150 @@
+//! What becomes of flows: sweeps, what pods may open after them, and bindings whose address is gone.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use netpath_common::abi::Rewrite;
+
+use super::{Agent, AgentError, lock, node::Seen};
+use crate::{
+    compile,
+    datapath::{Datapath, DatapathError, Swept, monotonic_ns},
+};
+
+/// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
+/// sweep renews holds for a minute.
+const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// A sweep is followed by so many times its own time: reading an entry takes the kernel a third of a microsecond, and
+/// half a million flows are not to take more than a fortieth of a core.
+const REST: u32 = 40;
+
+impl Agent {
+    /// Sweeps the flow table until the agent ends.
+    pub(super) async fn sweep_loop(self: Arc<Self>) {
+        let mut ending = self.ending.subscribe();
+        loop {
+            self.note("flow table", &self.sweep().await);
+            let took = Duration::from_nanos(lock(&self.swept).cpu_ns);
+            tokio::select! {
+                () = tokio::time::sleep((took * REST).clamp(SWEEP.0, SWEEP.1)) => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+        }
+    }
+
+    /// Removes what has expired, and tells the programs how many flows each pod may open until the next sweep.
+    pub(super) async fn sweep(self: &Arc<Self>) -> Result<(), AgentError> {
+        let pods: Vec<(u32, u32)> =
+            lock(&self.registry).pods().map(|entry| (entry.pod.id, entry.pod.slot)).collect();
+        let slots: Vec<u32> = pods.iter().map(|(_, slot)| *slot).collect();
+        // Before the sweep: what is opened meanwhile counts against the pod, found by the sweep or not.
+        let opened = self.on_datapath(move |datapath| datapath.opened_by(slots)).await?;
+        let timeouts = self.config().timeouts;
+        let swept = self.on_flows(move |flows| flows.sweep_at(&timeouts, monotonic_ns())).await?;
+        tracing::debug!(
+            kept = swept.kept,
+            expired = swept.expired,
+            orphans = swept.orphans,
+            slices = swept.slices,
+            cpu_us = swept.cpu_ns / 1000,
+            longest_slice_us = swept.longest_ns / 1000,
+            "flow table swept"
+        );
+        let ceilings = ceilings(&pods, &opened, &swept, self.flows_per_pod());
+        *lock(&self.swept) = swept;
+        let agent = Arc::clone(self);
+        let write = move |datapath: &mut Datapath| {
+            let now = monotonic_ns();
+            // A pod that is gone may have left its slot to another.
+            let still: BTreeSet<u32> = lock(&agent.registry).pods().map(|entry| entry.pod.id).collect();
+            let here = ceilings.into_iter().filter(|limit| still.contains(&limit.pod));
+            here.into_iter().try_for_each(|limit| datapath.limit_pod(limit.slot, limit.ceiling, now))
+        };
+        Ok(self.on_datapath(write).await?)
+    }
+
+    /// Flows that one pod may have.
+    pub(super) fn flows_per_pod(&self) -> u64 {
+        // A quarter of what fits: three such pods leave the others room.
+        let quarter = self.flow_entries / 2 / 4;
+        u64::from(self.config().flows_per_pod.unwrap_or(quarter).max(1))
+    }
+
+    /// Ends the flows whose translated address is the node's no more, or no longer in the pool: their next packets get
+    /// another one, where the answers to the old one come nowhere. Looks only if an address may have gone.
+    pub(super) async fn drop_lost_bindings(&self, seen: &Seen) -> Result<(), AgentError> {
+        let sources = compile::sources(&seen.surroundings(), &self.config().snat_addresses);
+        let checked = lock(&self.node).bound_to.clone();
+        if checked.is_some_and(|checked| checked.is_subset(&sources)) {
+            lock(&self.node).bound_to = Some(sources);
+            return Ok(());
+        }
+        let here = sources.clone();
+        let removed = self
+            .on_flows(move |flows| {
+                flows.remove_if(|_, flow| {
+                    flow.rewrite == Rewrite::Source as u8 && !here.contains(&flow.addr.to_ip())
+                })
+            })
+            .await?;
+        if removed > 0 {
+            tracing::info!(flows = removed, addresses = %list(&sources), "ended flows of an address that is gone");
+        }
+        lock(&self.node).bound_to = Some(sources);
+        Ok(())
+    }
+}
+
+/// Lets a new pod open its flows at once, whatever the slot's last one opened.
+pub(super) fn limit_new_pod(datapath: &mut Datapath, slot: u32, limit: u64) -> Result<(), DatapathError> {
+    let opened = datapath.opened(slot)?;
+    datapath.limit_pod(slot, opened.saturating_add(limit), monotonic_ns())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ceiling {
+    pod: u32,
+    slot: u32,
+    ceiling: u64,
+}
+
+/// Until when each pod, given with its slot, may open flows.
+fn ceilings(pods: &[(u32, u32)], opened: &HashMap<u32, u64>, swept: &Swept, limit: u64) -> Vec<Ceiling> {
+    let of = |&(pod, slot): &(u32, u32)| {
+        let (opened, alive) = (*opened.get(&slot)?, swept.of_pods.get(&pod).copied().unwrap_or(0));
+        // Never below what has been opened: it comes to the same, and a lowered limit ends no flow.
+        Some(Ceiling { pod, slot, ceiling: opened.saturating_add(limit.saturating_sub(alive)) })
+    };
+    pods.iter().filter_map(of).collect()
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ceiling(opened: u64, alive: u64, limit: u64) -> u64 {
+        let swept = Swept { of_pods: [(7, alive), (8, 1)].into(), ..Swept::default() };
+        let limits = ceilings(&[(7, 3), (9, 4)], &[(3, opened)].into(), &swept, limit);
+        assert_eq!(limits.len(), 1, "of a slot that was not read nothing is known");
+        assert_eq!((limits[0].pod, limits[0].slot), (7, 3));
+        limits[0].ceiling
+    }
+
+    proptest! {
+        #[test]
+        fn a_pod_may_open_what_its_limit_leaves(opened: u64, alive: u64, limit: u64) {
+            let more = ceiling(opened, alive, limit) - opened;
+            prop_assert!(more <= limit.saturating_sub(alive));
+            prop_assert!(more == limit.saturating_sub(alive) || ceiling(opened, alive, limit) == u64::MAX);
+        }
+    }
+}

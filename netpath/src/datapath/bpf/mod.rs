@@ -1,0 +1,144 @@
+//! What aya 0.14 has no call for: reading a hash table in slices, and taking an entry out in one step.
+//!
+//! The only unsafe code of userspace: bpf(2) reads and writes memory by addresses in its arguments.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, MapType},
+};
+use nix::libc;
+
+/// Since Linux 5.14 for hash tables.
+const LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+/// Since Linux 5.6.
+const LOOKUP_BATCH: libc::c_long = 24;
+
+/// A hash table by its descriptor.
+pub(super) struct HashTable<K, V> {
+    fd: OwnedFd,
+    sizes: PhantomData<fn(K) -> V>,
+}
+
+/// Where a walk is: a number of the kernel's, a bucket in fact. An entry keeps its bucket, so that a walk sees everything
+/// that is there from its beginning to its end once, whatever comes and goes meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place(Option<u32>);
+
+/// What a call read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slice {
+    /// So many entries, and there may be more.
+    Some(usize),
+    /// So many entries, and those are the last.
+    Last(usize),
+    /// Nothing: the next bucket has more entries than there was room for.
+    NoRoom,
+}
+
+impl<K: Pod, V: Pod> HashTable<K, V> {
+    /// The table behind aya's handle.
+    pub(super) fn new(data: &MapData) -> io::Result<Self> {
+        let info = data.info().map_err(io::Error::other)?;
+        // What the kernel writes is as long as it thinks that a key and a value are.
+        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+        if (key, value) != (size_of::<K>(), size_of::<V>()) || !matches!(info.map_type(), Ok(MapType::Hash)) {
+            let found =
+                format!("not a hash table of keys and values of these sizes, but of {key} and {value}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, found));
+        }
+        Ok(Self { fd: data.fd().as_fd().try_clone_to_owned()?, sizes: PhantomData })
+    }
+
+    /// Removes an entry; `value` is what it was then. Returns false if it is not there.
+    pub(super) fn take(&self, key: &K, value: &mut V) -> io::Result<bool> {
+        let arguments = Element {
+            fd: self.fd.as_raw_fd(),
+            pad: 0,
+            key: address(key),
+            value: std::ptr::from_mut(value) as u64,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads `size_of::<K>()` bytes at `key` and writes `size_of::<V>()` at `value`, as `new` has
+        // checked; both are borrowed for the call, and any bytes are a `V`.
+        let outcome = unsafe { bpf(LOOKUP_AND_DELETE_ELEM, &raw const arguments) };
+        match outcome {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    /// Reads entries from `place` on, as many as there is room for in whole buckets, and moves `place` behind them.
+    pub(super) fn read(&self, place: &mut Place, keys: &mut [K], values: &mut [V]) -> io::Result<Slice> {
+        let mut next = 0_u32;
+        let mut arguments = Batch {
+            from: place.0.as_ref().map_or(0, address),
+            next: std::ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: keys.len().min(values.len()) as u32,
+            fd: self.fd.as_raw_fd(),
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads 4 bytes at `from` if it is not 0, writes 4 at `next`, and `count` keys and values of the
+        // sizes that `new` has checked; all of it is borrowed for the call, and any bytes are a `K` and a `V`. It writes
+        // `count` as well, in `arguments`.
+        let outcome = unsafe { bpf(LOOKUP_BATCH, &raw mut arguments) };
+        let count = arguments.count as usize;
+        match outcome {
+            Ok(()) => {
+                place.0 = Some(next);
+                Ok(Slice::Some(count))
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(Slice::Last(count)),
+                Some(libc::ENOSPC) => Ok(Slice::NoRoom),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// `struct { … }` of BPF_MAP_*_ELEM in `union bpf_attr` (include/uapi/linux/bpf.h).
+#[repr(C)]
+struct Element {
+    fd: i32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `struct { … } batch` of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    fd: i32,
+    element_flags: u64,
+    flags: u64,
+}
+
+fn address<T>(of: &T) -> u64 {
+    std::ptr::from_ref(of) as u64
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `arguments` has the layout that `command` wants, and the memory that it names is the kernel's to read and write until
+/// the call returns.
+unsafe fn bpf<T>(command: libc::c_long, arguments: *const T) -> io::Result<()> {
+    // SAFETY: the caller's promise; the kernel takes what is behind `size_of::<T>()` bytes for zero.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, arguments, size_of::<T>()) };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

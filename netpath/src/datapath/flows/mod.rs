@@ -1,0 +1,192 @@
+//! FLOWS from userspace: walks, expiry, removal.
+//!
+//! The table is read in slices, each one short system call, and never held in memory as a whole. A walk shares nothing
+//! with the programs but the table itself; do it on a blocking thread.
+
+mod sweep;
+#[cfg(test)]
+pub(crate) mod tests;
+mod walk;
+
+use std::{io, path::Path};
+
+use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, MapInfo};
+use netpath_common::{
+    abi::{Flow, FlowDirection, FlowKey, Rewrite},
+    logic::flow_state::{FlowState, state},
+};
+use nix::time::{ClockId, clock_gettime};
+
+pub use self::{sweep::Swept, walk::Walk};
+use super::{
+    bpf::HashTable,
+    error::{DatapathError, kernel},
+};
+
+/// A handle on FLOWS of its own, so that a walk does not hold up the agent.
+pub struct FlowTable {
+    map: HashMap<MapData, FlowKey, Flow>,
+    table: HashTable<FlowKey, Flow>,
+    capacity: u32,
+}
+
+/// Both halves of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowPair {
+    /// Key of the original direction.
+    pub key: FlowKey,
+    /// The original direction.
+    pub original: Flow,
+    /// The reply direction, if it is there.
+    pub reply: Option<Flow>,
+}
+
+impl FlowPair {
+    /// State of the pair.
+    pub fn state(&self) -> FlowState {
+        state(self.key.proto, &self.original)
+    }
+
+    /// When a packet of either direction was last noted, CLOCK_MONOTONIC ns.
+    pub fn last_seen(&self) -> u64 {
+        self.original.last_seen.max(self.reply.map_or(0, |reply| reply.last_seen))
+    }
+
+    /// Whether its source is translated.
+    pub fn is_translated(&self) -> bool {
+        is_translated(&self.original)
+    }
+
+    fn reply_key(&self) -> FlowKey {
+        partner(&self.key, &self.original)
+    }
+}
+
+/// CLOCK_MONOTONIC, ns: the clock of `Flow::last_seen`.
+pub fn monotonic_ns() -> u64 {
+    clock(ClockId::CLOCK_MONOTONIC)
+}
+
+fn clock(clock: ClockId) -> u64 {
+    clock_gettime(clock).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+impl FlowTable {
+    pub(super) fn open(pin: &Path) -> Result<Self, DatapathError> {
+        let doing = || format!("opening the flow table {}", pin.display());
+        let capacity = MapInfo::from_pin(pin).map_err(kernel(doing()))?.max_entries();
+        let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
+        let map = HashMap::try_from(Map::HashMap(data)).map_err(kernel(doing()))?;
+        Self::over(map, capacity).map_err(kernel(doing()))
+    }
+
+    fn over(map: HashMap<MapData, FlowKey, Flow>, capacity: u32) -> io::Result<Self> {
+        let table = HashTable::new(map.map())?;
+        Ok(Self { map, table, capacity })
+    }
+
+    /// Entries that fit; a flow takes two.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// All flows, in memory: for small tables.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn pairs(&self) -> Result<Vec<FlowPair>, DatapathError> {
+        let mut pairs = Vec::new();
+        let mut walk = Walk::new();
+        while self.advance(&mut walk)? {
+            for (key, original) in walk.originals() {
+                pairs.push(self.pair(*key, *original)?);
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// The flow with this original half.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn find(&self, key: &FlowKey) -> Result<Option<FlowPair>, DatapathError> {
+        let original = self.get(key)?.filter(is_original);
+        original.map(|original| self.pair(*key, original)).transpose()
+    }
+
+    /// The flow that an original half belongs to.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn pair(&self, key: FlowKey, original: Flow) -> Result<FlowPair, DatapathError> {
+        Ok(FlowPair { key, original, reply: self.get(&partner(&key, &original))? })
+    }
+
+    /// Removes every flow of one pod. Returns how many.
+    ///
+    /// # Errors
+    /// The kernel's reason; flows before it are removed.
+    pub fn remove_of(&mut self, pod: u32) -> Result<u64, DatapathError> {
+        self.remove_if(|_, flow| flow.pod == pod)
+    }
+
+    /// Removes every flow whose original half is such. Returns how many.
+    ///
+    /// # Errors
+    /// The kernel's reason; flows before it are removed.
+    pub fn remove_if(
+        &mut self,
+        mut unwanted: impl FnMut(&FlowKey, &Flow) -> bool,
+    ) -> Result<u64, DatapathError> {
+        let mut pairs = 0;
+        let mut walk = Walk::new();
+        while self.advance(&mut walk)? {
+            for (key, flow) in walk.originals().filter(|(key, flow)| unwanted(key, flow)) {
+                // The reply last: it holds the port.
+                pairs += u64::from(self.remove(key)?);
+                self.remove(&partner(key, flow))?;
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn get(&self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
+        match HashMap::get(&self.map, key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(kernel("reading the flow table")(error)),
+        }
+    }
+
+    /// Removes an entry. Returns whether it was there.
+    fn remove(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
+        match self.map.remove(key) {
+            Ok(()) => Ok(true),
+            Err(error) if gone(&error) => Ok(false),
+            Err(error) => Err(kernel("removing a flow")(error)),
+        }
+    }
+}
+
+fn partner(key: &FlowKey, flow: &Flow) -> FlowKey {
+    key.partner(flow.rewrite, flow.addr, flow.port)
+}
+
+fn is_original(flow: &Flow) -> bool {
+    flow.direction == FlowDirection::Original as u8
+}
+
+fn is_translated(original: &Flow) -> bool {
+    original.rewrite == Rewrite::Source as u8
+}
+
+/// Whether removing failed because the key is not there.
+pub(super) fn gone(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => {
+            error.io_error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32)
+        }
+        _ => false,
+    }
+}

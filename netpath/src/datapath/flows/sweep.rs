@@ -1,0 +1,227 @@
+//! Expiry.
+//!
+//! A half tells its pair's state alone, so that a sweep asks for the other half only where this one's time is over, and
+//! reads the table once.
+//!
+//! **Against a packet that comes just then**: a half is taken out and returned by one operation under the lock of its
+//! bucket. If what was taken differs from what was read, a packet came in between and the pair is put back. What is left
+//! is a packet whose program has found the half and not yet written its time, tens of nanoseconds: it goes out
+//! translated, and the flow's next packet makes the flow anew, as it would had the packet come one sweep later. A mark to
+//! be found again by the next sweep would not change that, since nothing orders the program's write and the removal.
+//!
+//! **How long a core is held**: by one slice, which the walk keeps short. Packets are let in all the while, the kernel walks
+//! with interrupts on. Empty buckets cannot be divided, though: a table for a million entries with nothing in it is one
+//! call of a millisecond.
+
+use std::collections::HashMap as Collected;
+
+use aya::maps::MapError;
+use netpath_common::{
+    abi::{Flow, FlowKey},
+    logic::flow_state::Timeouts,
+};
+use nix::{errno::Errno, time::ClockId};
+
+use super::{FlowPair, FlowTable, Walk, clock, is_original, is_translated, monotonic_ns, partner};
+use crate::datapath::error::{DatapathError, kernel};
+
+const SECOND: u64 = 1_000_000_000;
+/// How long a reply half may be without its original: a program makes the reply first.
+const ORPHAN: u64 = 60 * SECOND;
+/// Idle reply halves are asked for their originals once in so many periods of so many ns, each in its turn: there may be
+/// half a million of them, and orphans are rare.
+const TURNS: u64 = 12;
+const TURN: u64 = 5 * SECOND;
+
+/// What a sweep of FLOWS did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Pairs that stay.
+    pub kept: u64,
+    /// Pairs removed because they expired.
+    pub expired: u64,
+    /// Of those that stay, pairs with source translation.
+    pub translated: u64,
+    /// Reply halves removed because their original was gone.
+    pub orphans: u64,
+    /// Of those that stay, how many each pod has.
+    pub of_pods: Collected<u32, u64>,
+    /// System calls that the table was read in.
+    pub slices: u64,
+    /// The longest of them, ns of its core.
+    pub longest_ns: u64,
+    /// The whole sweep, ns of its core.
+    pub cpu_ns: u64,
+}
+
+impl Swept {
+    fn keep(&mut self, original: &Flow) {
+        self.kept += 1;
+        self.translated += u64::from(is_translated(original));
+        *self.of_pods.entry(original.pod).or_default() += 1;
+    }
+}
+
+impl FlowTable {
+    /// Removes every pair that has been idle for longer than the default timeouts say.
+    ///
+    /// # Errors
+    /// The kernel's reason; pairs before it are removed.
+    pub fn sweep(&mut self) -> Result<Swept, DatapathError> {
+        self.sweep_at(&Timeouts::DEFAULT, monotonic_ns())
+    }
+
+    /// Removes every pair that has been idle for longer than it may be, and reply halves without an original.
+    ///
+    /// # Errors
+    /// The kernel's reason; pairs before it are removed.
+    pub fn sweep_at(&mut self, timeouts: &Timeouts, now: u64) -> Result<Swept, DatapathError> {
+        let begun = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        let mut swept = Swept::default();
+        let mut walk = Walk::new();
+        while self.advance(&mut walk)? {
+            for (key, flow) in walk.halves() {
+                if !is_original(flow) {
+                    if is_asked(key, flow, now) {
+                        swept.orphans += u64::from(self.drop_orphan(key, flow)?);
+                    }
+                } else if timeouts.is_over(key.proto, flow, now) && self.expire(timeouts, key, flow, now)? {
+                    swept.expired += 1;
+                } else {
+                    swept.keep(flow);
+                }
+            }
+        }
+        (swept.slices, swept.longest_ns) = (walk.slices, walk.longest_ns);
+        swept.cpu_ns = clock(ClockId::CLOCK_THREAD_CPUTIME_ID) - begun;
+        Ok(swept)
+    }
+
+    /// Removes a pair of which the original half has been idle too long, unless the reply half has not.
+    fn expire(
+        &mut self,
+        timeouts: &Timeouts,
+        key: &FlowKey,
+        original: &Flow,
+        now: u64,
+    ) -> Result<bool, DatapathError> {
+        let pair = self.pair(*key, *original)?;
+        let later = Flow { last_seen: pair.last_seen(), ..*original };
+        Ok(timeouts.is_over(key.proto, &later, now) && self.retire(&pair)?)
+    }
+
+    /// Removes a pair as it was read; one that has changed stays. Returns whether it is gone.
+    pub(super) fn retire(&mut self, read: &FlowPair) -> Result<bool, DatapathError> {
+        let reply_key = read.reply_key();
+        let Some(original) = self.take(&read.key)? else { return Ok(true) };
+        if has_moved(&original, &read.original) {
+            // If a program has made the flow anew meanwhile, that one stands, and the old reply half is an orphan.
+            self.put_back(&read.key, &original)?;
+            return Ok(false);
+        }
+        // The reply last: it holds the port.
+        let Some(reply) = self.take(&reply_key)? else { return Ok(true) };
+        if read.reply.is_none_or(|before| has_moved(&reply, &before)) {
+            return self.restore(read, &original, &reply).map(|restored| !restored);
+        }
+        // A translated flow that is made anew finds its old port taken, and has another reply half.
+        if !read.is_translated() {
+            self.adopt(&read.key, &reply_key, &reply)?;
+        }
+        Ok(true)
+    }
+
+    /// Puts both halves of a pair back, the reply first: it reserves the port. Returns whether they stand.
+    fn restore(&mut self, read: &FlowPair, original: &Flow, reply: &Flow) -> Result<bool, DatapathError> {
+        let reply_key = read.reply_key();
+        if !self.put_back(&reply_key, reply)? {
+            return Ok(false);
+        }
+        if self.put_back(&read.key, original)? {
+            return Ok(true);
+        }
+        // A program has made the flow anew, perhaps with another port.
+        let newer = self.get(&read.key)?;
+        if newer.is_none_or(|newer| partner(&read.key, &newer) != reply_key) {
+            self.remove(&reply_key)?;
+        }
+        Ok(false)
+    }
+
+    /// Gives a reply half back that was taken while a program made a new original half for it: a flow without translation
+    /// takes the reply half that it finds.
+    fn adopt(&mut self, key: &FlowKey, reply_key: &FlowKey, reply: &Flow) -> Result<(), DatapathError> {
+        if self.get(key)?.is_some_and(|newer| is_original(&newer) && partner(key, &newer) == *reply_key) {
+            self.put_back(reply_key, reply)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a reply half whose original is not there. Returns whether it did.
+    pub(super) fn drop_orphan(&mut self, key: &FlowKey, read: &Flow) -> Result<bool, DatapathError> {
+        let original = partner(key, read);
+        if self.get(&original)?.is_some() {
+            return Ok(false);
+        }
+        let Some(reply) = self.take(key)? else { return Ok(false) };
+        if has_moved(&reply, read) {
+            self.put_back(key, &reply)?;
+            return Ok(false);
+        }
+        self.adopt(&original, key, &reply)?;
+        Ok(true)
+    }
+
+    fn take(&mut self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
+        let mut flow = Flow::EMPTY;
+        let taken = self.table.take(key, &mut flow).map_err(kernel("removing a flow"))?;
+        Ok(taken.then_some(flow))
+    }
+
+    /// Inserts a half unless another has taken its place, or the table is full: a flow lost as if it had come too late.
+    /// Returns whether it stands.
+    fn put_back(&mut self, key: &FlowKey, flow: &Flow) -> Result<bool, DatapathError> {
+        const NOEXIST: u64 = 1;
+        match self.map.insert(key, flow, NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error))
+                if matches!(
+                    error.io_error.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EEXIST | Errno::E2BIG | Errno::ENOMEM)
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(kernel("putting a flow back")(error)),
+        }
+    }
+}
+
+/// Whether a packet has come since a half was read, or it is another flow's by now.
+fn has_moved(now: &Flow, read: &Flow) -> bool {
+    (now.packets, now.last_seen, now.created) != (read.packets, read.last_seen, read.created)
+}
+
+/// Whether it is a reply half's turn to be asked for its original.
+fn is_asked(key: &FlowKey, reply: &Flow, now: u64) -> bool {
+    let lot = u64::from(key.sport) + u64::from(key.dport) + u64::from(key.dst.0[3]);
+    now.saturating_sub(reply.last_seen) > ORPHAN && (lot + now / TURN).is_multiple_of(TURNS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_idle_reply_is_asked_once_a_minute(sport: u16, dport: u16, dst: [u32; 4], begin in 0u64..1 << 50) {
+            let key = FlowKey { sport, dport, dst: netpath_common::abi::Addr(dst), ..FlowKey::default() };
+            let reply = Flow { last_seen: begin, ..Flow::EMPTY };
+            let asked = |now| is_asked(&key, &reply, now);
+            prop_assert!(!(0..=TURNS).any(|turn| asked(begin + turn * TURN)), "young");
+            let later = begin + ORPHAN + 1;
+            prop_assert_eq!((0..TURNS).filter(|turn| asked(later + turn * TURN)).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The node's own sockets share its address with the pods' flows, and never notice.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use netpath::net::Netns;
+use netpath_tests::{
+    for_both_families,
+    node::{Node, PATIENCE, run_in},
+    scene::Family,
+    side::{Side, sink},
+};
+
+for_both_families!(
+    the_hosts_connections_go_on_while_pods_exhaust_the_range,
+    host_and_pod_with_one_port_to_one_server_both_get_their_answers,
+    a_listener_of_the_host_keeps_its_port,
+    host_and_pod_ping_with_one_identifier,
+);
+
+fn bound(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
+    let socket = netns.enter(|| UdpSocket::bind((address, port))).expect("namespace").expect("socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    socket
+}
+
+/// Sends `word` and says whom the server saw.
+fn ask(socket: &UdpSocket, server: &UdpSocket, word: &[u8]) -> SocketAddr {
+    socket.send_to(word, server.local_addr().expect("address")).expect("sent");
+    let mut buffer = [0; 16];
+    let (length, peer) = server.recv_from(&mut buffer).expect("arrived");
+    assert_eq!(&buffer[..length], word);
+    peer
+}
+
+fn the_hosts_connections_go_on_while_pods_exhaust_the_range(family: Family) {
+    let side = Side::of(&family);
+    let node = Node::start("[snat]\nports = \"40000-40003\"");
+    let pod = node.pod("a");
+    let (host, outside) = (&node.topology.node.netns, &node.topology.outside.netns);
+    let server = bound(outside, side.outside, 0);
+    for port in 1000..1004 {
+        ask(&bound(&pod.netns, side.any(), port), &server, b"pod");
+    }
+    let refused = bound(&pod.netns, side.any(), 1004);
+    refused.send_to(b"?", server.local_addr().unwrap()).expect("sent");
+    assert_eq!(node.drops("SnatExhausted"), 1);
+    // UDP to the very destination, TCP, and echo.
+    let own = bound(host, side.node, 0);
+    let peer = ask(&own, &server, b"host");
+    assert_eq!(peer, own.local_addr().unwrap(), "the host's own port");
+    server.send_to(b"answer", peer).expect("sent");
+    assert_eq!(own.recv(&mut [0; 16]).expect("answer"), 6);
+    let to = sink(outside, side.outside);
+    drop(host.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap().expect("connected"));
+    let said = run_in(host, "ping", &["-c", "2", "-i", "0.05", "-W", "2", &side.outside.to_string()]);
+    assert!(said.contains("2 received"), "{said}");
+}
+
+fn host_and_pod_with_one_port_to_one_server_both_get_their_answers(family: Family) {
+    const PORT: u16 = 40_010;
+    let side = Side::of(&family);
+    let node = Node::start("[snat]\nports = \"40000-40099\"");
+    let pod = node.pod("a");
+    let server = bound(&node.topology.outside.netns, side.outside, 0);
+    let theirs = bound(&pod.netns, side.any(), PORT);
+    let pod_seen = ask(&theirs, &server, b"pod");
+    assert_eq!(pod_seen, SocketAddr::new(side.node, PORT), "the pod was first, and keeps its port");
+    let own = bound(&node.topology.node.netns, side.node, PORT);
+    let host_seen = ask(&own, &server, b"host");
+    assert_eq!(host_seen.ip(), side.node);
+    assert_ne!(host_seen.port(), PORT, "the host gets another");
+    for (seen, word) in [(pod_seen, b"pod!"), (host_seen, b"host")] {
+        server.send_to(word, seen).expect("sent");
+    }
+    for (socket, word) in [(&theirs, b"pod!"), (&own, b"host")] {
+        let mut buffer = [0; 4];
+        let (_, from) = socket.recv_from(&mut buffer).expect("answer");
+        assert_eq!((&buffer, from), (word, server.local_addr().unwrap()));
+    }
+    assert_eq!(ask(&theirs, &server, b"again"), pod_seen, "the pod's binding is what it was");
+}
+
+fn a_listener_of_the_host_keeps_its_port(family: Family) {
+    const PORT: u16 = 40_020;
+    let side = Side::of(&family);
+    let node = Node::start("[snat]\nports = \"40000-40099\"");
+    let pod = node.pod("a");
+    let (host, outside) = (&node.topology.node.netns, &node.topology.outside.netns);
+    let listener = host.enter(|| TcpListener::bind((side.any(), PORT))).unwrap().expect("listener");
+    let service = bound(host, side.any(), PORT);
+    let server = bound(outside, side.outside, 0);
+    let seen = ask(&bound(&pod.netns, side.any(), PORT), &server, b"pod");
+    assert_ne!(seen.port(), PORT, "the host's UDP service has it");
+    // A client whose address and port a pod's flow could have had.
+    let to = SocketAddr::new(side.node, PORT);
+    server.send_to(b"question", to).expect("sent");
+    let (_, client) = service.recv_from(&mut [0; 16]).expect("the service is asked");
+    assert_eq!(client, server.local_addr().unwrap());
+    let connected = outside.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap();
+    connected.expect("the host's listener answers");
+    listener.accept().expect("accepted");
+}
+
+fn host_and_pod_ping_with_one_identifier(family: Family) {
+    let side = Side::of(&family);
+    let node = Node::start("[snat]\nports = \"40000-40099\"");
+    let pod = node.pod("a");
+    let to = side.outside.to_string();
+    let arguments = ["-e", "40030", "-c", "5", "-i", "0.2", "-W", "2", &to];
+    let said = std::thread::scope(|scope| {
+        let pod = scope.spawn(|| run_in(&pod.netns, "ping", &arguments));
+        let host = scope.spawn(|| run_in(&node.topology.node.netns, "ping", &arguments));
+        [pod.join().expect("pod's ping"), host.join().expect("host's ping")]
+    });
+    for said in said {
+        assert!(said.contains("5 received") && !said.contains("DUP"), "{said}");
+    }
+}
