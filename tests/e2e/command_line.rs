@@ -90,3 +90,42 @@ fn commands_against_an_agent() {
     assert!(node.netpath(&["pod", "rm", "web"]).status.success());
     assert_eq!(json(&["pod", "ls"]), Value::Array(vec![]));
 }
+
+#[test]
+fn networks_from_the_command_line_ipv4_and_ipv6() {
+    let node = Node::start("");
+    let run = |line: &str| node.netpath(&line.split(' ').collect::<Vec<_>>());
+    let well = |line: &str| {
+        let output = run(line);
+        assert!(output.status.success(), "{line}: {}", errors(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let refused = |line: &str, status: i32, word: &str| {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(status), "{line}: {}", errors(&output));
+        assert!(errors(&output).contains(word), "{line}: {}", errors(&output));
+    };
+    well("network add back --subnet 10.62.0.0/24 --subnet fd00:62::/64 --masquerade no");
+    refused("network add back --subnet 10.63.0.0/24", 1, "network 'back' exists already");
+    refused("network add more --subnet 10.62.0.0/16", 1, "overlaps 10.62.0.0/24 of the network 'back'");
+    refused("network add more --subnet 198.18.0.0/24", 1, "198.18.0.2, an address of up0");
+    refused("network add more --subnet 10.63.0.1/24", 2, "write 10.63.0.0/24");
+    refused("network add more --subnet ten", 2, "invalid value");
+    refused("network set back --masquerade perhaps", 2, "write yes or no");
+    refused("network rm default", 2, "every node's");
+    well("pod add web --network default --network back --no-masquerade --allow-address 203.0.113.80");
+    refused("network rm back", 1, "network 'back' has 1 pods");
+    let set = well("network set default --no-masquerade 192.168.0.0/16 --no-masquerade fd00::/8 --mtu 1400");
+    assert!(set.contains("yes, not to 192.168.0.0/16,fd00::/8") && set.contains("1400"), "{set}");
+    let pods: Value = serde_json::from_str(&well("pod ls -o json")).expect("json");
+    let interfaces = &pods[0]["interfaces"];
+    assert_eq!(interfaces[1]["name"], "eth1");
+    assert_eq!(interfaces[1]["addresses"], serde_json::json!(["10.62.0.1", "fd00:62::1"]));
+    assert_eq!((&pods[0]["mtu"], &pods[0]["network"]), (&1400.into(), &"default".into()));
+    assert_eq!(pods[0]["interface"], interfaces[0]["interface"]);
+    well("pod rm web");
+    well("network rm back");
+    let left: Value = serde_json::from_str(&well("network ls -o json")).expect("json");
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!(left[0]["no_masquerade"], serde_json::json!(["192.168.0.0/16", "fd00::/8"]));
+}

@@ -67,6 +67,8 @@ pub struct Agent {
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
     events: broadcast::Sender<Arc<Event>>,
+    /// Held by whoever makes the node right, so that nobody writes what he read before a change.
+    node_changes: tokio::sync::Mutex<()>,
     /// The configuration has changed.
     reloaded: Notify,
     /// Held by whoever adds, changes or removes a network.

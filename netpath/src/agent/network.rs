@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Agent, AgentError, lock, pods::finish, registry::Entry};
+use super::{Agent, AgentError, lock, node::problem_of, pods::finish, registry::Entry};
 use crate::{
     api::types::{self, NetworkAdd, NetworkSet},
     model::{
@@ -90,6 +90,7 @@ impl Agent {
                 lock(&agent.registry).insert_network(network);
                 return Err(error);
             }
+            agent.note(&problem_of(&name), &Ok::<(), String>(()));
             agent.ensure_node().await;
             tracing::info!(network = name, "network removed");
             Ok(())

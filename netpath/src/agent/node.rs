@@ -163,12 +163,19 @@ impl Agent {
     /// Makes the node's part of the kernel state right: the tables that describe the node, the block's route, the
     /// reserved ports, and programs on the uplinks. What fails does not stop the rest.
     pub(super) async fn ensure_node(&self) -> Seen {
+        let _one = self.node_changes.lock().await;
         let config = self.config();
         let seen = lock(&self.node).seen.clone();
         // The tables first: no program may run with an uplink it does not know.
         self.note("tables", &self.write_tables(&seen).await);
         self.note("block route", &self.ensure_block_routes(&seen).await);
         self.note("reserved ports", &self.reserve_ports().await);
+        for network in self.all_networks() {
+            let conflict = network.blocks.iter().find_map(|block| Some((block, seen.conflict(*block)?)));
+            let outcome =
+                conflict.map_or(Ok(()), |(block, conflict)| Err(format!("{block} holds {conflict}")));
+            self.note(&problem_of(&network.name), &outcome);
+        }
         for name in config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)) {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
@@ -298,6 +305,11 @@ pub(super) fn block_route(prefix: IpNet) -> Route {
         mtu: None,
         table: None,
     }
+}
+
+/// What a network is called among the problems.
+pub(super) fn problem_of(network: &str) -> String {
+    format!("network {network}")
 }
 
 /// The families that any network has, IPv4 first.

@@ -106,17 +106,21 @@ impl Agent {
         })
     }
 
-    /// Removes endpoints without a pod, and programs from what is neither a pod's interface nor an uplink.
+    /// Removes endpoints and links without a pod, and programs from what is neither a pod's interface nor an uplink.
     async fn drop_leftovers(self: &Arc<Self>) -> Result<(), AgentError> {
         let agent = Arc::clone(self);
         // In this order: what a pod that is just being added has put into the tables, the registry has had before.
         let attached = self
             .on_datapath(move |datapath| {
-                let endpoints = datapath.endpoints()?;
+                let (endpoints, links) = (datapath.endpoints()?, datapath.links()?);
                 let registry = lock(&agent.registry);
                 let known: HashSet<_> = registry.pods().flat_map(|entry| entry.pod.addresses()).collect();
                 for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
                     datapath.remove_endpoint(address)?;
+                }
+                let known: HashSet<u32> = registry.pods().flat_map(|entry| entry.ifindexes.clone()).collect();
+                for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains(ifindex)) {
+                    datapath.remove_link(ifindex)?;
                 }
                 datapath.attachments()
             })

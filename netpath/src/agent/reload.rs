@@ -35,7 +35,8 @@ impl Agent {
             tracing::info!("the configuration has not changed");
             return true;
         }
-        // What was changed by request stays changed.
+        // What was changed by request stays changed, and what is being changed is not lost.
+        let _one = self.network_changes.lock().await;
         let network = match self.state.default_change().await {
             Ok(change) => change.apply(wanted.network.clone()),
             Err(error) => {

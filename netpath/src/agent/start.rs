@@ -214,6 +214,7 @@ impl Agent {
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,
+            node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),

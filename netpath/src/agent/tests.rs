@@ -296,25 +296,25 @@ fn networks_outlive_the_agent_and_reach_the_tables_at_once() {
         well(agent);
         let known = agent.networks();
         running.stop().await;
-        let running = node.start(store).await.unwrap();
-        let agent = &running.agent;
+        let Running { agent, mut tasks, .. } = node.start(store).await.unwrap();
+        // Passes when the test says so.
+        tasks.shutdown().await;
         assert_eq!(agent.networks(), known);
         assert_eq!(agent.pod("a").await.unwrap(), a);
-        whole(&node, agent, &a).await;
+        whole(&node, &agent, &a).await;
         // Both links are repaired.
         for interface in &a.interfaces {
             node.netlink.delete_link(interface.ifindex).await.unwrap();
         }
         agent.look().await.unwrap();
         agent.pass(Extent::Announced).await;
-        whole(&node, agent, &agent.pod("a").await.unwrap()).await;
+        whole(&node, &agent, &agent.pod("a").await.unwrap()).await;
         agent.pod_rm("a").await.unwrap();
         agent.network_rm("back").await.unwrap();
-        assert_eq!(endpoints(agent).await, 0);
+        assert_eq!(endpoints(&agent).await, 0);
         fs::remove_dir("/mnt/netns").unwrap();
         assert_eq!(node.picture().await, before);
-        well(agent);
-        running.stop().await;
+        well(&agent);
     });
 }
 

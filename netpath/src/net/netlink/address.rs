@@ -45,7 +45,7 @@ impl Netlink {
 
     /// Adds an address; no error if it is there. An IPv6 address can be sent from at once: netpath hands each out once,
     /// so the second of duplicate address detection (RFC 4862, 5.4) would only delay the pod. What is sent to it arrives
-    /// as soon as `is_delivered` says so.
+    /// a moment later.
     pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetError> {
         let doing = format!("add address {address} to link #{ifindex}");
         let mut message = describe(ifindex, address);
