@@ -81,12 +81,13 @@ fn masquerade_is_toggled_at_run_time(family: Family) {
     way_back(&node, &side);
     let own = side.address(&pod);
     let server = server(&node, &side);
+    // A port of its own for each: one that came round again would have the flow of before.
+    let mut ports = 42_000..;
+    let mut fresh = || seen(&bound(&pod.netns, side.any(), ports.next().expect("a port")), &server).ip();
     let live = bound(&pod.netns, side.any(), 40_001);
     assert_eq!(seen(&live, &server).ip(), side.node);
     node.reconfigure("masquerade = false");
-    until("new flows keep the pod's address", || {
-        seen(&bound(&pod.netns, side.any(), 0), &server).ip() == own
-    });
+    until("new flows keep the pod's address", || fresh() == own);
     assert_eq!(seen(&live, &server).ip(), side.node, "a live flow stays as it is");
     // Whoever was asked by the pod's own address may answer it.
     let asked = bound(&pod.netns, side.any(), 40_002);
@@ -94,9 +95,7 @@ fn masquerade_is_toggled_at_run_time(family: Family) {
     server.send_to(b"!", peer).expect("sent");
     asked.recv(&mut [0; 8]).expect("the answer to the pod's own address");
     node.reconfigure("");
-    until("flows are translated again", || {
-        seen(&bound(&pod.netns, side.any(), 0), &server).ip() == side.node
-    });
+    until("flows are translated again", || fresh() == side.node);
     assert_eq!(
         seen(&asked, &server).ip(),
         side.node,
