@@ -84,6 +84,18 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
+        name: "traceroute",
+        package: "traceroute",
+        why: "tests look at the hops that a pod sees, by UDP, ICMP and TCP",
+        need: Need::Test,
+    },
+    Program {
+        name: "tracepath",
+        package: "iputils-tracepath",
+        why: "tests look at the path's MTU with a client that is not ours",
+        need: Need::Test,
+    },
+    Program {
         name: "tcpdump",
         package: "tcpdump",
         why: "tests read what is on the wire of an uplink",
