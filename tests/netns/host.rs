@@ -8,6 +8,7 @@ use std::{
 use netpath::net::Netns;
 use netpath_tests::{
     for_both_families,
+    kernel::lacks,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::{Side, sink},
@@ -16,6 +17,7 @@ use netpath_tests::{
 for_both_families!(
     the_hosts_connections_go_on_while_pods_exhaust_the_range,
     host_and_pod_with_one_port_to_one_server_both_get_their_answers,
+    an_address_of_the_node_on_another_interface_is_the_nodes_as_well,
     a_listener_of_the_host_keeps_its_port,
     host_and_pod_ping_with_one_identifier,
 );
@@ -60,17 +62,38 @@ fn the_hosts_connections_go_on_while_pods_exhaust_the_range(family: Family) {
 }
 
 fn host_and_pod_with_one_port_to_one_server_both_get_their_answers(family: Family) {
-    const PORT: u16 = 40_010;
     let side = Side::of(&family);
-    let node = Node::start("[snat]\nports = \"40000-40099\"");
+    both_get_their_answers(&Node::start("[snat]\nports = \"40000-40099\""), &side, side.node);
+}
+
+/// A route's `src` may stand on `lo`, as it does on nodes that speak BGP.
+fn an_address_of_the_node_on_another_interface_is_the_nodes_as_well(family: Family) {
+    if lacks((6, 7), "the FIB's source address (dab4e1f06cab)") {
+        return;
+    }
+    let side = Side::of(&family);
+    let (topology, runtime) = Node::without_agent();
+    let own = if side.v6 { "2001:db8:99::1" } else { "198.18.99.1" };
+    let (router, uplink) = (side.router.to_string(), side.node.to_string());
+    run_in(&topology.node.netns, "ip", &["addr", "add", own, "dev", "lo"]);
+    let arguments = [side.flag(), "route", "replace", "default", "via", &router, "dev", "up0", "src", own];
+    assert_eq!(run_in(&topology.node.netns, "ip", &arguments), "");
+    run_in(&topology.router.netns, "ip", &["route", "add", own, "via", &uplink]);
+    let mut node = Node::with_agent(topology, runtime, "[snat]\nports = \"40000-40099\"");
+    node.wait_ready();
+    both_get_their_answers(&node, &side, own.parse().expect("address"));
+}
+
+fn both_get_their_answers(node: &Node, side: &Side, address: IpAddr) {
+    const PORT: u16 = 40_010;
     let pod = node.pod("a");
     let server = bound(&node.topology.outside.netns, side.outside, 0);
     let theirs = bound(&pod.netns, side.any(), PORT);
     let pod_seen = ask(&theirs, &server, b"pod");
-    assert_eq!(pod_seen, SocketAddr::new(side.node, PORT), "the pod was first, and keeps its port");
-    let own = bound(&node.topology.node.netns, side.node, PORT);
+    assert_eq!(pod_seen, SocketAddr::new(address, PORT), "the pod was first, and keeps its port");
+    let own = bound(&node.topology.node.netns, address, PORT);
     let host_seen = ask(&own, &server, b"host");
-    assert_eq!(host_seen.ip(), side.node);
+    assert_eq!(host_seen.ip(), address);
     assert_ne!(host_seen.port(), PORT, "the host gets another");
     for (seen, word) in [(pod_seen, b"pod!"), (host_seen, b"host")] {
         server.send_to(word, seen).expect("sent");

@@ -10,6 +10,7 @@ use netpath::datapath::{FlowPair, monotonic_ns};
 use netpath_common::abi::{DropReason, PEER_SEEN, Program};
 use netpath_tests::{
     for_both_families,
+    kernel::skip,
     packet::{ACK, Flags, Frame, RST, SYN, SYN_ACK, see},
     scene::{Context, Family, GATEWAY_MAC, NEXT, Pod, REDIRECT, Ran, Scene, Talk, run_program},
 };
@@ -211,17 +212,33 @@ fn on_two_cpus(scene: &Scene, sends: [(Pod, Vec<Vec<u8>>); 2]) -> [Vec<Ran>; 2] 
     })
 }
 
-/// Keeps the thread on one of the CPUs it may use; where there is one, both threads share it.
-fn pin(which: usize) {
+/// The CPUs that this process may use.
+fn cpus() -> Vec<usize> {
     let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0)).expect("affinity");
-    let cpus: Vec<_> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect()
+}
+
+/// Whether there are not two CPUs to race on; then the test is noted as skipped.
+fn lacks_a_second_cpu() -> bool {
+    let alone = cpus().len() < 2;
+    if alone {
+        skip("there is one CPU, and two are to race");
+    }
+    alone
+}
+
+/// Keeps the thread on one of the CPUs.
+fn pin(which: usize) {
     let mut one = CpuSet::new();
-    one.set(cpus[which % cpus.len()]).expect("CPU");
+    one.set(cpus()[which]).expect("CPU");
     sched_setaffinity(Pid::from_raw(0), &one).expect("affinity");
 }
 
 fn two_cpus_with_one_new_flow_make_one_pair(f: Family) {
     const FLOWS: u16 = 400;
+    if lacks_a_second_cpu() {
+        return;
+    }
     for talk in Talk::PORTS {
         let scene = Scene::with_flows(4096);
         // Ports in the range and outside of it; masqueraded and not.
@@ -253,6 +270,9 @@ fn entries(scene: &Scene) -> usize {
 
 fn two_cpus_never_share_a_port(f: Family) {
     const FLOWS: u16 = 500;
+    if lacks_a_second_cpu() {
+        return;
+    }
     for talk in Talk::PORTS {
         let mut scene = Scene::with_flows(4096);
         // Nearly as many ports as flows: both CPUs look for the same few.

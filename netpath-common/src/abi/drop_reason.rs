@@ -47,7 +47,7 @@ drop_reasons! {
     /// A transport protocol that cannot be translated.
     ProtocolNotTranslated = 6, "Only TCP, UDP, SCTP and ICMP echo can be translated. Use a network or a prefix without masquerade.";
     /// No free port for this destination in the SNAT range.
-    SnatExhausted = 7, "All ports of the SNAT range are in use towards this destination: widen snat.ports.";
+    SnatExhausted = 7, "No free port was found towards this destination: widen snat.ports, or name more snat.addresses.";
     /// FLOWS is full.
     FlowTableFull = 8, "Raise flows.capacity, or find the pod that opens so many flows with 'netpath flow ls'.";
     /// A route says so.
