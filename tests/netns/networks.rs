@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use netpath::{
-    api::types::{NetworkAdd, NetworkSet, Pod, PodAdd},
+    api::types::{NetworkAdd, NetworkSet, Pod, PodAdd, PodSet},
     lab::topology::{self, OUTSIDE, OUTSIDE_V6, Space},
     model::Family,
     net::Netns,
@@ -145,6 +145,12 @@ fn masquerading_changes_at_run_time_ipv4_and_ipv6() {
         let peer = ask(&live, &server);
         assert_eq!(peer.ip(), node_address, "{family}: translated");
         assert_eq!(ask(&own(&bare), &server).ip(), bare.at(0, family), "{family}: never translated");
+        for (never, seen) in [(false, node_address), (true, bare.at(0, family))] {
+            let change = PodSet { no_masquerade: Some(never) };
+            let pod = node.runtime.block_on(node.client.pod_set("bare", &change)).expect("changed");
+            assert_eq!(pod.no_masquerade, never);
+            assert_eq!(ask(&own(&bare), &server).ip(), seen, "{family}: a pod's own switch, {never}");
+        }
         let except = vec![ipnet::IpNet::from(topology::outside(family))];
         set(&node, "back", &NetworkSet { no_masquerade: Some(except), ..NetworkSet::default() });
         assert_eq!(ask(&own(&a), &server).ip(), a.at(0, family), "{family}: excluded");

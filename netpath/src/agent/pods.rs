@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{Agent, AgentError, lock, registry::Entry, wanted::Wanted};
+use super::{Agent, AgentError, lock, reconcile::Extent, registry::Entry, wanted::Wanted};
 use crate::{
-    api::types::PodAdd,
+    api::types::{PodAdd, PodSet},
     model::{Pod, PodState},
     net::Undo,
 };
@@ -25,6 +25,34 @@ impl Agent {
         finish(tokio::spawn(async move {
             let _change = change;
             agent.add(wanted).await
+        }))
+        .await
+    }
+
+    /// Changes a pod at run time; what it sends next follows it, flows that are translated stay so.
+    ///
+    /// # Errors
+    /// [`AgentError::NoPod`], [`AgentError::PodBusy`], or the store's; nothing has changed then.
+    pub async fn pod_set(self: &Arc<Self>, name: &str, request: &PodSet) -> Result<(), AgentError> {
+        let change = self.begin_change().await?;
+        let entry = lock(&self.registry).pod(name)?.clone();
+        let (agent, wanted) = (Arc::clone(self), request.no_masquerade.map(|never| !never));
+        finish(tokio::spawn(async move {
+            let _change = change;
+            let _gate = entry.gate.lock().await;
+            let there = lock(&agent.registry).same(&entry).cloned();
+            let there = there.ok_or_else(|| AgentError::NoPod(entry.pod.name.to_string()))?;
+            if there.pod.state != PodState::Ready {
+                return Err(AgentError::PodBusy(there.pod.name.to_string()));
+            }
+            let masquerade = wanted.unwrap_or(there.pod.masquerade);
+            let pod = Pod { masquerade, ..there.pod.clone() };
+            agent.state.save(&pod).await?;
+            lock(&agent.registry).set_masquerade(&pod, masquerade);
+            // What fails is noted, and every full pass tries again.
+            agent.ensure_held(&there, Extent::Full).await;
+            tracing::info!(pod = %pod.name, "pod changed");
+            Ok(())
         }))
         .await
     }

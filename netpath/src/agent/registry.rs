@@ -258,6 +258,13 @@ impl Registry {
         }
     }
 
+    /// Says whether a pod's traffic to outside may carry the node's address.
+    pub(super) fn set_masquerade(&mut self, pod: &Pod, masquerade: bool) {
+        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+            entry.pod.masquerade = masquerade;
+        }
+    }
+
     /// Notes the index of the host end of a pod's interface, before programs are attached to it: what is attached to an
     /// interface of no pod is taken off.
     pub(super) fn set_ifindex(&mut self, pod: &Pod, interface: usize, ifindex: u32) {

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
-    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status,
+    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
 };
 
 /// How long an answer may take. Listing a full flow table takes the agent a few seconds.
@@ -68,6 +68,11 @@ impl Client {
     /// Adds a pod and returns it as it became.
     pub async fn pod_add(&self, pod: &PodAdd) -> Result<Pod, ClientError> {
         self.post("/v1/pods", pod).await
+    }
+
+    /// Changes a pod and returns it as it became.
+    pub async fn pod_set(&self, name: &str, change: &PodSet) -> Result<Pod, ClientError> {
+        self.with_body(Method::PATCH, &format!("/v1/pods/{}", escape(name)), change).await
     }
 
     /// Removes a pod with everything made for it.

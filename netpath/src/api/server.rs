@@ -32,7 +32,9 @@ use tokio::{
 };
 
 use self::{failure::Refusal, listener::Limited};
-use super::types::{Drop, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, Status};
+use super::types::{
+    Drop, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
+};
 use crate::{
     agent::{Agent, AgentError},
     store::private_dir,
@@ -94,7 +96,7 @@ fn router(agent: Arc<Agent>) -> Router {
     let timed = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods", get(pods).post(pod_add))
-        .route("/v1/pods/{name}", get(pod).delete(pod_rm))
+        .route("/v1/pods/{name}", get(pod).patch(pod_set).delete(pod_rm))
         .route("/v1/networks", get(networks).post(network_add))
         .route("/v1/networks/{name}", patch(network_set).delete(network_rm))
         .route("/v1/flows", get(flows).delete(flush))
@@ -141,6 +143,17 @@ async fn pod_add(
     let wanted: PodAdd = parse(body)?;
     let pod = app.agent.pod_add(&wanted).await?;
     Ok((StatusCode::CREATED, Json(app.agent.pod(pod.name.as_str()).await?)))
+}
+
+async fn pod_set(
+    State(app): State<App>,
+    name: Result<Segment<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Pod> {
+    let Segment(name) = name?;
+    let change: PodSet = parse(body)?;
+    app.agent.pod_set(&name, &change).await?;
+    Ok(Json(app.agent.pod(&name).await?))
 }
 
 async fn pod_rm(

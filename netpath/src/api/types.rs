@@ -41,6 +41,15 @@ pub struct PodAdd {
     pub mtu: Option<u32>,
 }
 
+/// `PATCH /v1/pods/NAME`: what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodSet {
+    /// Outside sees the pod's own address, whatever its networks say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_masquerade: Option<bool>,
+}
+
 /// A pod, in `GET /v1/pods` and as the answer to `POST`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {

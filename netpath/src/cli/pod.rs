@@ -9,17 +9,30 @@ use clap::Subcommand;
 
 use super::{
     Global,
+    network::yes,
     output::{Column, Format, fields, print, table},
     units::{bytes, list},
     wait,
 };
-use crate::api::types::{Pod, PodAdd, PodInterface};
+use crate::api::types::{Pod, PodAdd, PodInterface, PodSet};
 
 /// Pods: network namespaces with an address of the node's block.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add a pod: a namespace with an interface, an address and a route
     Add(AddArgs),
+    /// Change a pod while it runs
+    ///
+    /// What it sends next follows the change. Flows that are translated already stay so until they end.
+    #[command(after_help = "Examples:
+  netpath pod set web --masquerade no")]
+    Set {
+        /// Name of the pod
+        name: String,
+        /// Whether its traffic to outside may carry the node's address, as its networks say (yes), or never does (no)
+        #[arg(long, value_name = "YES", value_parser = yes, required = true)]
+        masquerade: Option<bool>,
+    },
     /// Remove pods with everything made for them
     #[command(after_help = "Examples:
   netpath pod rm web
@@ -123,6 +136,10 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
                 let addresses = all(pod, &pod.addresses, |one| &one.addresses);
                 format!("pod {} has {} in {}\n", pod.name, list(&addresses), pod.netns)
             })?;
+        }
+        Command::Set { name, masquerade } => {
+            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes) };
+            global.output.show(&wait(client.pod_set(&name, &change))?, render_one)?;
         }
         Command::Rm { names } => return remove(global, &names),
         Command::Ls => global.output.show(&wait(client.pods())?[..], render)?,
