@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    sync::Arc,
     time::Duration,
 };
 
@@ -123,9 +122,4 @@ pub fn dual(configuration: &str) -> (Node, LabPod, LabPod) {
     let node = Node::start(configuration);
     let (a, b) = (node.pod("a"), node.pod("b"));
     (node, a, b)
-}
-
-/// The namespace of a pod.
-pub fn inside(pod: &LabPod) -> Arc<Netns> {
-    Arc::clone(&pod.netns)
 }

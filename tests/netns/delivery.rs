@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use netpath::{lab::checks::LabPod, net::Netns};
+use netpath::net::Netns;
 use netpath_tests::{
     for_both_families, kernel,
     node::run_in,
@@ -26,6 +26,7 @@ for_both_families!(
     a_dead_pod_and_an_unknown_destination_are_unreachable,
     multicast_is_refused_and_counted,
     removal_of_a_pod_resets_its_peers,
+    a_clean_run_drops_nothing,
 );
 
 fn traceroute_shows_every_hop(family: Family) {
@@ -117,8 +118,8 @@ fn removal_of_a_pod_resets_its_peers(family: Family) {
     let client =
         a.netns.enter(|| TcpStream::connect_timeout(&to, WAIT)).expect("namespace").expect("connected");
     let (server, _) = listener.accept().expect("accepted");
-    // The namespace goes with the pod: its own stack must not be the one that answers.
-    hold(&a, client);
+    // The pod's own stack must not say goodbye: the socket stays open past the test.
+    std::mem::forget(client);
     node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
     server.set_read_timeout(Some(WAIT)).expect("time-out");
     std::io::Write::write_all(&mut &server, b"still there?").expect("sent");
@@ -126,15 +127,9 @@ fn removal_of_a_pod_resets_its_peers(family: Family) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 
-/// Keeps a socket open past the test: closing it would say goodbye to its peer.
-fn hold(_pod: &LabPod, socket: TcpStream) {
-    std::mem::forget(socket);
-}
-
-#[test]
-fn a_clean_run_drops_nothing() {
+fn a_clean_run_drops_nothing(family: Family) {
+    let side = Side::of(&family);
     let (node, a, b) = dual("");
-    let side = Side::of(&Family::V4);
     let to = sink(&b.netns, side.address(&b));
     drop(a.netns.enter(|| TcpStream::connect_timeout(&to, WAIT)).expect("namespace").expect("connected"));
     run_in(&a.netns, "ping", &["-c", "2", "-i", "0.01", &side.outside.to_string()]);

@@ -46,9 +46,13 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if way.kind != RouteKind::Fib as u8 {
         return Err(DropReason::Untranslated);
     }
-    let masquerade = way.masquerade;
-    let uplink = uplink.ok_or(DropReason::NotReady)?;
-    let leaving = Leaving { pod, masquerade, uplink, routed: Addr::UNSPECIFIED, program: Program::ToUplink };
+    let leaving = Leaving {
+        pod,
+        masquerade: way.masquerade,
+        uplink: uplink.ok_or(DropReason::NotReady)?,
+        routed: Addr::UNSPECIFIED,
+        program: Program::ToUplink,
+    };
     leave::translate(packet, headers, &leaving)?;
     Ok(Verdict::NEXT)
 }

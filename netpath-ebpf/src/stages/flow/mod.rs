@@ -54,9 +54,10 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
     Some(flow)
 }
 
-/// The same for a packet about to leave by a route that may say masquerade. A flow that a pod opened untranslated (its
-/// route led by a VPN then, or had no masquerade) is forgotten, so that it gets a binding now: kept, it would leave with
-/// the pod's address for as long as it lives (invariant 1).
+/// The same for a packet of a pod about to leave by a route that may say masquerade. Two kinds of flow are forgotten: one of
+/// an earlier pod that had the address, which is not the new one's; and one that the pod opened untranslated (its route
+/// led by a VPN then, or had no masquerade), so that it gets a binding now: kept, it would leave with the pod's address for
+/// as long as it lives (invariant 1).
 #[inline(always)]
 pub fn lookup_leaving(
     packet: &Packet,
@@ -65,18 +66,13 @@ pub fn lookup_leaving(
     masquerade: bool,
 ) -> Option<&'static Flow> {
     let flow = lookup(packet, headers)?;
-    if flow.pod != pod {
-        // A pod that is gone had this address: its flows are not the new one's.
-        FLOWS.remove(&headers.key.partner(flow.rewrite, flow.addr, flow.port));
-        FLOWS.remove(&headers.key);
-        return None;
+    let leaks = masquerade && flow.rewrite == Rewrite::None as u8 && is_original(flow);
+    if flow.pod == pod && !leaks {
+        return Some(flow);
     }
-    if masquerade && flow.rewrite == Rewrite::None as u8 && is_original(flow) {
-        FLOWS.remove(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
-        FLOWS.remove(&headers.key);
-        return None;
-    }
-    Some(flow)
+    FLOWS.remove(&headers.key.partner(flow.rewrite, flow.addr, flow.port));
+    FLOWS.remove(&headers.key);
+    None
 }
 
 /// Whether a pod's binding would get the answers to a packet of the node itself.
