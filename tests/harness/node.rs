@@ -100,6 +100,11 @@ impl Node {
             .unwrap_or_else(|error| panic!("{error}\n{}", log()))
     }
 
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.id()
+    }
+
     /// `kill -9`, and nothing after it.
     pub fn kill(&mut self) {
         self.agent.kill().expect("kill");

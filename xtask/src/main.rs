@@ -3,6 +3,7 @@
 //! Standard output belongs to what is run (`cargo xtask run -- --once -o json` prints only JSON); what xtask itself
 //! has to say goes to standard error.
 
+mod bench;
 mod fuzz;
 mod lint;
 mod process;
@@ -51,6 +52,9 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measure what takes too long, or too quiet a machine, for a test
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Test { args } => test::test(&args),
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
+        Command::Bench(benchmark) => bench::bench(&benchmark),
         Command::Lint => lint::lint(),
     };
     match result {

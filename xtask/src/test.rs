@@ -58,11 +58,17 @@ pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "netpath-ebp
 pub(crate) fn runner() -> Result<Command> {
     let mut cargo = nextest::command()?;
     cargo.env("NETPATH_BIN", workspace::target().join("debug/netpath"));
+    run_as_root(&mut cargo)?;
+    Ok(cargo)
+}
+
+/// Has a cargo command run what it has built as root.
+pub(crate) fn run_as_root(cargo: &mut Command) -> Result<()> {
     let prefix = root_prefix()?;
     if !prefix.is_empty() {
         cargo.env(format!("CARGO_TARGET_{}_RUNNER", host()?), prefix.join(OsStr::new(" ")));
     }
-    Ok(cargo)
+    Ok(())
 }
 
 /// The host's triple as cargo spells it in variables.

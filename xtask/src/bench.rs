@@ -1,0 +1,40 @@
+//! `cargo xtask bench`: what is measured with the tests' harness.
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+
+use crate::{
+    process::{cargo, run},
+    setup::{Purpose, setup},
+    test::run_as_root,
+    workspace,
+};
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Benchmark {
+    /// One node with many pods: adding and removing one, memory and CPU of the idle agent, a restart
+    NodeScale {
+        /// Pods at the most
+        #[arg(long, default_value_t = 1000)]
+        pods: u32,
+    },
+}
+
+/// Sets up, builds the agent for release, and measures; the table goes to standard output.
+///
+/// # Errors
+/// Something is missing, the build fails, or what is measured does.
+pub(crate) fn bench(benchmark: &Benchmark) -> Result<()> {
+    let Benchmark::NodeScale { pods } = benchmark;
+    setup(Purpose::Test)?;
+    run(cargo().args(["build", "--release", "--package", "netpath", "--bin", "netpath"]))?;
+    // What measures waits for the agent: it need not be fast itself, and is built already for the tests.
+    let mut bench = cargo();
+    bench.args(["bench", "--profile", "dev", "--package", "netpath-tests", "--bench", "node_scale", "--"]);
+    bench.arg(pods.to_string()).env("NETPATH_BIN", workspace::target().join("release/netpath"));
+    run_as_root(&mut bench)?;
+    let status = bench.status().context("starting cargo bench")?;
+    ensure!(status.success(), "measuring failed: {status}");
+    Ok(())
+}
