@@ -8,7 +8,10 @@ use netpath::{
     model::Family,
     net::Netns,
 };
-use netpath_tests::node::{Node, PATIENCE, run_in};
+use netpath_tests::{
+    kernel,
+    node::{Node, PATIENCE, run_in},
+};
 
 const BACK: [&str; 2] = ["10.62.0.0/24", "fd00:62::/64"];
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
@@ -177,6 +180,35 @@ fn only_an_open_network_lets_outside_in_ipv4_and_ipv6() {
         assert!(node.drops("InboundDenied") > before, "{family}");
         set(&node, "back", &NetworkSet { inbound: Some("cluster".into()), ..NetworkSet::default() });
     }
+}
+
+#[test]
+fn traceroute_from_outside_shows_the_node_before_a_pod_ipv4_and_ipv6() {
+    let node = Node::start("");
+    kernel::forward_ipv6(&node.topology.node.netns);
+    add_network(&node, "back", &BACK, true, "any");
+    route(&node, &BACK);
+    let a = Pods::add(&node, &pod("a", &["back"]));
+    let outside = &node.topology.outside.netns;
+    for family in BOTH {
+        let flag = if family == Family::V6 { "-6" } else { "-4" };
+        let (node_address, address) = (topology::node(family).to_string(), a.at(0, family).to_string());
+        for method in [&[][..], &["-I"], &["-T", "-p", "9"]] {
+            let arguments = [&[flag, "-n", "-q", "1", "-w", "2"], method, &[&address]].concat();
+            let said = run_in(outside, "traceroute", &arguments);
+            let hops: Vec<_> =
+                said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(hops[1..], [&node_address, &address], "{method:?}:\n{said}");
+        }
+        // The router takes the first hop.
+        let said = run_in(outside, "ping", &["-c", "1", "-W", "3", "-t", "2", &address]);
+        let told = said.contains(&format!("From {node_address}")) && said.contains("exceeded");
+        assert!(told, "{said}");
+        let said = run_in(outside, "ping", &["-c", "1", "-W", "3", "-t", "3", &address]);
+        assert!(said.contains("1 received"), "{said}");
+    }
+    let drops = node.runtime.block_on(node.client.drops()).unwrap();
+    assert_eq!(drops, [], "nothing was lost");
 }
 
 #[test]

@@ -135,6 +135,18 @@ impl Headers {
         bounded(self.transport_offset)
     }
 
+    /// Bytes behind the transport header; of the whole train for a GSO packet.
+    #[inline(always)]
+    pub fn payload_length(&self) -> u32 {
+        self.total_length.wrapping_sub(self.headers_length())
+    }
+
+    /// Bytes of the IP and transport headers.
+    #[inline(always)]
+    fn headers_length(&self) -> u32 {
+        u32::from(self.transport_offset - ETHERNET as u16) + u32::from(self.transport_length)
+    }
+
     /// Bytes of the longest IP packet that will be on the wire: of one segment, if the packet is a GSO train.
     #[inline(always)]
     pub fn segment_length(&self, packet: &Packet) -> u32 {
@@ -142,8 +154,7 @@ impl Headers {
         if gso == 0 {
             return self.total_length;
         }
-        let headers = u32::from(self.transport_offset - ETHERNET as u16) + u32::from(self.transport_length);
-        headers + gso
+        self.headers_length() + gso
     }
 
     /// Whether this is an echo request.
