@@ -78,6 +78,8 @@ pub struct Headers {
     pub tcp_seq: u32,
     /// TCP acknowledgement number, host order.
     pub tcp_ack: u32,
+    /// Where it leaves: a place among the node's uplinks.
+    pub uplink: u32,
     /// Where the transport header starts, bytes from the Ethernet header.
     pub transport_offset: u16,
     /// Bytes of the transport header as far as it is fixed or says so itself; 0 if unknown.
@@ -112,6 +114,7 @@ impl Headers {
         fragment_id: 0,
         tcp_seq: 0,
         tcp_ack: 0,
+        uplink: 0,
         transport_offset: 0,
         transport_length: 0,
         ttl: 0,

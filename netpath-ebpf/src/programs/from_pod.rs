@@ -65,7 +65,7 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
     let Some(hop) = route::next_hop(packet, headers) else {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
-    let Some(uplink) = route::uplink(hop.ifindex) else {
+    let Some(uplink) = route::uplink(headers, hop.ifindex) else {
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
         flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));

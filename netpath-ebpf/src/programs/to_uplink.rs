@@ -26,7 +26,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     // Judged by its source even if what follows the addresses is damaged.
     let sound = parse::ip(packet, headers, &frame);
     let headers = headers.settled();
-    let uplink = route::uplink(packet.ifindex());
+    let uplink = route::uplink(headers, packet.ifindex());
     if uplink.is_some_and(|uplink| route::is_source_of(uplink, headers)) {
         return if sound.is_ok() { own(packet, headers) } else { Ok(Verdict::NEXT) };
     }

@@ -3,8 +3,8 @@
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
-        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, NODE_FLAG_POOL, NODE_ROUTES, Node, Pool,
-        ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_UPLINKS, NODE_FLAG_POOL, NODE_ROUTES, Node,
+        Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -105,10 +105,15 @@ pub fn next_hop(packet: &Packet, headers: &Headers) -> Option<fib::Route> {
     (headers.ttl > 1 && fib::lookup(packet, headers, packet.ifindex(), &mut route)).then_some(route)
 }
 
-/// The uplink with this index.
+/// The uplink with this index, which the packet leaves by.
 #[inline(always)]
-pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
-    NODE.get()?.uplinks.iter().find(|uplink| uplink.ifindex == ifindex)
+pub fn uplink(headers: &mut Headers, ifindex: u32) -> Option<&'static Uplink> {
+    const { assert!(MAX_UPLINKS.is_power_of_two()) };
+    let uplinks = &NODE.get()?.uplinks;
+    headers.uplink = uplinks.iter().position(|uplink| uplink.ifindex == ifindex)? as u32;
+    // By way of a table, where the verifier follows no value: it would go through all that follows once for each uplink.
+    let place = *core::hint::black_box(&headers.uplink) as usize;
+    uplinks.get(place & (MAX_UPLINKS - 1))
 }
 
 /// Whether an uplink's flows may carry this address.
