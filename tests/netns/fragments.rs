@@ -78,11 +78,12 @@ fn what_the_stack_cuts_leaves_with_the_routes_source(family: Family) {
         [second, side.outside, side.router, side.node].map(|ip| ip.to_string());
     let on_router = ["route", "add", &source, "via", &first];
     assert_eq!(run_in(&node.topology.router.netns, "ip", &on_router), "");
+    let nodad: &[&str] = if side.v6 { &["nodad"] } else { &[] };
     for arguments in [
-        &["address", "add", &source, "dev", "up0", "nodad"][..],
-        &["route", "add", &outside, "via", &router, "dev", "up0", "src", &source],
+        [&["address", "add", &source, "dev", "up0"], nodad].concat(),
+        vec!["route", "add", &outside, "via", &router, "dev", "up0", "src", &source],
     ] {
-        assert_eq!(run_in(&node.topology.node.netns, "ip", arguments), "", "{arguments:?}");
+        assert_eq!(run_in(&node.topology.node.netns, "ip", &arguments), "", "{arguments:?}");
     }
     let server = node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 0)));
     let server = server.expect("namespace").expect("server");

@@ -81,8 +81,8 @@ fn reply(packet: &Packet, headers: &Headers, translation: &Translation, number: 
 }
 
 /// A packet for a pod's own address. What the stack must answer (no hops left, too big) it gets as it came, so that
-/// `traceroute` from outside shows the node; that makes no flow, and what the stack forwards is tracked on its way into the
-/// pod.
+/// `traceroute` from outside shows the node, if its stack forwards for the uplink. That makes no flow: what the stack
+/// forwards is tracked on its way into the pod.
 #[inline(always)]
 fn inbound(packet: &Packet, headers: &Headers, pod: &Endpoint, is_new: bool) -> Outcome {
     if deliver::needs_stack(packet, headers, pod.mtu) {
