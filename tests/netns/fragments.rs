@@ -1,16 +1,23 @@
 //! Datagrams larger than the way: they go in parts and come whole.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
-use netpath::net::Netns;
+use netpath::{api::types::PodAdd, lab::checks::LabPod, net::Netns};
 use netpath_tests::{
-    for_both_families,
-    node::run_in,
+    for_both_families, kernel,
+    node::{Node, PATIENCE, run_in},
     scene::Family,
     side::{Echo, Side, connected, dual},
 };
 
-for_both_families!(udp_of_16_000_bytes_goes_both_ways, pings_of_10_000_bytes_are_answered);
+for_both_families!(
+    udp_of_16_000_bytes_goes_both_ways,
+    pings_of_10_000_bytes_are_answered,
+    what_the_stack_cuts_leaves_with_the_routes_source,
+);
 
 /// Sends a datagram of 16,000 bytes and reads the answer, several times over one flow.
 fn exchange(from: &Netns, side: &Side, echo: &Echo, name: &str) {
@@ -54,4 +61,51 @@ fn pings_of_10_000_bytes_are_answered(family: Family) {
     ping(side.outside, "outside");
     ping(side.address(&b), "pod");
     ping(side.node, "node");
+}
+
+/// The first datagram of a flow is larger than the uplink carries: the host stack cuts it (IPv4) or has the pod cut it.
+fn what_the_stack_cuts_leaves_with_the_routes_source(family: Family) {
+    if kernel::lacks((6, 7), "asking the FIB for a route's source") {
+        return;
+    }
+    let side = Side::of(&family);
+    let node = Node::start("");
+    kernel::forward_ipv6(&node.topology.node.netns);
+    let a = LabPod::open(node.add(&PodAdd { name: "a".into(), mtu: Some(2000), ..PodAdd::default() }));
+    let a = a.expect("pod");
+    let second: IpAddr = if side.v6 { "2001:db8:5::5" } else { "198.18.5.5" }.parse().expect("address");
+    let [source, outside, router, first] =
+        [second, side.outside, side.router, side.node].map(|ip| ip.to_string());
+    let on_router = ["route", "add", &source, "via", &first];
+    assert_eq!(run_in(&node.topology.router.netns, "ip", &on_router), "");
+    let nodad: &[&str] = if side.v6 { &["nodad"] } else { &[] };
+    for arguments in [
+        [&["address", "add", &source, "dev", "up0"], nodad].concat(),
+        vec!["route", "add", &outside, "via", &router, "dev", "up0", "src", &source],
+    ] {
+        assert_eq!(run_in(&node.topology.node.netns, "ip", &arguments), "", "{arguments:?}");
+    }
+    let server = node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 0)));
+    let server = server.expect("namespace").expect("server");
+    server.set_read_timeout(Some(Duration::from_millis(500))).expect("time-out");
+    let socket = connected(&a.netns, &side, server.local_addr().expect("address"));
+    let payload: Vec<u8> = (0..16_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut buffer = vec![0; 65_536];
+    let deadline = Instant::now() + PATIENCE;
+    // Over IPv6 the first one is lost and tells the pod how large its parts may be.
+    let (length, peer) = loop {
+        let _ = socket.send(&payload);
+        match server.recv_from(&mut buffer) {
+            Ok(got) => break got,
+            Err(error) => assert!(side.v6 && Instant::now() < deadline, "the first datagram: {error}"),
+        }
+    };
+    // Whole: so all of its parts had one source.
+    assert_eq!((peer.ip(), buffer[..length] == payload), (second, true), "{peer}, {length} bytes");
+    server.send_to(&payload, peer).expect("sent");
+    let length = socket.recv(&mut buffer).expect("the answer");
+    assert_eq!(buffer[..length], payload);
+    let flows = node.runtime.block_on(node.client.flows(Some("a"))).expect("flows");
+    let translated: Vec<_> = flows.iter().filter_map(|flow| flow.translated_source).collect();
+    assert_eq!(translated, [second], "one flow: {flows:?}");
 }

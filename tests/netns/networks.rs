@@ -6,7 +6,7 @@ use netpath::{
     api::types::{NetworkAdd, NetworkSet, Pod, PodAdd, PodSet},
     lab::topology::{self, OUTSIDE, OUTSIDE_V6, Space},
     model::Family,
-    net::Netns,
+    net::{Netns, sysctl},
 };
 use netpath_tests::node::{Node, PATIENCE, run_in};
 
@@ -177,6 +177,40 @@ fn only_an_open_network_lets_outside_in_ipv4_and_ipv6() {
         assert!(node.drops("InboundDenied") > before, "{family}");
         set(&node, "back", &NetworkSet { inbound: Some("cluster".into()), ..NetworkSet::default() });
     }
+}
+
+#[test]
+fn traceroute_from_outside_shows_the_node_before_a_pod_ipv4_and_ipv6() {
+    let node = Node::start("");
+    // As whoever runs the node does: the stack answers for what it would forward, and netpath leaves the uplink as it is.
+    let written = node.topology.node.netns.enter(|| {
+        sysctl::write("net/ipv4/conf/up0/forwarding", "1")?;
+        sysctl::write("net/ipv6/conf/all/forwarding", "1")
+    });
+    written.expect("namespace").expect("forwarding");
+    add_network(&node, "back", &BACK, true, "any");
+    route(&node, &BACK);
+    let a = Pods::add(&node, &pod("a", &["back"]));
+    let outside = &node.topology.outside.netns;
+    for family in BOTH {
+        let flag = if family == Family::V6 { "-6" } else { "-4" };
+        let (node_address, address) = (topology::node(family).to_string(), a.at(0, family).to_string());
+        for method in [&[][..], &["-I"], &["-T", "-p", "9"]] {
+            let arguments = [&[flag, "-n", "-q", "1", "-w", "2"], method, &[&address]].concat();
+            let said = run_in(outside, "traceroute", &arguments);
+            let hops: Vec<_> =
+                said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(hops[1..], [&node_address, &address], "{method:?}:\n{said}");
+        }
+        // The router takes the first hop.
+        let said = run_in(outside, "ping", &["-c", "1", "-W", "3", "-t", "2", &address]);
+        let told = said.contains(&format!("From {node_address}")) && said.contains("exceeded");
+        assert!(told, "{said}");
+        let said = run_in(outside, "ping", &["-c", "1", "-W", "3", "-t", "3", &address]);
+        assert!(said.contains("1 received"), "{said}");
+    }
+    let drops = node.runtime.block_on(node.client.drops()).unwrap();
+    assert_eq!(drops, [], "nothing was lost");
 }
 
 #[test]

@@ -67,3 +67,29 @@ fn lies_are_refused() {
         scene.assert_dropped(name, &ran, &before, reason);
     }
 }
+
+/// One rule with the guard's: an address is the pod's on each of its interfaces.
+#[test]
+fn a_pod_of_two_interfaces_may_ask_by_one_in_the_name_of_the_other() {
+    let mut scene = Scene::new();
+    let (a, b) = (scene.a, scene.b);
+    let asks = |sender: IpAddr, target: IpAddr| arp(true, a.mac, (a.mac, sender), target);
+    scene.expect_drop("another pod's", DropReason::SpoofedSource, |scene| scene.from_a(&asks(b.ip, GATEWAY)));
+    // B's interface becomes A's second one.
+    scene.set_pod_number(b, a.id);
+    let ran = scene.expect_no_drop("its other address", |scene| scene.from_a(&asks(b.ip, GATEWAY)));
+    assert_eq!(ran.code, REDIRECT);
+    assert_eq!((&ran.packet[28..32], &ran.packet[38..42]), (&octets(GATEWAY)[..], &octets(b.ip)[..]));
+    // Nobody else has its addresses: who looks finds them free, and who announces them is not contradicted.
+    for (name, packet) in [
+        ("announcement", asks(b.ip, b.ip)),
+        ("probe", asks(Ipv4Addr::UNSPECIFIED.into(), b.ip)),
+        ("question", asks(a.ip, b.ip)),
+        ("answer to the node", arp(false, a.mac, (a.mac, b.ip), Ipv4Addr::new(198, 18, 0, 2))),
+    ] {
+        let ran = scene.expect_no_drop(name, |scene| scene.from_a(&packet));
+        assert_eq!((ran.code, &ran.packet), (NEXT, &packet), "{name}");
+    }
+    let other_mac = arp(true, b.mac, (b.mac, b.ip), GATEWAY);
+    scene.expect_drop("its other MAC", DropReason::SpoofedSource, |scene| scene.from_a(&other_mac));
+}

@@ -110,8 +110,15 @@ fn a_pods_own_address_is_reached_only_by_who_may(f: Family) {
     assert_eq!(opened.macs(), (GATEWAY_MAC, a.mac));
     let answer = Frame::tcp((f.a, 80), (f.outside, 5000), SYN_ACK).macs(a.mac, GATEWAY_MAC).bytes();
     scene.from_a(&answer).assert_forwarded("its answer is not translated", &answer);
-    let late = from_router(Frame::tcp((f.outside, 5001), (f.a, 80), SYN).ttl(1));
-    scene.from_wire(&late).assert_untouched("the last hop: the stack answers", &late);
+    let flows = scene.pairs().len();
+    for hops in [0, 1] {
+        for talk in Talk::ALL {
+            let late = from_router(talk.question((f.outside, 5001), f.a).ttl(hops));
+            let name = format!("{talk:?}, hop {hops}: the stack answers");
+            scene.expect_no_drop(&name, |scene| scene.from_wire(&late)).assert_untouched(&name, &late);
+        }
+    }
+    assert_eq!(scene.pairs().len(), flows, "nothing got through: {:?}", scene.pairs());
 }
 
 fn the_last_hop_of_an_answer_ends_here(f: Family) {

@@ -2,6 +2,7 @@
 
 mod arp;
 mod attach;
+mod connection;
 mod conntrack;
 mod elf;
 mod exhaustion;
@@ -16,6 +17,7 @@ mod nd;
 mod packets;
 mod pool;
 mod refused;
+mod reset;
 mod scene;
 mod sctp;
 mod snat;

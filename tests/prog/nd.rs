@@ -143,6 +143,31 @@ mod ipv6 {
         }
     }
 
+    /// One rule with the guard's: an address is the pod's on each of its interfaces.
+    #[test]
+    fn a_pod_of_two_interfaces_may_ask_by_one_in_the_name_of_the_other() {
+        let mut scene = Scene::new();
+        let (a, b) = (scene.a, scene.b);
+        let asks = |source: IpAddr, target: IpAddr| solicitation(a.mac, source, target, Some(a.mac)).bytes();
+        let spoofed = DropReason::SpoofedSource;
+        scene.expect_drop("another pod's", spoofed, |scene| scene.from_a(&asks(b.ip6, GATEWAY6)));
+        // B's interface becomes A's second one.
+        scene.set_pod_number(b, a.id);
+        let ran = scene.expect_no_drop("its other address", |scene| scene.from_a(&asks(b.ip6, GATEWAY6)));
+        let answer = see_advertisement(&ran.packet);
+        assert_eq!((ran.code, answer.target, answer.seen.destination), (REDIRECT, GATEWAY6, b.ip6));
+        for (name, packet) in [
+            ("question", asks(a.ip6, b.ip6)),
+            ("announcement", advertisement(a.mac, b.ip6, ip("ff02::1"), b.ip6, OVERRIDE).bytes()),
+            ("of the other", advertisement(a.mac, a.ip6, F.node, b.ip6, SOLICITED).bytes()),
+        ] {
+            let ran = scene.expect_no_drop(name, |scene| scene.from_a(&packet));
+            ran.assert_untouched(name, &packet);
+        }
+        let other_mac = solicitation(b.mac, b.ip6, GATEWAY6, Some(b.mac)).bytes();
+        scene.expect_drop("its other MAC", spoofed, |scene| scene.from_a(&other_mac));
+    }
+
     /// RFC 4861, 7.1.1: whoever is not on the link cannot send with the full hop limit.
     #[test]
     fn damaged_solicitations_are_refused() {

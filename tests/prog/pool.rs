@@ -173,7 +173,7 @@ fn without_a_pool_there_is_one_address(f: Family) {
         }
     }
     assert!(used.len() == 1 && (used.contains(&node) || used.contains(&second)), "{used:?}");
-    // What the stack forwards has been routed already: nobody tells the route's source.
     let forwarded = Talk::Udp.question((f.a, 3000), f.outside).bytes();
-    assert_eq!(see(&scene.leaves(&forwarded, scene.a.ifindex, 0).packet).source, second);
+    used.insert(see(&scene.leaves(&forwarded, scene.a.ifindex, 0).packet).source);
+    assert_eq!(used.len(), 1, "what the stack forwards as well: {used:?}");
 }

@@ -1,8 +1,10 @@
 //! `to_uplink`: invariant 1.
 
-use netpath_common::abi::DropReason;
+use std::net::IpAddr;
+
+use netpath_common::abi::{DropReason, NODE_FLAG_POOL};
 use netpath_tests::{
-    for_both_families,
+    for_both_families, kernel,
     packet::{
         ACK, ErrorKind, Frame, SYN, arp, fragments, reassemble, router_solicitation, see, solicitation,
     },
@@ -14,6 +16,7 @@ for_both_families!(
     what_is_the_nodes_passes,
     what_the_stack_forwards_for_a_pod_is_translated,
     what_the_stack_cut_is_translated_in_pieces,
+    a_new_binding_has_the_routes_source,
     an_icmp_error_that_the_stack_forwards_is_translated,
     what_cannot_be_translated_does_not_leave,
 );
@@ -96,6 +99,37 @@ fn what_the_stack_cut_is_translated_in_pieces(f: Family) {
     }
 }
 
+/// As `from_pod` binds, so that a flow has one address whichever way its first packet takes.
+fn a_new_binding_has_the_routes_source(f: Family) {
+    if kernel::lacks((6, 7), "asking the FIB for a route's source") {
+        return;
+    }
+    let scene = Scene::new();
+    let second: IpAddr = f.pick("198.18.5.5", "2001:db8:5::5").parse().expect("address");
+    scene.prefer_source(f.outside_net, f.router, second);
+    let part = |offset, more| Frame::udp((f.a, 9), (f.outside, 53)).identification(7).fragment(offset, more);
+    let rows = [
+        ("a later part before its first", part(9, false)),
+        ("a datagram", Talk::Udp.question((f.a, 40_000), f.outside)),
+        ("a connection", Talk::Tcp.question((f.a, 40_000), f.outside)),
+        ("an echo", Talk::Echo.question((f.a, 40_000), f.outside)),
+    ];
+    for (name, frame) in rows {
+        let ran = scene.expect_no_drop(name, |scene| forwarded(scene, frame.clone()));
+        assert_eq!((ran.code, see(&ran.packet).source), (NEXT, second), "{name}");
+        let direct = scene.expect_no_drop(name, |scene| scene.a_says(frame.identification(8)));
+        assert_eq!(see(&direct.packet).source, second, "{name}, by from_pod");
+    }
+    // What the FIB cannot be asked about: nothing is known of where it came in.
+    let frame = Talk::Udp.question((f.a, 40_001), f.outside).ttl(63);
+    let ran = scene.expect_no_drop("by nobody", |scene| scene.leaves(&frame.bytes(), 0, 0));
+    assert_eq!(see(&ran.packet).source, f.node, "the uplink's own");
+    // A flow that has its binding keeps it, whatever the route says now.
+    scene.prefer_source(f.outside_net, f.router, f.node);
+    let ran = forwarded(&scene, Talk::Udp.question((f.a, 40_000), f.outside));
+    assert_eq!(see(&ran.packet).source, second, "a live flow");
+}
+
 fn an_icmp_error_that_the_stack_forwards_is_translated(f: Family) {
     let scene = Scene::new();
     let binding = Talk::Udp.open(&scene, &f, 9).seen.source_port;
@@ -128,6 +162,8 @@ fn what_cannot_be_translated_does_not_leave(f: Family) {
     for (name, (packet, reason)) in rows {
         scene.expect_drop(name, reason, |scene| scene.leaves(&packet, scene.a.ifindex, 0));
     }
+    // A pool, so that the FIB has no say.
+    scene.set_node(|node| node.flags = NODE_FLAG_POOL);
     scene.forget_addresses();
     let reason = DropReason::NoSourceAddress;
     let frame = Frame::tcp((f.a, 9), (f.outside, 53), SYN);

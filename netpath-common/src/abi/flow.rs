@@ -80,11 +80,12 @@ pub struct Flow {
     pub pod: u32,
     /// Generation of the policy that allowed it.
     pub policy_generation: u32,
-    /// TCP: acknowledgement number this direction last sent, host order; 0 before the first. What the other direction's
-    /// RST is measured by (RFC 5961).
+    /// TCP: acknowledgement number this direction last sent, host order; nothing before `tcp_seen` has an ACK. What the
+    /// other direction's RST is measured by (RFC 5961).
     pub tcp_ack: u32,
-    /// Zero.
-    pub pad_end: u32,
+    /// TCP: the number after the highest that this direction has sent, host order; 0 where it is not known. Up to there
+    /// its own RST may be.
+    pub tcp_end: u32,
     /// Room to grow in place; 0.
     pub reserved: [u64; 3],
 }
@@ -108,7 +109,7 @@ impl Flow {
         pod: 0,
         policy_generation: 0,
         tcp_ack: 0,
-        pad_end: 0,
+        tcp_end: 0,
         reserved: [0; 3],
     };
 }

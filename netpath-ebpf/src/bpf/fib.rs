@@ -31,18 +31,18 @@ impl Route {
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Asks the FIB about a packet that came in by `packet`'s interface, rules and multipath included. False for whatever the
+/// Asks the FIB about a packet that came in by the interface `from`, rules and multipath included. False for whatever the
 /// host stack has to answer or refuse itself: no route, unreachable, too big for the route.
 ///
 /// Not inlined: its parameters would stand on the caller's stack beneath all that comes after.
 #[inline(never)]
-pub fn lookup(packet: &Packet, headers: &Headers, route: &mut Route) -> bool {
+pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) -> bool {
     // SAFETY: plain numbers; the kernel reads and writes all 64 bytes.
     let mut params: Params = unsafe { core::mem::zeroed() };
     params.l4_protocol = headers.key.proto;
     params.sport = headers.key.sport;
     params.dport = headers.key.dport;
-    params.ifindex = packet.ifindex();
+    params.ifindex = from;
     let length = headers.segment_length(packet);
     params.__bindgen_anon_1.tot_len = if length < 0xffff { length as u16 } else { 0xffff };
     if headers.v6 {

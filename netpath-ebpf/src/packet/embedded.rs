@@ -20,6 +20,10 @@ const UP_TO_TCP_CHECKSUM: usize = 18;
 /// Reads the embedded headers into `inner`; false if they do not tell a flow: too short, a later part of a datagram, a
 /// protocol without ports. Only the first eight bytes of the transport header need be there (RFC 792); `total_length`
 /// becomes how many are.
+///
+/// Of a later part no pod is told: over IPv4 no router says anything about one (RFC 1812, 4.3.2.7), over IPv6 the sender's
+/// kernel, too, takes what stands there for ports and finds no socket. The first part is as large and goes the same way: it
+/// gets an error of its own.
 #[inline(always)]
 pub fn read(packet: &Packet, outer: &Headers, inner: &mut Headers) -> bool {
     let start = outer.transport_offset + ICMP_HEADER;

@@ -78,6 +78,8 @@ pub struct Headers {
     pub tcp_seq: u32,
     /// TCP acknowledgement number, host order.
     pub tcp_ack: u32,
+    /// Where it leaves: a place among the node's uplinks.
+    pub uplink: u32,
     /// Where the transport header starts, bytes from the Ethernet header.
     pub transport_offset: u16,
     /// Bytes of the transport header as far as it is fixed or says so itself; 0 if unknown.
@@ -112,6 +114,7 @@ impl Headers {
         fragment_id: 0,
         tcp_seq: 0,
         tcp_ack: 0,
+        uplink: 0,
         transport_offset: 0,
         transport_length: 0,
         ttl: 0,
@@ -135,6 +138,18 @@ impl Headers {
         bounded(self.transport_offset)
     }
 
+    /// Bytes behind the transport header; of the whole train for a GSO packet.
+    #[inline(always)]
+    pub fn payload_length(&self) -> u32 {
+        self.total_length.wrapping_sub(self.headers_length())
+    }
+
+    /// Bytes of the IP and transport headers.
+    #[inline(always)]
+    fn headers_length(&self) -> u32 {
+        u32::from(self.transport_offset - ETHERNET as u16) + u32::from(self.transport_length)
+    }
+
     /// Bytes of the longest IP packet that will be on the wire: of one segment, if the packet is a GSO train.
     #[inline(always)]
     pub fn segment_length(&self, packet: &Packet) -> u32 {
@@ -142,8 +157,7 @@ impl Headers {
         if gso == 0 {
             return self.total_length;
         }
-        let headers = u32::from(self.transport_offset - ETHERNET as u16) + u32::from(self.transport_length);
-        headers + gso
+        self.headers_length() + gso
     }
 
     /// Whether this is an echo request.

@@ -65,12 +65,12 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
     let Some(hop) = route::next_hop(packet, headers) else {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
-    let Some(uplink) = route::uplink(hop.ifindex) else {
+    let Some(uplink) = route::uplink(headers, hop.ifindex) else {
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
         flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
-    let leaving = Leaving { pod, masquerade, uplink, routed: hop.source, program: Program::FromPod };
+    let leaving = Leaving { pod, masquerade, uplink, routed: Some(hop.source), program: Program::FromPod };
     let class = if leave::translate(packet, headers, &leaving)? {
         TrafficClass::Translated
     } else {
@@ -83,16 +83,11 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
 fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outcome {
     let question = arp::read(packet)?;
     headers.key.dst = question.target;
-    if question.sender.is_none() {
-        // A probe names no address that would tell whose the MAC is.
-        guard::check_link(frame, endpoint::link(packet.ifindex()))?;
-    }
-    let sender = question.sender.and_then(|address| {
+    if let Some(address) = question.sender {
         headers.key.src = address;
-        endpoint::find(&address)
-    });
-    let target = endpoint::find(&question.target);
-    let decision = arp_nd::arp(packet, frame, &question, sender, target)?;
+    }
+    let link = guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    let decision = arp_nd::arp(packet, frame, &question, link, endpoint::find)?;
     answered(packet, frame, decision)
 }
 
@@ -104,7 +99,7 @@ fn answer_nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> u64 {
 
 #[inline(always)]
 fn nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> Outcome {
-    guard::check_link(frame, endpoint::link(packet.ifindex()))?;
+    let link = guard::check_link(frame, endpoint::link(packet.ifindex()))?;
     if gateway::is_addressed(&headers.key.src) {
         return Err(DropReason::SpoofedSource);
     }
@@ -112,7 +107,7 @@ fn nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> Outcome {
         gateway::answer(packet, headers)?;
         return deliver::back(packet, frame.source_mac(), TrafficClass::Neighbour);
     }
-    let decision = arp_nd::nd(packet, headers, frame, endpoint::find)?;
+    let decision = arp_nd::nd(packet, headers, frame, link, endpoint::find)?;
     answered(packet, frame, decision)
 }
 

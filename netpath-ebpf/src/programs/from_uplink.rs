@@ -49,13 +49,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         }
         return Ok(Verdict::NEXT);
     };
-    if known.is_none() {
-        if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
-            return Err(super::not_let_in(headers));
-        }
-        flow::track(packet, headers, Some(pod))?;
+    if known.is_none() && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+        return Err(super::not_let_in(headers));
     }
-    inbound(packet, headers, pod)
+    inbound(packet, headers, pod, known.is_none())
 }
 
 /// A packet that a translation is known for: an answer to a pod, or to the node itself where a pod had its port.
@@ -73,6 +70,8 @@ fn reply(packet: &Packet, headers: &Headers, translation: &Translation, number: 
     let Some(pod) = endpoint::find(&translation.addr).filter(|pod| pod.pod == number) else {
         return Ok(Verdict::NEXT);
     };
+    // Nobody can tell its sender: it is addressed to the node, whose stack would take it for its own and reset the
+    // connection; translated, it would be answered about a packet that the sender has never sent.
     if headers.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
@@ -81,11 +80,16 @@ fn reply(packet: &Packet, headers: &Headers, translation: &Translation, number: 
     deliver::to_pod(packet, headers, pod, TrafficClass::Reply)
 }
 
-/// A packet for a pod's own address.
+/// A packet for a pod's own address. What the stack must answer (no hops left, too big) it gets as it came, so that
+/// `traceroute` from outside shows the node, if its stack forwards for the uplink. That makes no flow: what the stack
+/// forwards is tracked on its way into the pod.
 #[inline(always)]
-fn inbound(packet: &Packet, headers: &Headers, pod: &Endpoint) -> Outcome {
+fn inbound(packet: &Packet, headers: &Headers, pod: &Endpoint, is_new: bool) -> Outcome {
     if deliver::needs_stack(packet, headers, pod.mtu) {
         return Ok(Verdict::counted(TrafficClass::ToStack));
+    }
+    if is_new {
+        flow::track_new(packet, headers, Some(pod))?;
     }
     metric::received(packet, pod);
     deliver::to_pod(packet, headers, pod, TrafficClass::Inbound)
@@ -110,7 +114,7 @@ fn error(packet: &Packet, headers: &Headers) -> Outcome {
         if about.is_none() && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(DropReason::InboundDenied);
         }
-        return inbound(packet, headers, pod);
+        return inbound(packet, headers, pod, false);
     };
     if translation.source {
         return Err(DropReason::SpoofedSource);

@@ -23,8 +23,9 @@ pub struct Leaving<'a> {
     pub masquerade: bool,
     /// Where it leaves.
     pub uplink: &'static Uplink,
-    /// The route's source address; unspecified if the kernel has not told it.
-    pub routed: Addr,
+    /// The route's source address, unspecified if the kernel does not tell it; `None` if it is still to be asked, which
+    /// only a new binding is worth.
+    pub routed: Option<Addr>,
     /// The program that asks.
     pub program: Program,
 }
@@ -40,7 +41,7 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
         Some(known) => flow::translation(known),
         None if leaving.masquerade => Some(new_flow(packet, headers, leaving)?),
         None => {
-            flow::track(packet, headers, Some(leaving.pod))?;
+            flow::track_new(packet, headers, Some(leaving.pod))?;
             None
         }
     };
@@ -51,7 +52,10 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
 
 #[inline(always)]
 fn new_flow(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<Translation, DropReason> {
-    let sources = route::sources(leaving.uplink, headers, &leaving.routed)?;
+    let sources = match &leaving.routed {
+        Some(routed) => route::sources(leaving.uplink, headers, routed)?,
+        None => route::sources_of_forwarded(packet, headers, leaving.uplink)?,
+    };
     if headers.transport == Transport::Unknown {
         // Of several addresses nobody knows which one the first part will get.
         if sources.pool.count > 1 {

@@ -26,7 +26,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(super::not_let_in(headers));
         }
-        flow::track(packet, headers, Some(pod))?;
+        flow::track_new(packet, headers, Some(pod))?;
     }
     metric::received(packet, pod);
     Ok(Verdict::counted(TrafficClass::FromStack))

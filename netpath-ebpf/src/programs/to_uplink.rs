@@ -1,6 +1,6 @@
 //! tc egress of an uplink: the last look at what leaves. Invariant 1 is held here.
 
-use netpath_common::abi::{Addr, DropReason, Program, RouteKind};
+use netpath_common::abi::{DropReason, Program, RouteKind};
 
 use super::leave::{self, Leaving, bind};
 use crate::{
@@ -26,7 +26,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     // Judged by its source even if what follows the addresses is damaged.
     let sound = parse::ip(packet, headers, &frame);
     let headers = headers.settled();
-    let uplink = route::uplink(packet.ifindex());
+    let uplink = route::uplink(headers, packet.ifindex());
     if uplink.is_some_and(|uplink| route::is_source_of(uplink, headers)) {
         return if sound.is_ok() { own(packet, headers) } else { Ok(Verdict::NEXT) };
     }
@@ -50,7 +50,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         pod,
         masquerade: way.masquerade,
         uplink: uplink.ok_or(DropReason::NotReady)?,
-        routed: Addr::UNSPECIFIED,
+        routed: None,
         program: Program::ToUplink,
     };
     leave::translate(packet, headers, &leaving)?;
@@ -84,7 +84,7 @@ fn own(packet: &Packet, headers: &mut Headers) -> Outcome {
         // what it meets. A table without room must not stop the node.
         None => {
             if !is_icmp(headers.key.proto) || headers.is_echo_request() {
-                let _ = flow::track(packet, headers, None);
+                let _ = flow::track_new(packet, headers, None);
             }
             None
         }

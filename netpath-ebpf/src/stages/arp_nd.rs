@@ -1,13 +1,13 @@
 //! The gateway's answers to ARP and neighbour discovery: microseconds where `proxy_arp` waits up to 0.8 s
 //! (`neigh.*.proxy_delay`).
 
-use netpath_common::abi::{Addr, DropReason, Endpoint};
+use netpath_common::abi::{Addr, DropReason, Endpoint, Link};
 
 use crate::packet::{
     Headers, ICMPV6,
     arp::{self, Arp},
     nd,
-    parse::{self, Ethernet},
+    parse::Ethernet,
     tc::Packet,
 };
 
@@ -20,29 +20,23 @@ pub enum Decision {
     Leave,
 }
 
-/// `sender` and `target` are the endpoints their addresses belong to. Every request is answered with the gateway's MAC
-/// except those for the pod's own address: duplicate-address probes (RFC 5227) must find it free. A pod that speaks for
-/// an address that is not its own is refused.
+/// `link` tells whose the interface is, and the caller has seen that the frame carries its MAC; `find` tells the endpoint of
+/// an address. Every request is answered with the gateway's MAC except those for the pod's own addresses, of all its
+/// interfaces: duplicate-address probes (RFC 5227) must find them free. A pod that speaks for an address that is not its
+/// own is refused.
 #[inline(always)]
 pub fn arp(
     packet: &Packet,
     frame: &Ethernet,
     arp: &Arp,
-    sender: Option<&'static Endpoint>,
-    target: Option<&'static Endpoint>,
+    link: &Link,
+    find: impl Fn(&Addr) -> Option<&'static Endpoint>,
 ) -> Result<Decision, DropReason> {
-    let ifindex = packet.ifindex();
-    if arp.sender_mac != frame.source {
+    let is_own = |address: &Addr| find(address).is_some_and(|endpoint| endpoint.pod == link.pod);
+    if arp.sender_mac != frame.source || arp.sender.is_some_and(|sender| !is_own(&sender)) {
         return Err(DropReason::SpoofedSource);
     }
-    if arp.sender.is_some() {
-        let own =
-            sender.is_some_and(|pod| pod.ifindex == ifindex && arp.sender_mac == parse::mac_words(pod.mac));
-        if !own {
-            return Err(DropReason::SpoofedSource);
-        }
-    }
-    if !arp.request || target.is_some_and(|pod| pod.ifindex == ifindex) {
+    if !arp.request || is_own(&arp.target) {
         return Ok(Decision::Leave);
     }
     arp::answer(packet, arp)?;
@@ -59,16 +53,17 @@ pub fn is_of_the_link(headers: &Headers) -> bool {
 }
 
 /// Answers solicitations as ARP requests are. Duplicate-address probes come from `::` (RFC 4862, 5.4.2) and are all left
-/// alone: those for link-local addresses concern nobody else, and the guard keeps the rest from being used. `find` tells
-/// the endpoint of an address; the caller has seen that the frame carries the interface's MAC.
+/// alone: those for link-local addresses concern nobody else, and the guard keeps the rest from being used. `link` and
+/// `find` as above.
 #[inline(always)]
 pub fn nd(
     packet: &Packet,
     headers: &Headers,
     frame: &Ethernet,
+    link: &Link,
     find: impl Fn(&Addr) -> Option<&'static Endpoint>,
 ) -> Result<Decision, DropReason> {
-    let is_own = |address: &Addr| find(address).is_some_and(|pod| pod.ifindex == packet.ifindex());
+    let is_own = |address: &Addr| find(address).is_some_and(|endpoint| endpoint.pod == link.pod);
     let source = headers.key.src;
     let nameless = source == Addr::UNSPECIFIED;
     if !nameless && !source.is_link_local_v6() && !is_own(&source) {

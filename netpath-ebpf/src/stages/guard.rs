@@ -27,11 +27,9 @@ pub fn check(
     }
 }
 
-/// For what has no address of the pod's, such as neighbour discovery: the frame must carry the interface's MAC.
+/// For what need not have an address of the pod's, such as neighbour discovery: the frame must carry the interface's MAC.
+/// Returns whose the interface is.
 #[inline(always)]
-pub fn check_link(frame: &Ethernet, link: Option<&'static Link>) -> Result<(), DropReason> {
-    match link {
-        Some(link) if frame.source == parse::mac_words(link.mac) => Ok(()),
-        _ => Err(DropReason::SpoofedSource),
-    }
+pub fn check_link(frame: &Ethernet, link: Option<&'static Link>) -> Result<&'static Link, DropReason> {
+    link.filter(|link| frame.source == parse::mac_words(link.mac)).ok_or(DropReason::SpoofedSource)
 }

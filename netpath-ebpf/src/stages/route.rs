@@ -3,8 +3,8 @@
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
-        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, NODE_FLAG_POOL, NODE_ROUTES, Node, Pool,
-        ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_UPLINKS, NODE_FLAG_POOL, NODE_ROUTES, Node,
+        Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -102,13 +102,18 @@ fn refuse_unroutable_v6(destination: &Addr) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn next_hop(packet: &Packet, headers: &Headers) -> Option<fib::Route> {
     let mut route = fib::Route::NONE;
-    (headers.ttl > 1 && fib::lookup(packet, headers, &mut route)).then_some(route)
+    (headers.ttl > 1 && fib::lookup(packet, headers, packet.ifindex(), &mut route)).then_some(route)
 }
 
-/// The uplink with this index.
+/// The uplink with this index, which the packet leaves by.
 #[inline(always)]
-pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
-    NODE.get()?.uplinks.iter().find(|uplink| uplink.ifindex == ifindex)
+pub fn uplink(headers: &mut Headers, ifindex: u32) -> Option<&'static Uplink> {
+    const { assert!(MAX_UPLINKS.is_power_of_two()) };
+    let uplinks = &NODE.get()?.uplinks;
+    headers.uplink = uplinks.iter().position(|uplink| uplink.ifindex == ifindex)? as u32;
+    // By way of a table, where the verifier follows no value: it would go through all that follows once for each uplink.
+    let place = *core::hint::black_box(&headers.uplink) as usize;
+    uplinks.get(place & (MAX_UPLINKS - 1))
 }
 
 /// Whether an uplink's flows may carry this address.
@@ -131,7 +136,36 @@ pub fn sources(
     headers: &Headers,
     routed: &Addr,
 ) -> Result<&'static Sources, DropReason> {
-    if !fill_sources(uplink, headers, routed) {
+    filled(fill_sources(uplink, headers, routed))
+}
+
+/// The same for a packet that the stack has forwarded, about to leave by the uplink: the kernel is asked for the route's
+/// source address.
+#[inline(always)]
+pub fn sources_of_forwarded(
+    packet: &Packet,
+    headers: &Headers,
+    uplink: &'static Uplink,
+) -> Result<&'static Sources, DropReason> {
+    filled(fill_sources_of_forwarded(packet, headers, uplink))
+}
+
+/// Not inlined: the answer's room would stand on the caller's stack beneath making the binding. Asked last: the verifier
+/// would go through what follows once for every answer.
+#[inline(never)]
+fn fill_sources_of_forwarded(packet: &Packet, headers: &Headers, uplink: &Uplink) -> bool {
+    let filled = fill_sources(uplink, headers, &Addr::UNSPECIFIED);
+    let mut route = fib::Route::NONE;
+    // By another interface only if the stack goes by what the FIB is not asked, such as a mark: then it tells nothing.
+    if fib::lookup(packet, headers, packet.ingress_ifindex(), &mut route) && route.ifindex == uplink.ifindex {
+        prefer(&route.source);
+    }
+    filled
+}
+
+#[inline(always)]
+fn filled(done: bool) -> Result<&'static Sources, DropReason> {
+    if !done {
         return Err(DropReason::NotReady);
     }
     match SOURCES.get_mut(0) {
@@ -158,14 +192,21 @@ fn fill_sources(uplink: &Uplink, headers: &Headers, routed: &Addr) -> bool {
     sources.pool = *pool_of(uplink, headers);
     (sources.first, sources.count) = (node.snat_first, node.snat_count);
     if node.flags & NODE_FLAG_POOL == 0 {
-        if *routed != Addr::UNSPECIFIED && !routed.is_link_local_v6() {
-            sources.pool.addresses[0] = *routed;
-            sources.pool.count = 1;
-        }
         // Without a pool there is one address, whatever else the uplink has.
         sources.pool.count = if sources.pool.count == 0 { 0 } else { 1 };
     }
+    prefer(routed);
     node.snat_count != 0
+}
+
+/// Without a pool, the route's source is the one address, if it is known.
+#[inline(always)]
+fn prefer(routed: &Addr) {
+    let (Some(node), Some(sources)) = (NODE.get(), SOURCES.get_mut(0)) else { return };
+    if node.flags & NODE_FLAG_POOL == 0 && *routed != Addr::UNSPECIFIED && !routed.is_link_local_v6() {
+        sources.pool.addresses[0] = *routed;
+        sources.pool.count = 1;
+    }
 }
 
 /// Whether a port (network order) lies in the SNAT range.

@@ -14,6 +14,7 @@ mod talk;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
+    process::Command,
 };
 
 use netpath::{
@@ -115,6 +116,18 @@ impl Scene {
     /// Adds a route to the kernel's FIB.
     pub fn add_route(&self, route: &KernelRoute) {
         self.runtime.block_on(self.netlink.replace_route(route)).expect("route");
+    }
+
+    /// Routes a prefix by a router on the uplink, with this source, which becomes an address of the uplink.
+    pub fn prefer_source(&self, prefix: &str, router: IpAddr, source: IpAddr) {
+        let (router, source) = (router.to_string(), source.to_string());
+        for arguments in [
+            &["address", "replace", &source, "dev", "up0", "nodad"][..],
+            &["route", "replace", prefix, "via", &router, "dev", "up0", "src", &source],
+        ] {
+            let output = Command::new("ip").args(arguments).output().expect("ip");
+            assert!(output.status.success(), "ip {arguments:?}: {output:?}");
+        }
     }
 
     /// Packets dropped for a reason so far.

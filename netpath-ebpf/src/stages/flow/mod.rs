@@ -10,12 +10,12 @@ mod related;
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{Addr, Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite},
-    logic::tcp::{self, FIN, RST, SYN},
+    logic::tcp::{self, FIN, RST, SYN, Segment},
 };
 
 pub use self::{
     bind::bind,
-    open::track,
+    open::{track, track_new},
     related::{About, related},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         helper,
         map::{Hash, PerCpu, add, store},
     },
-    packet::{ETHERNET, Headers, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
+    packet::{ETHERNET, Headers, Part, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
 };
 
 #[map]
@@ -107,67 +107,93 @@ fn refresh(flow: &mut Flow, packet: &Packet, headers: &Headers) {
     add(&mut flow.packets, 1);
     add(&mut flow.bytes, u64::from(packet.length() - ETHERNET as u32));
     if headers.key.proto == TCP {
-        observe(flow, headers);
+        // A later part has no TCP header.
+        if headers.part != Part::Later {
+            observe(flow, headers);
+        }
     } else if first {
-        tell_partner(flow, &headers.key, 0);
+        tell_partner(flow, &headers.key);
     }
 }
 
-/// TCP: what this direction has shown, told to the other half where it changes the pair's state.
+/// TCP: what this direction has shown. Most segments show nothing new but their numbers.
 #[inline(always)]
 fn observe(flow: &mut Flow, headers: &Headers) {
+    let usual = headers.tcp_flags & (SYN | RST) == 0
+        && tcp::observe(flow.tcp_seen, headers.tcp_flags) == flow.tcp_seen;
+    match segment(headers).advance(flow) {
+        Some(end) if usual => note_numbers(flow, headers, end),
+        _ => observe_with_partner(flow, headers),
+    }
+}
+
+/// Not inlined: a few times in a flow's life.
+#[inline(never)]
+fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
+    let Some(partner) = FLOWS.get_mut(&headers.key.partner(flow.rewrite, flow.addr, flow.port)) else {
+        return;
+    };
     let closing = flow.tcp_seen & FIN != 0 && flow.peer_seen & FIN != 0;
     let reset = (flow.tcp_seen | flow.peer_seen) & RST != 0;
     if headers.tcp_flags & (SYN | tcp::ACK) == SYN && is_original(flow) && (closing || reset) {
-        return reopen(flow, headers);
+        return reopen(flow, partner, headers);
     }
-    if headers.tcp_flags & RST != 0 && !is_in_window(flow, headers) {
+    let segment = segment(headers);
+    let end = if headers.tcp_flags & RST == 0 {
+        segment.advance(flow).unwrap_or_else(|| segment.resume(flow, partner))
+    } else if segment.is_reset(flow, partner) {
+        flow.tcp_end
+    } else {
+        // Another one must not shorten a live flow.
         return;
-    }
-    if headers.tcp_flags & tcp::ACK != 0 {
-        store(&mut flow.tcp_ack, headers.tcp_ack);
-    }
+    };
+    note_numbers(flow, headers, end);
     let seen = tcp::observe(flow.tcp_seen, headers.tcp_flags);
     let ends = |flags: u8| flags & (FIN | RST);
     let tell = flow.tcp_seen == 0 || ends(seen) != ends(flow.tcp_seen);
-    if seen != flow.tcp_seen {
-        store(&mut flow.tcp_seen, seen);
-    }
+    store(&mut flow.tcp_seen, seen);
     if tell {
-        tell_partner(flow, &headers.key, ends(seen));
+        store(&mut partner.peer_seen, PEER_SEEN | ends(seen));
     }
-}
-
-/// Whether an RST can be the connection's: its sequence number is what the other direction waits for, or a little above
-/// it, as acknowledgements lag. Another one must not shorten a live flow (RFC 5961, 3).
-#[inline(never)]
-fn is_in_window(flow: &Flow, headers: &Headers) -> bool {
-    /// The largest window without scaling, and the largest train that one acknowledgement answers.
-    const LAG: u32 = 65_535;
-    let Some(partner) = FLOWS.get(&headers.key.partner(flow.rewrite, flow.addr, flow.port)) else {
-        return false;
-    };
-    headers.tcp_seq.wrapping_sub(partner.tcp_ack) <= LAG
 }
 
 /// A SYN on a closed pair: a new connection with the old one's ports, and perhaps its binding.
-#[inline(never)]
-fn reopen(flow: &mut Flow, headers: &Headers) {
-    if let Some(partner) = FLOWS.get_mut(&headers.key.partner(flow.rewrite, flow.addr, flow.port)) {
-        store(&mut partner.tcp_seen, 0);
-        store(&mut partner.tcp_ack, 0);
-        store(&mut partner.peer_seen, PEER_SEEN);
-    }
+#[inline(always)]
+fn reopen(flow: &mut Flow, partner: &mut Flow, headers: &Headers) {
+    store(&mut partner.tcp_seen, 0);
+    store(&mut partner.tcp_ack, 0);
+    store(&mut partner.tcp_end, 0);
+    store(&mut partner.peer_seen, PEER_SEEN);
     store(&mut flow.tcp_seen, SYN);
     store(&mut flow.tcp_ack, 0);
+    store(&mut flow.tcp_end, segment(headers).end());
     store(&mut flow.peer_seen, 0);
 }
 
-/// Tells the other half that this one has had a packet, and whether it ends. Not inlined: a few times in a flow's life.
+/// What this direction has acknowledged, and up to where it has sent.
+#[inline(always)]
+fn note_numbers(flow: &mut Flow, headers: &Headers, end: u32) {
+    store(&mut flow.tcp_end, end);
+    if headers.tcp_flags & tcp::ACK != 0 {
+        store(&mut flow.tcp_ack, headers.tcp_ack);
+    }
+}
+
+#[inline(always)]
+fn segment(headers: &Headers) -> Segment {
+    Segment {
+        seq: headers.tcp_seq,
+        ack: headers.tcp_ack,
+        length: headers.payload_length(),
+        flags: headers.tcp_flags,
+    }
+}
+
+/// Tells the other half that this one has had a packet. Not inlined: once in a flow's life.
 #[inline(never)]
-fn tell_partner(flow: &Flow, key: &FlowKey, ends: u8) {
+fn tell_partner(flow: &Flow, key: &FlowKey) {
     if let Some(partner) = FLOWS.get_mut(&key.partner(flow.rewrite, flow.addr, flow.port)) {
-        store(&mut partner.peer_seen, PEER_SEEN | ends);
+        store(&mut partner.peer_seen, PEER_SEEN);
     }
 }
 
@@ -184,9 +210,10 @@ fn first_packet(original: &mut Flow, packet: &Packet, headers: &Headers) {
     original.direction = FlowDirection::Original as u8;
     original.packets = 1;
     original.bytes = u64::from(packet.length() - ETHERNET as u32);
-    if headers.key.proto == TCP {
+    if headers.key.proto == TCP && headers.part != Part::Later {
         original.tcp_seen = tcp::observe(0, headers.tcp_flags);
         original.tcp_ack = headers.tcp_ack;
+        original.tcp_end = segment(headers).end();
     }
 }
 

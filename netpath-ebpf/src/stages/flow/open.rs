@@ -46,10 +46,13 @@ struct Cursor {
 /// is absent for a flow of the node itself.
 #[inline(always)]
 pub fn track(packet: &Packet, headers: &Headers, pod: Option<&Endpoint>) -> Result<(), DropReason> {
+    if lookup(packet, headers).is_some() { Ok(()) } else { track_new(packet, headers, pod) }
+}
+
+/// The same for a packet whose flow was looked for and is not known.
+#[inline(always)]
+pub fn track_new(packet: &Packet, headers: &Headers, pod: Option<&Endpoint>) -> Result<(), DropReason> {
     if headers.transport != Transport::Ports && headers.transport != Transport::Other {
-        return Ok(());
-    }
-    if lookup(packet, headers).is_some() {
         return Ok(());
     }
     code::to_result(insert_tracked(packet, headers, pod))
