@@ -97,10 +97,9 @@ fn what_no_program_remembers_makes_room_by_a_sweep(f: Family) {
         scene.a_says(Talk::Udp.question((f.a, 1000), f.outside))
     });
     let swept = scene.flows.sweep_by(&Rules::at(monotonic_ns() + 10_000_000_000)).expect("sweep");
-    assert!(swept.relieved > 0 && swept.expired == 0, "{swept:?}");
+    assert!(swept.kept * 10 < 16_384 / 2 * 9 && swept.expired == 0, "{swept:?}");
     assert_eq!(send(&scene, 1000, f.outside), REDIRECT, "there is room");
     let pairs = scene.pairs();
-    assert!(pairs.len() < 16_384 / 2 * 9 / 10 + 1, "{} pairs", pairs.len());
     let answered = pairs.iter().filter(|pair| pair.reply.is_some_and(|reply| reply.packets == 1)).count();
     assert_eq!(answered, usize::from(ANSWERED), "what is answered stays");
 }
