@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use netpath::net::Netns;
 use netpath_tests::{
     for_both_families,
+    kernel::forward_ipv6,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::Side,
@@ -117,6 +118,7 @@ fn a_pool_spreads_pods_and_follows_the_configuration(family: Family) {
     let side = Side::of(&family);
     let pool = if side.v6 { ["2001:db8:18::a", "2001:db8:18::b"] } else { ["198.18.3.1", "198.18.3.2"] };
     let (topology, runtime) = Node::without_agent();
+    forward_ipv6(&topology.node.netns);
     let router = side.node.to_string();
     for address in pool {
         run_in(&topology.node.netns, "ip", &["addr", "add", address, "dev", "up0"]);
@@ -144,6 +146,27 @@ fn a_pool_spreads_pods_and_follows_the_configuration(family: Family) {
     until("the pool is one address", || {
         pods.iter().all(|pod| seen(&bound(&pod.netns, side.any(), 0), &server).ip() == used[1])
     });
+}
+
+/// Below Linux 6.17 the node's stack does nothing for pods over IPv6 unless all interfaces forward. What `status` says of
+/// that is true on any kernel.
+#[test]
+fn a_node_that_cannot_answer_pods_over_ipv6_says_so() {
+    const ALL: &str = "net.ipv6.conf.all.forwarding";
+    let outside = Side::of(&Family::V6).outside.to_string();
+    let node = Node::start("");
+    let pod = node.pod("a");
+    let told = || {
+        let status = node.runtime.block_on(node.client.status()).expect("status");
+        status.problems.iter().any(|problem| problem.starts_with(ALL))
+    };
+    let answered = || {
+        let said = run_in(&pod.netns, "ping", &["-6", "-c", "1", "-t", "1", "-W", "1", &outside]);
+        said.contains("Time exceeded")
+    };
+    until("the node answers, or status tells why not", || answered() != told());
+    run_in(&node.topology.node.netns, "sysctl", &["-w", &format!("{ALL}=1")]);
+    until("the node answers, and status tells of no problem", || answered() && !told());
 }
 
 fn a_pods_flow_limit_is_its_own(family: Family) {

@@ -5,19 +5,22 @@ use std::{
     time::Duration,
 };
 
-use netpath::net::Netns;
+use netpath::{api::types::FlowFilter, net::Netns};
 use netpath_tests::{
     for_both_families,
     kernel::lacks,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::{Side, sink},
+    wait::until,
 };
 
 for_both_families!(
     the_hosts_connections_go_on_while_pods_exhaust_the_range,
     host_and_pod_with_one_port_to_one_server_both_get_their_answers,
     an_address_of_the_node_on_another_interface_is_the_nodes_as_well,
+    a_port_of_an_earlier_range_is_the_pods_until_its_flow_ends,
+    a_port_of_an_earlier_range_is_the_pods_after_a_restart_too,
     a_listener_of_the_host_keeps_its_port,
     host_and_pod_ping_with_one_identifier,
 );
@@ -84,26 +87,68 @@ fn an_address_of_the_node_on_another_interface_is_the_nodes_as_well(family: Fami
     both_get_their_answers(&node, &side, own.parse().expect("address"));
 }
 
+fn a_port_of_an_earlier_range_is_the_pods_until_its_flow_ends(family: Family) {
+    an_earlier_range(&Side::of(&family), |_| ());
+}
+
+fn a_port_of_an_earlier_range_is_the_pods_after_a_restart_too(family: Family) {
+    an_earlier_range(&Side::of(&family), |node| {
+        node.kill();
+        node.restart();
+    });
+}
+
+/// The range changes while a pod's flow has a port of the old one.
+fn an_earlier_range(side: &Side, meanwhile: impl FnOnce(&mut Node)) {
+    const BOTH_RANGES: &str = "40000-40099,50000-50099";
+    let mut node = Node::start("[snat]\nports = \"40000-40099\"");
+    let pod = node.pod("a");
+    let reserved = |node: &Node| {
+        let list = run_in(&node.topology.node.netns, "cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]);
+        list.trim().to_owned()
+    };
+    let server = bound(&node.topology.outside.netns, side.outside, 0);
+    let theirs = bound(&pod.netns, side.any(), PORT);
+    assert_eq!(ask(&theirs, &server, b"pod"), SocketAddr::new(side.node, PORT));
+    node.reconfigure("[snat]\nports = \"50000-50099\"");
+    until("both ranges are reserved", || reserved(&node) == BOTH_RANGES);
+    meanwhile(&mut node);
+    let fresh = ask(&bound(&pod.netns, side.any(), 1000), &server, b"new");
+    assert!((50_000..50_100).contains(&fresh.port()), "{fresh} is of the new range");
+    answer_both(&node, &theirs, &server, side.node);
+    assert_eq!(reserved(&node), BOTH_RANGES);
+    let all = FlowFilter { all: true, ..FlowFilter::default() };
+    node.runtime.block_on(node.client.flush_flows(&all)).expect("flushed");
+    until("the old range is given back", || reserved(&node) == "50000-50099");
+}
+
+/// The source port of the pod and of the host.
+const PORT: u16 = 40_010;
+
 fn both_get_their_answers(node: &Node, side: &Side, address: IpAddr) {
-    const PORT: u16 = 40_010;
     let pod = node.pod("a");
     let server = bound(&node.topology.outside.netns, side.outside, 0);
     let theirs = bound(&pod.netns, side.any(), PORT);
-    let pod_seen = ask(&theirs, &server, b"pod");
+    answer_both(node, &theirs, &server, address);
+}
+
+/// A pod's client has [`PORT`] there and outside; now the host opens the same.
+fn answer_both(node: &Node, theirs: &UdpSocket, server: &UdpSocket, address: IpAddr) {
+    let pod_seen = ask(theirs, server, b"pod");
     assert_eq!(pod_seen, SocketAddr::new(address, PORT), "the pod was first, and keeps its port");
     let own = bound(&node.topology.node.netns, address, PORT);
-    let host_seen = ask(&own, &server, b"host");
+    let host_seen = ask(&own, server, b"host");
     assert_eq!(host_seen.ip(), address);
     assert_ne!(host_seen.port(), PORT, "the host gets another");
     for (seen, word) in [(pod_seen, b"pod!"), (host_seen, b"host")] {
         server.send_to(word, seen).expect("sent");
     }
-    for (socket, word) in [(&theirs, b"pod!"), (&own, b"host")] {
+    for (socket, word) in [(theirs, b"pod!"), (&own, b"host")] {
         let mut buffer = [0; 4];
         let (_, from) = socket.recv_from(&mut buffer).expect("answer");
         assert_eq!((&buffer, from), (word, server.local_addr().unwrap()));
     }
-    assert_eq!(ask(&theirs, &server, b"again"), pod_seen, "the pod's binding is what it was");
+    assert_eq!(ask(theirs, server, b"again"), pod_seen, "the pod's binding is what it was");
 }
 
 fn a_listener_of_the_host_keeps_its_port(family: Family) {

@@ -58,6 +58,7 @@ fn ipv6_errors_reach_the_pod() {
 #[test]
 fn ipv6_alone() {
     let node = Node::start("block = \"fd00:61::/64\"");
+    kernel::forward_ipv6(&node.topology.node.netns);
     let add = |name: &str| {
         let pod = node.add(&PodAdd { name: name.into(), ..PodAdd::default() });
         (pod.addresses, Netns::open(pod.netns.as_ref()).expect("namespace"))

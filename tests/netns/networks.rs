@@ -8,7 +8,10 @@ use netpath::{
     model::Family,
     net::{Netns, sysctl},
 };
-use netpath_tests::node::{Node, PATIENCE, run_in};
+use netpath_tests::{
+    kernel::forward_ipv6,
+    node::{Node, PATIENCE, run_in},
+};
 
 const BACK: [&str; 2] = ["10.62.0.0/24", "fd00:62::/64"];
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
@@ -132,6 +135,7 @@ fn answers_leave_by_the_interface_that_was_asked_ipv4_and_ipv6() {
 #[test]
 fn masquerading_changes_at_run_time_ipv4_and_ipv6() {
     let node = Node::start("");
+    forward_ipv6(&node.topology.node.netns);
     add_network(&node, "back", &BACK, false, "cluster");
     route(&node, &BACK);
     let a = Pods::add(&node, &pod("a", &["back"]));

@@ -10,6 +10,7 @@ use std::{
 use netpath::{api::types::PodAdd, lab::checks::LabPod, net::Netns};
 use netpath_tests::{
     for_both_families,
+    kernel::forward_ipv6,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::Side,
@@ -35,6 +36,7 @@ fn ask(pod: &Netns, server: &UdpSocket, source_port: u16) -> Option<SocketAddr> 
 fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks(family: Family) {
     let side = Side::of(&family);
     let node = Node::start("[snat]\nports = \"40000-40003\"");
+    forward_ipv6(&node.topology.node.netns);
     let pod = node.pod("a");
     let server =
         node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 5000))).unwrap().unwrap();

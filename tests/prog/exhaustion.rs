@@ -2,16 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use netpath::datapath::{Rules, monotonic_ns};
 use netpath_common::abi::DropReason;
 use netpath_tests::{
     for_both_families,
     packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
     scene::{DROP, Family, REDIRECT, Scene, Talk},
 };
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 for_both_families!(
     every_port_of_a_tiny_range_is_used_and_then_drops_are_counted_exactly,
     a_full_table_keeps_answered_flows_and_reclaims_others,
+    what_no_program_remembers_makes_room_by_a_sweep,
     tcp_states_follow_both_halves,
     removing_a_pods_flows_leaves_the_others,
 );
@@ -66,6 +72,36 @@ fn a_full_table_keeps_answered_flows_and_reclaims_others(f: Family) {
     for pair in pairs {
         assert_eq!(send(u16::from_be(pair.key.sport), f.outside).code, REDIRECT, "live flows go on");
     }
+}
+
+/// Programs remember a CPU's newest 4,096 flows; here all of those are answered, and the rest of the table is older.
+fn what_no_program_remembers_makes_room_by_a_sweep(f: Family) {
+    const ANSWERED: u16 = 4096;
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).expect("affinity");
+    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).expect("a CPU");
+    let mut one = CpuSet::new();
+    one.set(cpu).expect("a CPU");
+    sched_setaffinity(this, &one).expect("affinity");
+    let mut scene = Scene::with_flows(16_384);
+    let send = |scene: &Scene, port, to| scene.a_says(Talk::Udp.question((f.a, port), to)).code;
+    let unanswered = 16_384 / 2 - ANSWERED;
+    for port in 0..unanswered {
+        assert_eq!(send(&scene, 33_000 + port, f.outside), REDIRECT);
+    }
+    for port in 33_000..33_000 + ANSWERED {
+        assert_eq!(send(&scene, port, f.other), REDIRECT);
+        assert_eq!(scene.router_says(Talk::Udp.answer(f.other, (f.node, port))).code, REDIRECT);
+    }
+    scene.expect_drop("a full table", DropReason::FlowTableFull, |scene| {
+        scene.a_says(Talk::Udp.question((f.a, 1000), f.outside))
+    });
+    let swept = scene.flows.sweep_by(&Rules::at(monotonic_ns() + 10_000_000_000)).expect("sweep");
+    assert!(swept.kept * 10 < 16_384 / 2 * 9 && swept.expired == 0, "{swept:?}");
+    assert_eq!(send(&scene, 1000, f.outside), REDIRECT, "there is room");
+    let pairs = scene.pairs();
+    let answered = pairs.iter().filter(|pair| pair.reply.is_some_and(|reply| reply.packets == 1)).count();
+    assert_eq!(answered, usize::from(ANSWERED), "what is answered stays");
 }
 
 fn tcp_states_follow_both_halves(f: Family) {

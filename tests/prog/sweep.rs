@@ -1,6 +1,6 @@
 //! What a sweep sees of flows that the programs made.
 
-use netpath::datapath::{Timeouts, monotonic_ns};
+use netpath::datapath::{Rules, monotonic_ns};
 use netpath_tests::{
     for_both_families,
     packet::{ACK, Frame, RST, SYN, SYN_ACK, see},
@@ -18,7 +18,7 @@ for_both_families!(
 /// Source ports of what is left after a sweep so many seconds from now.
 fn left(scene: &mut Scene, seconds: u64) -> Vec<u16> {
     let now = monotonic_ns() + seconds * SECOND;
-    scene.flows.sweep_at(&Timeouts::DEFAULT, now).expect("sweep");
+    scene.flows.sweep_by(&Rules::at(now)).expect("sweep");
     let mut ports: Vec<_> = scene.pairs().iter().map(|pair| u16::from_be(pair.key.sport)).collect();
     ports.sort_unstable();
     ports

@@ -61,8 +61,10 @@ pub struct Node {
     pub flags: u32,
     /// Counts up with each change of this record.
     pub generation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// First port of what may be bound outside of the SNAT range, host order: of ranges before it.
+    pub retired_first: u16,
+    /// Ports in there; 0 if none is bound.
+    pub retired_count: u16,
 }
 
 super::record!(Node, 2256);

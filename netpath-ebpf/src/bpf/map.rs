@@ -33,21 +33,6 @@ impl<K, V> Hash<K, V> {
         Self(HashMap::with_max_entries(entries, 0))
     }
 
-    /// The value of a key.
-    #[inline(always)]
-    pub fn get(&self, key: &K) -> Option<&V> {
-        // SAFETY: see the type's comment.
-        unsafe { self.0.get(key) }
-    }
-
-    /// The value of a key, to count in.
-    #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
-    pub fn get_mut(&self, key: &K) -> Option<&mut V> {
-        // SAFETY: see the type's comment. Other CPUs hold the same entry: fields are changed by `add` and `store` only.
-        self.0.get_ptr_mut(key).map(|value| unsafe { &mut *value })
-    }
-
     /// Inserts if the key is not there.
     #[inline(always)]
     pub fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
@@ -73,21 +58,6 @@ impl<K, V> LruHash<K, V> {
         Self(LruHashMap::with_max_entries(entries, 0))
     }
 
-    /// The value of a key.
-    #[inline(always)]
-    pub fn get(&self, key: &K) -> Option<&V> {
-        // SAFETY: see the type's comment.
-        unsafe { self.0.get(key) }
-    }
-
-    /// The value of a key, to count in.
-    #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
-    pub fn get_mut(&self, key: &K) -> Option<&mut V> {
-        // SAFETY: see the type's comment. Other CPUs hold the same entry: fields are changed by `add` and `store` only.
-        self.0.get_ptr_mut(key).map(|value| unsafe { &mut *value })
-    }
-
     /// Inserts if the key is not there; whether it did.
     #[inline(always)]
     pub fn insert_new(&self, key: &K, value: &V) -> bool {
@@ -100,6 +70,29 @@ impl<K, V> LruHash<K, V> {
         let _ = self.0.insert(key, value, 0);
     }
 }
+
+macro_rules! reads {
+    ($($table:ident)*) => {$(
+        impl<K, V> $table<K, V> {
+            /// The value of a key.
+            #[inline(always)]
+            pub fn get(&self, key: &K) -> Option<&V> {
+                // SAFETY: see the type's comment.
+                unsafe { self.0.get(key) }
+            }
+
+            /// The value of a key, to count in.
+            #[inline(always)]
+            #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
+            pub fn get_mut(&self, key: &K) -> Option<&mut V> {
+                // SAFETY: see the type's comment. Other CPUs hold the same entry: fields are changed by `add` and `store` only.
+                self.0.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+            }
+        }
+    )*};
+}
+
+reads!(Hash LruHash);
 
 /// Longest-prefix match over all of a key's bytes.
 #[repr(transparent)]

@@ -209,8 +209,12 @@ fn prefer(routed: &Addr) {
     }
 }
 
-/// Whether a port (network order) lies in the SNAT range.
+/// Whether a binding may have a port (network order): of the SNAT range, or of one before it.
 #[inline(always)]
 pub fn is_snat_port(port: u16) -> bool {
-    NODE.get().is_some_and(|node| u16::from_be(port).wrapping_sub(node.snat_first) < node.snat_count)
+    let port = u16::from_be(port);
+    NODE.get().is_some_and(|node| {
+        port.wrapping_sub(node.snat_first) < node.snat_count
+            || port.wrapping_sub(node.retired_first) < node.retired_count
+    })
 }

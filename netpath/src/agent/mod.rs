@@ -2,22 +2,25 @@
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
-//! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
+//! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
 //! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
 mod flows;
+mod forwarding;
 mod links;
 mod network;
 mod networks;
 mod node;
 mod pods;
 mod ports;
+mod ranges;
 mod reconcile;
 mod registry;
 mod reload;
+mod reserved;
 mod snat;
 mod start;
 mod state;
@@ -69,7 +72,7 @@ pub struct Agent {
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,
-    /// The configuration has changed.
+    /// A full pass is due: the configuration has changed, or what it waited for has come.
     reloaded: Notify,
     /// Held by whoever adds, changes or removes a network.
     network_changes: tokio::sync::Mutex<()>,

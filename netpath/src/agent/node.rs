@@ -5,17 +5,16 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use netpath_common::abi::Node as Record;
 
-use super::{Agent, AgentError, advertisements, blocking, lock, ports::Ports};
+use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
     model::{Family, Interface, Network, Pod},
-    net::{Address, Link, Route, RouteKind, sysctl},
+    net::{Address, Link, Route, RouteKind},
 };
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
 const DEFAULT_MTU: u32 = 1500;
-const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 /// What was found at the last look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +34,9 @@ pub(super) struct NodeState {
     pub(super) told: Option<Record>,
     /// The addresses that no binding is left beside of; absent until the first look.
     pub(super) bound_to: Option<BTreeSet<IpAddr>>,
-    generation: u32,
+    /// Ports that the programs choose from or guard.
+    pub(super) ranges: Ranges,
+    pub(super) generation: u32,
 }
 
 impl Seen {
@@ -188,6 +189,9 @@ impl Agent {
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
         self.note("snat.addresses", &self.check_pool(&seen));
+        let is_v6 = |entry: &Entry| entry.pod.addresses().any(|address| address.is_ipv6());
+        let has_v6 = lock(&self.registry).pods().any(is_v6);
+        self.note(forwarding::ALL, &forwarding::check(has_v6).await);
         seen
     }
 
@@ -229,15 +233,19 @@ impl Agent {
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
         let (config, surroundings) = (self.config(), seen.surroundings());
-        let mut record = compile::node(&surroundings, &config.snat_ports, &config.snat_addresses, 0);
-        record.generation = {
+        let record = {
             let mut node = lock(&self.node);
+            node.ranges.choose(&config.snat_ports);
+            let retired = node.ranges.retired.as_ref();
+            let mut record =
+                compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
             if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
                 node.told = Some(record);
             }
-            node.generation
+            record.generation = node.generation;
+            record
         };
         let routes = compile::routes(&self.all_networks(), &surroundings);
         let write = move |datapath: &mut crate::datapath::Datapath| {
@@ -267,31 +275,6 @@ impl Agent {
         }
         Ok(())
     }
-
-    /// Keeps the SNAT range out of the host's ephemeral ports, beside whatever is reserved already.
-    async fn reserve_ports(&self) -> Result<(), AgentError> {
-        let ours = Ports::parse(&self.state.host().await.reserved_ports);
-        let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
-        let others = present.without(&ours);
-        let added = Ports::range(&self.config().snat_ports).without(&others);
-        self.state.record(|host| host.reserved_ports = added.to_string()).await?;
-        let wanted = others.with(&added);
-        if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
-    }
-}
-
-/// Takes ports off the reserved ones.
-pub(super) async fn release_ports(added: &str) -> Result<(), AgentError> {
-    let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
-    let left = present.without(&Ports::parse(added));
-    if left != present { write_reserved(&left).await } else { Ok(()) }
-}
-
-async fn write_reserved(ports: &Ports) -> Result<(), AgentError> {
-    // Nothing at all would be no write: an empty line empties the list.
-    let value = format!("{ports}\n");
-    blocking(move || sysctl::write(RESERVED_PORTS, &value)).await?;
-    Ok(())
 }
 
 /// The block's own route. `unreachable`, not `blackhole`: who talks to a pod that is gone is told so.

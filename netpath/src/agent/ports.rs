@@ -35,6 +35,11 @@ impl Ports {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a | b).collect())
     }
 
+    /// Those in both.
+    pub(super) fn within(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
+    }
+
     /// Those not in the other.
     pub(super) fn without(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a & !b).collect())
@@ -81,6 +86,7 @@ mod tests {
             let after = Ports::parse(&before.with(&added).to_string());
             prop_assert!(after == before.with(&wanted));
             prop_assert!(after.without(&added) == before);
+            prop_assert!(after.within(&wanted) == wanted && added.within(&before) == Ports::none());
         }
     }
 }

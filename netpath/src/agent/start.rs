@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, reconcile::Extent, registry::Registry,
-    state::State, uninstall::remove_all,
+    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, ranges::Ranges, reconcile::Extent,
+    registry::Registry, state::State, uninstall::remove_all,
 };
 use crate::{
     api::server,
@@ -191,9 +191,11 @@ impl Agent {
         let load = move || {
             let datapath = Datapath::load(&options)?;
             let capacity = datapath.flow_table()?.capacity();
-            Ok::<_, AgentError>((datapath, capacity))
+            // What an earlier agent's bindings hold.
+            let ranges = Ranges::of(&datapath.node()?);
+            Ok::<_, AgentError>((datapath, capacity, ranges))
         };
-        let (datapath, flow_entries) = blocking(load).await?;
+        let (datapath, flow_entries, ranges) = blocking(load).await?;
         if flow_entries != config.flow_entries {
             tracing::warn!(
                 flow_entries,
@@ -210,7 +212,7 @@ impl Agent {
             flow_entries,
             state,
             registry: Mutex::new(registry),
-            node: Mutex::new(NodeState::default()),
+            node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,

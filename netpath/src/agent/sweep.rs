@@ -12,15 +12,20 @@ use netpath_common::abi::Rewrite;
 use super::{Agent, AgentError, lock, node::Seen};
 use crate::{
     compile,
-    datapath::{Datapath, DatapathError, Swept, monotonic_ns},
+    datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns},
 };
 
 /// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
 /// sweep renews holds for a minute.
 const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The same if the last sweep found more than three quarters of the table in use: a flood may fill the rest in seconds.
+const HURRIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// A sweep is followed by so many times its own time: reading an entry takes the kernel a third of a microsecond, and
 /// half a million flows are not to take more than a fortieth of a core.
 const REST: u32 = 40;
+const HURRIED_REST: u32 = 4;
+/// What is said of a crowded table, named after the setting that cures it.
+const CROWDING: &str = "flows.capacity";
 
 impl Agent {
     /// Sweeps the flow table until the agent ends.
@@ -28,9 +33,9 @@ impl Agent {
         let mut ending = self.ending.subscribe();
         loop {
             self.note("flow table", &self.sweep().await);
-            let took = Duration::from_nanos(lock(&self.swept).cpu_ns);
+            let rest = rest(&lock(&self.swept), self.flow_entries);
             tokio::select! {
-                () = tokio::time::sleep((took * REST).clamp(SWEEP.0, SWEEP.1)) => {}
+                () = tokio::time::sleep(rest) => {}
                 _ = ending.wait_for(|ending| *ending) => return,
             }
         }
@@ -43,17 +48,26 @@ impl Agent {
         let slots: Vec<u32> = pods.iter().map(|(_, slot)| *slot).collect();
         // Before the sweep: what is opened meanwhile counts against the pod, found by the sweep or not.
         let opened = self.on_datapath(move |datapath| datapath.opened_by(slots)).await?;
-        let timeouts = self.config().timeouts;
-        let swept = self.on_flows(move |flows| flows.sweep_at(&timeouts, monotonic_ns())).await?;
+        let config = self.config();
+        // What the programs go by now: a new range may have been read and not told yet.
+        let ports = lock(&self.node).ranges.chosen.clone().unwrap_or(config.snat_ports.clone());
+        let rules = Rules { timeouts: config.timeouts, snat_ports: ports.clone(), now: monotonic_ns() };
+        let swept = self.on_flows(move |flows| flows.sweep_by(&rules)).await?;
         tracing::debug!(
             kept = swept.kept,
             expired = swept.expired,
+            relieved = swept.relieved,
             orphans = swept.orphans,
             slices = swept.slices,
             cpu_us = swept.cpu_ns / 1000,
             longest_slice_us = swept.longest_ns / 1000,
             "flow table swept"
         );
+        if lock(&self.node).ranges.settle(&ports, swept.strays.as_ref()) {
+            self.reloaded.notify_one();
+        }
+        let was = lock(&self.problems).contains_key(CROWDING);
+        self.note(CROWDING, &room(is_crowded(swept.entries, self.flow_entries, was)));
         let ceilings = ceilings(&pods, &opened, &swept, self.flows_per_pod());
         *lock(&self.swept) = swept;
         let agent = Arc::clone(self);
@@ -105,6 +119,23 @@ pub(super) fn limit_new_pod(datapath: &mut Datapath, slot: u32, limit: u64) -> R
     datapath.limit_pod(slot, opened.saturating_add(limit), monotonic_ns())
 }
 
+/// Time until the next sweep.
+fn rest(swept: &Swept, capacity: u32) -> Duration {
+    let hurried = swept.entries * 4 > u64::from(capacity) * 3;
+    let (rest, (shortest, longest)) = if hurried { (HURRIED_REST, HURRIED) } else { (REST, SWEEP) };
+    (Duration::from_nanos(swept.cpu_ns) * rest).clamp(shortest, longest)
+}
+
+/// What a crowded table means, and what to change.
+fn room(crowded: bool) -> Result<(), String> {
+    if !crowded {
+        return Ok(());
+    }
+    Err(format!(
+        "the flow table was more than {CROWDED} % full and has not been below {WELL} % since: flows that nobody answers are          ended early, and what is answered may leave no room for new ones (FlowTableFull); raise flows.capacity (used after          'netpath uninstall'), or lower flows.per_pod if one pod opens too many (see 'netpath flow ls')"
+    ))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ceiling {
     pod: u32,
@@ -137,6 +168,22 @@ mod tests {
         assert_eq!(limits.len(), 1, "of a slot that was not read nothing is known");
         assert_eq!((limits[0].pod, limits[0].slot), (7, 3));
         limits[0].ceiling
+    }
+
+    #[test]
+    fn a_crowded_table_is_swept_sooner() {
+        let rest = |entries, ms: u64| {
+            rest(&Swept { entries, cpu_ns: ms * 1_000_000, ..Swept::default() }, 1000).as_millis()
+        };
+        assert_eq!((rest(750, 0), rest(750, 200), rest(750, 2000)), (5000, 8000, 30_000));
+        assert_eq!((rest(751, 0), rest(1000, 500), rest(1000, 2000)), (1000, 2000, 5000));
+    }
+
+    #[test]
+    fn the_problem_names_what_to_change() {
+        assert_eq!(room(false), Ok(()));
+        let problem = room(true).unwrap_err();
+        assert!(problem.contains("flows.capacity") && problem.contains("flows.per_pod"), "{problem}");
     }
 
     proptest! {

@@ -7,7 +7,8 @@ use nix::mount::{MntFlags, umount2};
 use super::{
     AgentError, advertisements, blocking,
     links::{ANY_MTU, leave_netns, pod_link},
-    node::{block_route, release_ports},
+    node::block_route,
+    reserved::release_ports,
     start::{self, BPFFS},
     state::{HostChanges, State},
 };

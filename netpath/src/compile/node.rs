@@ -7,15 +7,16 @@ use netpath_common::abi::{Addr, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Poo
 use super::{Surroundings, Uplink};
 
 /// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them. `wanted` are the
-/// configured addresses to translate to.
+/// configured addresses to translate to, `retired` holds the ports outside of `ports` that bindings may have. The generation
+/// is left to whoever writes it.
 ///
 /// An uplink has those of them that it has itself. Where it has none of a family, flows are translated to its own first
 /// address: one missing address must not cut pods off.
 pub fn node(
     surroundings: &Surroundings,
     ports: &RangeInclusive<u16>,
+    retired: Option<&RangeInclusive<u16>>,
     wanted: &[IpAddr],
-    generation: u32,
 ) -> Node {
     let pooled = is_pooled(surroundings, wanted);
     let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
@@ -25,14 +26,14 @@ pub fn node(
         record.v4 = of(IpAddr::is_ipv4);
         record.v6 = of(IpAddr::is_ipv6);
     }
-    Node {
-        uplinks,
-        snat_first: *ports.start(),
-        snat_count: ports.end().saturating_sub(*ports.start()).saturating_add(1),
-        flags: if pooled { NODE_FLAG_POOL } else { 0 },
-        generation,
-        reserved: 0,
-    }
+    let (snat_first, snat_count) = first_and_count(ports);
+    let (retired_first, retired_count) = retired.map_or((0, 0), first_and_count);
+    let flags = if pooled { NODE_FLAG_POOL } else { 0 };
+    Node { uplinks, snat_first, snat_count, flags, generation: 0, retired_first, retired_count }
+}
+
+fn first_and_count(range: &RangeInclusive<u16>) -> (u16, u16) {
+    (*range.start(), range.end().saturating_sub(*range.start()).saturating_add(1))
 }
 
 /// Every address that a binding may have. Without a pool the kernel's FIB chooses, from whatever the node has.
@@ -121,25 +122,24 @@ mod tests {
 
     #[test]
     fn without_a_pool_an_uplink_has_its_own_addresses() {
-        let record = node(&surroundings(), &(32_768..=49_151), &[], 7);
-        assert_eq!(
-            (record.snat_first, record.snat_count, record.flags, record.generation),
-            (32_768, 16_384, 0, 7)
-        );
+        let record = node(&surroundings(), &(32_768..=49_151), None, &[]);
+        assert_eq!((record.snat_first, record.snat_count, record.flags), (32_768, 16_384, 0));
+        assert_eq!((record.retired_first, record.retired_count), (0, 0));
         assert_eq!(record.uplinks[0].ifindex, 2);
         assert_eq!(listed(&record.uplinks[0].v4), ["192.0.2.2", "192.0.2.3"]);
         assert_eq!(listed(&record.uplinks[0].v6), ["2001:db8::2"]);
         assert_eq!((record.uplinks[1].ifindex, record.uplinks[1].v6), (3, Pool::default()));
         assert_eq!(record.uplinks[2], UplinkRecord::default());
-        let record = node(&surroundings(), &(40_000..=40_000), &[], 1);
+        let record = node(&surroundings(), &(40_000..=40_000), Some(&(50_000..=50_009)), &[]);
         assert_eq!((record.snat_count, record.flags), (1, 0));
+        assert_eq!((record.retired_first, record.retired_count), (50_000, 10));
         assert_eq!(sources(&surroundings(), &[]).len(), 6, "whatever the node has");
     }
 
     #[test]
     fn a_pool_is_what_of_it_an_uplink_has() {
         let wanted = ips(&["192.0.2.3", "203.0.113.1", "172.17.0.1"]);
-        let record = node(&surroundings(), &(1..=2), &wanted, 1);
+        let record = node(&surroundings(), &(1..=2), None, &wanted);
         assert_eq!(record.flags, NODE_FLAG_POOL);
         assert_eq!(listed(&record.uplinks[0].v4), ["192.0.2.3"]);
         assert_eq!(listed(&record.uplinks[0].v6), ["2001:db8::2"], "no pool for this family");
@@ -150,7 +150,11 @@ mod tests {
             unused_sources(&surroundings(), &wanted),
             [(wanted[1], "the node does not have it"), (wanted[2], "it is not an uplink's")]
         );
-        assert_eq!(node(&surroundings(), &(1..=2), &wanted[1..], 1).flags, 0, "nothing of the pool is there");
+        assert_eq!(
+            node(&surroundings(), &(1..=2), None, &wanted[1..]).flags,
+            0,
+            "nothing of the pool is there"
+        );
     }
 
     #[test]
@@ -159,7 +163,7 @@ mod tests {
         let many: Vec<IpAddr> = (0..9).map(|n| IpAddr::from([192, 0, 2, 100 + n])).collect();
         surroundings.uplinks[0].addresses.extend(&many);
         surroundings.addresses.extend(&many);
-        assert_eq!(listed(&node(&surroundings, &(1..=2), &many, 1).uplinks[0].v4).len(), 8);
+        assert_eq!(listed(&node(&surroundings, &(1..=2), None, &many).uplinks[0].v4).len(), 8);
         let reason = "its uplink has eight others of the family already";
         assert_eq!(unused_sources(&surroundings, &many), [(many[8], reason)]);
     }
@@ -168,7 +172,7 @@ mod tests {
         #[test]
         fn snat_ranges_hold_every_port(a in 1024u16.., b in 1024u16..) {
             let range = a.min(b)..=a.max(b);
-            let record = node(&surroundings(), &range, &[], 1);
+            let record = node(&surroundings(), &range, None, &[]);
             prop_assert_eq!(usize::from(record.snat_count), range.len());
         }
 

@@ -32,7 +32,7 @@ pub use self::{
     attach::AttachKind,
     error::DatapathError,
     events::Events,
-    flows::{FlowPair, FlowTable, Swept, Walk, monotonic_ns},
+    flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{ensure_bpffs, remove_pins},
 };
@@ -237,6 +237,14 @@ impl Datapath {
     /// The kernel's reason.
     pub fn set_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         self.tables.set_node(node)
+    }
+
+    /// The node's record as it was last written, by this agent or an earlier one; all zero if never.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn node(&self) -> Result<Node, DatapathError> {
+        self.tables.node()
     }
 
     /// A handle on FLOWS of its own.

@@ -112,6 +112,10 @@ impl Tables {
         self.node.set(0, *node, 0).map_err(kernel("writing the node's record"))
     }
 
+    pub(super) fn node(&self) -> Result<Node, DatapathError> {
+        self.node.get(&0, 0).map_err(kernel("reading the node's record"))
+    }
+
     /// A row of COUNTERS over all CPUs.
     pub(super) fn counter(&self, row: u32) -> Result<Counter, DatapathError> {
         let values = self.counters.get(&row, 0).map_err(kernel(format!("reading counter {row}")))?;

@@ -6,7 +6,11 @@
 //! As in sysctl(8), the first separator of a key decides what separates: in `net/ipv4/conf/eth0.5/forwarding` dots
 //! belong to names, and in `net.ipv4.conf.eth0/5.forwarding` a slash stands for the dot of `eth0.5`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
 
 use nix::errno::Errno;
 
@@ -16,8 +20,23 @@ use super::NetError;
 pub fn read(key: &str) -> Result<String, NetError> {
     let doing = || format!("read sysctl {key}");
     let path = path(key).map_err(|reason| NetError::new(doing(), reason))?;
-    let text = fs::read_to_string(&path).map_err(|error| explain(NetError::io(doing(), &error)))?;
-    Ok(text.trim().to_owned())
+    let text = read_at_once(&path).map_err(|error| explain(NetError::io(doing(), &error)))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// The kernel answers the first read of most sysctls, and ends there, however much did not fit. The standard library's
+/// first read is of 32 bytes: a list of ports would be cut there, and what is written back for it would lack the rest.
+fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let mut text = vec![0; 1024];
+    loop {
+        let length = file.read_at(&mut text, 0)?;
+        if length < text.len() {
+            text.truncate(length);
+            return Ok(text);
+        }
+        text.resize(text.len() * 4, 0);
+    }
 }
 
 /// Writes a value if it differs; returns what was there before, or `None` if nothing had to change. Fails on a
@@ -33,7 +52,7 @@ pub fn write(key: &str, value: &str) -> Result<Option<String>, NetError> {
     fs::OpenOptions::new()
         .write(true)
         .open(&path)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes()))
+        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
         .map_err(|error| explain(NetError::io(doing(), &error)))?;
     Ok(Some(before))
 }
@@ -102,6 +121,18 @@ mod tests {
         assert_eq!(write(key, "1").unwrap().as_deref(), Some("0"));
         assert_eq!(write(key, "1").unwrap(), None);
         assert_eq!(write(key, "0").unwrap().as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_long_value_is_read_whole() {
+        testing::isolate();
+        let key = "net.ipv4.ip_local_reserved_ports";
+        for count in [1, 5, 6, 7, 170, 171, 700] {
+            let ports: Vec<String> = (0..count).map(|n| (20_000 + 2 * n).to_string()).collect();
+            let list = ports.join(",");
+            write(key, &list).unwrap();
+            assert_eq!(read(key).unwrap(), list, "{count} ports");
+        }
     }
 
     #[test]

@@ -160,6 +160,70 @@ fn bindings_go_with_their_address() {
 }
 
 #[test]
+fn ports_of_earlier_ranges_stay_reserved_while_a_flow_has_one() {
+    with_node(async |mut node| {
+        let reserved = || sysctl::read(PORTS).unwrap();
+        sysctl::write(PORTS, "7777,40005").unwrap();
+        let store = memory();
+        let Running { agent, mut tasks, .. } =
+            node.start(Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
+        tasks.shutdown().await;
+        assert_eq!(reserved(), "7777,32768-49151");
+        add(&agent, vec![flow(40_000, 7, "192.0.2.2")]).await;
+        assert!(agent.reload(changed(&agent, |config| config.snat_ports = 50_000..=50_009)).await);
+        pass(&agent).await;
+        agent.sweep().await.unwrap();
+        pass(&agent).await;
+        assert_eq!(reserved(), "7777,32768-49151,50000-50009");
+        drop(agent);
+        // Changed once more while no agent ran.
+        node.config.snat_ports = 60_000..=60_009;
+        let Running { agent, mut tasks, .. } = node.start(store).await.unwrap();
+        tasks.shutdown().await;
+        agent.sweep().await.unwrap();
+        pass(&agent).await;
+        assert_eq!(reserved(), "7777,32768-49151,50000-50009,60000-60009");
+        let told = agent.on_datapath(|datapath| datapath.node()).await.unwrap();
+        assert_eq!((told.snat_first, told.snat_count), (60_000, 10));
+        assert_eq!((told.retired_first, told.retired_count), (32_768, 50_009 - 32_768 + 1));
+        let all = FlowFilter { all: true, ..FlowFilter::default() };
+        assert_eq!(agent.flush_flows(&all).await.unwrap(), 1);
+        agent.sweep().await.unwrap();
+        pass(&agent).await;
+        assert_eq!(reserved(), "7777,40005,60000-60009");
+        let told = agent.on_datapath(|datapath| datapath.node()).await.unwrap();
+        assert_eq!(told.retired_count, 0);
+        well(&agent);
+        agent.remove_all().await.unwrap();
+        assert_eq!(reserved(), "7777,40005");
+    });
+}
+
+#[test]
+fn a_crowded_table_is_a_problem_until_there_is_room() {
+    with_node(async |node| {
+        let agent = still(&node).await;
+        let problem = || lock(&agent.problems).contains_key("flows.capacity");
+        // Of 512 that fit, all answered: nobody's to end.
+        add(&agent, (0..490).map(|n| flow(n, 7, "192.0.2.2")).collect()).await;
+        agent.sweep().await.unwrap();
+        assert!(problem());
+        assert_eq!(agent.status().await.unwrap().flows, 490);
+        let flush = async |last: u32| {
+            let gone =
+                move |key: &netpath_common::abi::FlowKey, _: &_| u32::from(u16::from_be(key.sport)) >= last;
+            agent.on_flows(move |flows| flows.remove_if(gone)).await.unwrap();
+            agent.sweep().await.unwrap();
+        };
+        flush(480).await;
+        assert!(problem(), "still above nine tenths");
+        flush(460).await;
+        well(&agent);
+        flush(0).await;
+    });
+}
+
+#[test]
 fn a_new_configuration_is_taken_whole_or_not_at_all() {
     with_node(async |node| {
         let agent = still(&node).await;
@@ -189,6 +253,9 @@ fn a_new_configuration_is_taken_whole_or_not_at_all() {
                 }))
                 .await
         );
+        pass(&agent).await;
+        // Without a flow in the old range the next sweep gives it back.
+        agent.sweep().await.unwrap();
         pass(&agent).await;
         assert_eq!(sysctl::read(PORTS).unwrap(), "40000-40009");
         assert_eq!(agent.status().await.unwrap().snat.range, "40000-40009");

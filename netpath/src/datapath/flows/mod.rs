@@ -3,6 +3,7 @@
 //! The table is read in slices, each one short system call, and never held in memory as a whole. A walk shares nothing
 //! with the programs but the table itself; do it on a blocking thread.
 
+mod relief;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -17,7 +18,11 @@ use netpath_common::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::{sweep::Swept, walk::Walk};
+pub use self::{
+    relief::{CROWDED, WELL, is_crowded},
+    sweep::{Rules, Swept},
+    walk::Walk,
+};
 use super::{
     bpf::HashTable,
     error::{DatapathError, kernel},

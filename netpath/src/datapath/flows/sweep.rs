@@ -13,16 +13,19 @@
 //! with interrupts on. Empty buckets cannot be divided, though: a table for a million entries with nothing in it is one
 //! call of a millisecond.
 
-use std::collections::HashMap as Collected;
+use std::{collections::HashMap as Collected, ops::RangeInclusive};
 
 use aya::maps::MapError;
 use netpath_common::{
     abi::{Flow, FlowKey},
-    logic::flow_state::Timeouts,
+    logic::flow_state::{Timeouts, is_assured},
 };
 use nix::{errno::Errno, time::ClockId};
 
-use super::{FlowPair, FlowTable, Walk, clock, is_original, is_translated, monotonic_ns, partner};
+use super::{
+    FlowPair, FlowTable, Walk, clock, is_original, is_translated, monotonic_ns, partner,
+    relief::{Relief, Unassured},
+};
 use crate::datapath::error::{DatapathError, kernel};
 
 const SECOND: u64 = 1_000_000_000;
@@ -33,13 +36,40 @@ const ORPHAN: u64 = 60 * SECOND;
 const TURNS: u64 = 12;
 const TURN: u64 = 5 * SECOND;
 
+const SCTP: u8 = 132;
+
+/// What a sweep goes by.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How long pairs may be idle.
+    pub timeouts: Timeouts,
+    /// The range that ports of translated flows are chosen from.
+    pub snat_ports: RangeInclusive<u16>,
+    /// CLOCK_MONOTONIC, ns.
+    pub now: u64,
+}
+
+impl Rules {
+    /// The default timeouts and any port.
+    pub fn at(now: u64) -> Self {
+        Self { timeouts: Timeouts::DEFAULT, snat_ports: 0..=u16::MAX, now }
+    }
+}
+
 /// What a sweep of FLOWS did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// Entries that it found: two a pair.
+    pub entries: u64,
     /// Pairs that stay.
     pub kept: u64,
     /// Pairs removed because they expired.
     pub expired: u64,
+    /// Pairs without an answer that were removed before their time, because the table was crowded.
+    pub relieved: u64,
+    /// Of those that stay, the smallest range with all translated ports outside of [`Rules::snat_ports`]. SCTP's are not
+    /// chosen from that, and not in it.
+    pub strays: Option<RangeInclusive<u16>>,
     /// Of those that stay, pairs with source translation.
     pub translated: u64,
     /// Reply halves removed because their original was gone.
@@ -55,10 +85,25 @@ pub struct Swept {
 }
 
 impl Swept {
-    fn keep(&mut self, original: &Flow) {
+    fn keep(&mut self, rules: &Rules, key: &FlowKey, original: &Flow) {
         self.kept += 1;
         self.translated += u64::from(is_translated(original));
         *self.of_pods.entry(original.pod).or_default() += 1;
+        let port = u16::from_be(original.port);
+        if is_translated(original) && key.proto != SCTP && !rules.snat_ports.contains(&port) {
+            let (first, last) = self.strays.take().unwrap_or(port..=port).into_inner();
+            self.strays = Some(first.min(port)..=last.max(port));
+        }
+    }
+
+    /// Takes one out that was kept. Saturating: a flow made since may be another than the one that was counted.
+    fn relieve(&mut self, original: &Flow) {
+        self.relieved += 1;
+        self.kept = self.kept.saturating_sub(1);
+        self.translated = self.translated.saturating_sub(is_translated(original).into());
+        if let Some(count) = self.of_pods.get_mut(&original.pod) {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -68,46 +113,69 @@ impl FlowTable {
     /// # Errors
     /// The kernel's reason; pairs before it are removed.
     pub fn sweep(&mut self) -> Result<Swept, DatapathError> {
-        self.sweep_at(&Timeouts::DEFAULT, monotonic_ns())
+        self.sweep_by(&Rules::at(monotonic_ns()))
     }
 
-    /// Removes every pair that has been idle for longer than it may be, and reply halves without an original.
+    /// Removes every pair that has been idle for longer than it may be, and reply halves without an original; then, if the
+    /// table is crowded, pairs that are not assured.
     ///
     /// # Errors
     /// The kernel's reason; pairs before it are removed.
-    pub fn sweep_at(&mut self, timeouts: &Timeouts, now: u64) -> Result<Swept, DatapathError> {
+    pub fn sweep_by(&mut self, rules: &Rules) -> Result<Swept, DatapathError> {
         let begun = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
         let mut swept = Swept::default();
+        let mut unassured = Unassured::NONE;
         let mut walk = Walk::new();
         while self.advance(&mut walk)? {
             for (key, flow) in walk.halves() {
+                swept.entries += 1;
                 if !is_original(flow) {
-                    if is_asked(key, flow, now) {
+                    if is_asked(key, flow, rules.now) {
                         swept.orphans += u64::from(self.drop_orphan(key, flow)?);
                     }
-                } else if timeouts.is_over(key.proto, flow, now) && self.expire(timeouts, key, flow, now)? {
+                } else if rules.timeouts.is_over(key.proto, flow, rules.now)
+                    && self.expire(rules, key, flow)?
+                {
                     swept.expired += 1;
                 } else {
-                    swept.keep(flow);
+                    swept.keep(rules, key, flow);
+                    if !is_assured(key.proto, flow) {
+                        unassured.count(rules.now.saturating_sub(flow.last_seen));
+                    }
                 }
             }
         }
         (swept.slices, swept.longest_ns) = (walk.slices, walk.longest_ns);
+        let left = swept.entries.saturating_sub(2 * swept.expired + swept.orphans);
+        if let Some(relief) = unassured.relief(left, self.capacity) {
+            self.relieve(relief, rules.now, &mut swept)?;
+        }
         swept.cpu_ns = clock(ClockId::CLOCK_THREAD_CPUTIME_ID) - begun;
         Ok(swept)
     }
 
+    /// Makes room in a crowded table.
+    fn relieve(&mut self, mut relief: Relief, now: u64, swept: &mut Swept) -> Result<(), DatapathError> {
+        let mut walk = Walk::new();
+        while self.advance(&mut walk)? {
+            for (key, flow) in walk.originals().filter(|(key, flow)| !is_assured(key.proto, flow)) {
+                if relief.takes(now.saturating_sub(flow.last_seen))
+                    && self.retire(&self.pair(*key, *flow)?)?
+                {
+                    swept.relieve(flow);
+                }
+            }
+        }
+        swept.slices += walk.slices;
+        swept.longest_ns = swept.longest_ns.max(walk.longest_ns);
+        Ok(())
+    }
+
     /// Removes a pair of which the original half has been idle too long, unless the reply half has not.
-    fn expire(
-        &mut self,
-        timeouts: &Timeouts,
-        key: &FlowKey,
-        original: &Flow,
-        now: u64,
-    ) -> Result<bool, DatapathError> {
+    fn expire(&mut self, rules: &Rules, key: &FlowKey, original: &Flow) -> Result<bool, DatapathError> {
         let pair = self.pair(*key, *original)?;
         let later = Flow { last_seen: pair.last_seen(), ..*original };
-        Ok(timeouts.is_over(key.proto, &later, now) && self.retire(&pair)?)
+        Ok(rules.timeouts.is_over(key.proto, &later, rules.now) && self.retire(&pair)?)
     }
 
     /// Removes a pair as it was read; one that has changed stays. Returns whether it is gone.

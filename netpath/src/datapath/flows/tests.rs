@@ -109,13 +109,13 @@ fn a_pair_expires_by_its_later_half() {
     unreplied.original.peer_seen = 0;
     let go = [aged(UDP, 5, 181, 181), aged(TCP, 6, 21_601, 30_000), aged(1, 7, 31, 31), unreplied];
     stay.iter().chain(&go).for_each(|pair| flows.add(pair));
-    let swept = flows.sweep_at(&Timeouts::DEFAULT, NOW).unwrap();
+    let swept = flows.sweep_by(&Rules::at(NOW)).unwrap();
     assert_eq!((swept.kept, swept.expired, swept.translated, swept.orphans), (4, 4, 4, 0));
     assert_eq!(swept.of_pods, [(POD, 4)].into());
     assert!(stay.iter().all(|pair| flows.find(&pair.key).unwrap() == Some(*pair)));
     assert_eq!(flows.entries(), 8, "both halves went");
-    let short = Timeouts { tcp_established: SECOND, ..Timeouts::DEFAULT };
-    assert_eq!(flows.sweep_at(&short, NOW).unwrap().expired, 1);
+    let timeouts = Timeouts { tcp_established: SECOND, ..Timeouts::DEFAULT };
+    assert_eq!(flows.sweep_by(&Rules { timeouts, ..Rules::at(NOW) }).unwrap().expired, 1);
 }
 
 #[test]
@@ -178,11 +178,58 @@ fn a_reply_half_alone_goes_within_two_minutes() {
     assert!(pairs[..12].iter().all(|pair| flows.remove(&pair.key).unwrap()));
     let mut orphans = 0;
     for turn in 0..=24 {
-        let swept = flows.sweep_at(&Timeouts::DEFAULT, NOW + turn * 5 * SECOND).unwrap();
+        let swept = flows.sweep_by(&Rules::at(NOW + turn * 5 * SECOND)).unwrap();
         assert!(turn > 12 || swept.orphans == 0, "an original may come yet");
         orphans += swept.orphans;
     }
     assert_eq!((orphans, flows.entries()), (12, 24));
+}
+
+/// They stand in no program's notes: nobody but the sweep can make room of them.
+#[test]
+fn a_crowded_table_gets_room_of_what_nobody_answered() {
+    let mut flows = table(200);
+    let mut unanswered = |n, idle| {
+        let mut pair = pair(if n % 2 == 0 { TCP } else { UDP }, n);
+        (pair.original.peer_seen, pair.original.tcp_seen) = (0, 0);
+        let seen = NOW - idle * SECOND;
+        (pair.original.last_seen, pair.reply.as_mut().unwrap().last_seen) = (seen, seen);
+        flows.add(&pair);
+        pair
+    };
+    let young: Vec<_> = (0..4).map(|n| unanswered(n, 1)).collect();
+    let old: Vec<_> = (4..44).map(|n| unanswered(n, 10 + u64::from(n))).collect();
+    let mut assured: Vec<_> = (44..90).map(|n| pair(TCP, n)).collect();
+    assured.iter_mut().for_each(|pair| pair.original.last_seen = NOW - 9 * SECOND);
+    assured.iter().for_each(|pair| flows.add(pair));
+    let swept = flows.sweep_by(&Rules::at(NOW)).unwrap();
+    assert_eq!((swept.entries, swept.relieved, swept.kept), (180, 0, 90), "nine tenths are not crowded");
+    let more: Vec<_> = (90..97).map(|n| pair(UDP, n)).collect();
+    more.iter().for_each(|pair| flows.add(pair));
+    let swept = flows.sweep_by(&Rules::at(NOW)).unwrap();
+    assert_eq!((swept.entries, swept.relieved, swept.expired), (194, 8, 0));
+    assert_eq!((swept.kept, swept.translated, &swept.of_pods), (89, 89, &[(POD, 89)].into()));
+    assert_eq!(flows.entries(), 178, "below nine tenths, and both halves went");
+    let there = |pair: &FlowPair| flows.find(&pair.key).unwrap().is_some();
+    assert!(young.iter().chain(&assured).chain(&more).all(there));
+    assert_eq!(old.iter().filter(|pair| there(pair)).count(), 32);
+    assert!(old[..32].iter().all(there), "the longest idle went");
+}
+
+#[test]
+fn ports_outside_of_the_range_are_told() {
+    let mut flows = table(64);
+    for (proto, port) in [(UDP, 20_007), (TCP, 20_003), (1, 20_005), (TCP, 40_000), (132, 7)] {
+        let mut pair = pair(proto, u32::from(port));
+        pair.original.port = u16::to_be(port);
+        flows.add(&pair);
+    }
+    flows.add(&untranslated(UDP, 9));
+    let mut strays = |snat_ports| flows.sweep_by(&Rules { snat_ports, ..Rules::at(NOW) }).unwrap().strays;
+    assert_eq!(strays(40_000..=40_000), Some(20_003..=20_007));
+    assert_eq!(strays(20_000..=20_009), Some(40_000..=40_000));
+    assert_eq!(strays(20_005..=20_005), Some(20_003..=40_000));
+    assert_eq!(strays(1024..=u16::MAX), None, "SCTP's are not chosen from the range");
 }
 
 #[test]
@@ -208,7 +255,7 @@ fn cost_of_a_sweep() {
         return;
     }
     let print = |what: &str, flows: &mut FlowTable, now| {
-        let swept = flows.sweep_at(&Timeouts::DEFAULT, now).unwrap();
+        let swept = flows.sweep_by(&Rules::at(now)).unwrap();
         println!(
             "{what:<46} {:>7} kept {:>7} expired  {:>6.1} ms in all, longest of {:>5} slices {:>6.1} µs",
             swept.kept,

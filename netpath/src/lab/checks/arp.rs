@@ -3,7 +3,7 @@
 
 use std::{
     io::Read,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -25,18 +25,27 @@ const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 const REQUESTS: usize = 20;
 
-/// The gateway must answer with the host end's MAC, and the answer must be our program's: nobody else counts it.
+/// The gateway by ARP.
 pub(super) fn gateway(scene: &Scene) -> Verdict {
     let pod = &scene.pods[0];
-    let want = host_mac(scene, pod)?;
-    let before = scene.counters()?;
     let (socket, own) = open(pod)?;
+    answers(scene, GATEWAY.into(), || ask(&socket, own, pod.address))
+}
+
+/// The gateway must answer with the host end's MAC, and the answer must be our program's: nobody else counts it. `ask`
+/// gives the time until an answer, and the MAC in it.
+pub(super) fn answers(
+    scene: &Scene,
+    gateway: IpAddr,
+    ask: impl Fn() -> std::io::Result<(Duration, [u8; 6])>,
+) -> Verdict {
+    let want = host_mac(scene, &scene.pods[0])?;
+    let before = scene.counters()?;
     let mut times = Vec::new();
     for turn in 0..REQUESTS {
-        let (time, mac) =
-            ask(&socket, own, pod.address).map_err(|error| format!("request {turn}: {}", explain(&error)))?;
+        let (time, mac) = ask().map_err(|error| format!("request {turn}: {}", explain(&error)))?;
         if mac != want {
-            return Err(format!("{GATEWAY} is at {}, not at the host end's {}", text(mac), text(want)));
+            return Err(format!("{gateway} is at {}, not at the host end's {}", text(mac), text(want)));
         }
         times.push(time);
     }
@@ -46,11 +55,11 @@ pub(super) fn gateway(scene: &Scene) -> Verdict {
             "{REQUESTS} requests were answered, but netpath's program answered only {counted}"
         ));
     }
-    Ok(Seen::new(times, format!("{GATEWAY} is at {}, answered by netpath's program", text(want))))
+    Ok(Seen::new(times, format!("{gateway} is at {}, answered by netpath's program", text(want))))
 }
 
 /// MAC of the host end of a pod's link: the one that the gateway must have.
-pub(super) fn host_mac(scene: &Scene, pod: &LabPod) -> Result<[u8; 6], String> {
+fn host_mac(scene: &Scene, pod: &LabPod) -> Result<[u8; 6], String> {
     let host_end = scene.runtime.block_on(scene.topology.node.netlink.link(&pod.pod.interface));
     let host_end = host_end.map_err(|error| error.to_string())?;
     Ok(host_end.ok_or_else(|| format!("the node has no link {}", pod.pod.interface))?.mac)
@@ -121,7 +130,7 @@ fn answer(frame: &[u8], own: [u8; 6], from: Ipv4Addr) -> Option<[u8; 6]> {
     (ours && reply && frame[6..12] == mac).then_some(mac)
 }
 
-pub(super) fn text(mac: [u8; 6]) -> String {
+fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

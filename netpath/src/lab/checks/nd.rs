@@ -10,11 +10,11 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    LabPod, Scene, Seen, Verdict,
-    arp::{eth0, host_mac, text},
+    LabPod, Scene, Verdict,
+    arp::{answers, eth0},
 };
 use crate::{
-    bench::sockets::{PATIENCE, explain},
+    bench::sockets::PATIENCE,
     model::{Family, GATEWAY_V6 as GATEWAY},
 };
 
@@ -26,30 +26,11 @@ const SOURCE_MAC: u8 = 1;
 const TARGET_MAC: u8 = 2;
 /// Solicitations with another hop limit are from another link (RFC 4861, 7.1.1).
 const HOP_LIMIT: u32 = 255;
-const SOLICITATIONS: usize = 20;
 
-/// The gateway must answer with the host end's MAC, and the answer must be our program's: nobody else counts it.
+/// The gateway by neighbour discovery.
 pub(super) fn gateway(scene: &Scene) -> Verdict {
-    let pod = &scene.pods[0];
-    let want = host_mac(scene, pod)?;
-    let before = scene.counters()?;
-    let (socket, own) = open(pod)?;
-    let mut times = Vec::new();
-    for turn in 0..SOLICITATIONS {
-        let (time, mac) =
-            ask(&socket, own).map_err(|error| format!("solicitation {turn}: {}", explain(&error)))?;
-        if mac != want {
-            return Err(format!("{GATEWAY} is at {}, not at the host end's {}", text(mac), text(want)));
-        }
-        times.push(time);
-    }
-    let counted = scene.counters()?.growth(&before, "neighbour");
-    if counted < SOLICITATIONS as u64 {
-        return Err(format!(
-            "{SOLICITATIONS} solicitations were answered, but netpath's program answered only {counted}"
-        ));
-    }
-    Ok(Seen::new(times, format!("{GATEWAY} is at {}, answered by netpath's program", text(want))))
+    let (socket, own) = open(&scene.pods[0])?;
+    answers(scene, GATEWAY.into(), || ask(&socket, own))
 }
 
 /// A raw socket that sends from the pod's address (its link-local one may be on probation yet), and the interface's MAC.

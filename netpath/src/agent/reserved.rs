@@ -1,0 +1,39 @@
+//! The host's ephemeral ports leave out those that bindings have.
+
+use super::{Agent, AgentError, blocking, lock, ports::Ports};
+use crate::net::sysctl;
+
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+impl Agent {
+    /// Keeps the SNAT range, and what is in use of earlier ones, out of the host's ephemeral ports, beside whatever is
+    /// reserved already.
+    pub(super) async fn reserve_ports(&self) -> Result<(), AgentError> {
+        let ours = Ports::parse(&self.state.host().await.reserved_ports);
+        let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
+        let others = present.without(&ours);
+        let mut wanted = Ports::range(&self.config().snat_ports);
+        if let Some(retired) = &lock(&self.node).ranges.retired {
+            // They may lie far apart with ports between that the host needs.
+            wanted = wanted.with(&ours.within(&Ports::range(retired)));
+        }
+        let added = wanted.without(&others);
+        self.state.record(|host| host.reserved_ports = added.to_string()).await?;
+        let wanted = others.with(&added);
+        if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
+    }
+}
+
+/// Takes ports off the reserved ones.
+pub(super) async fn release_ports(added: &str) -> Result<(), AgentError> {
+    let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
+    let left = present.without(&Ports::parse(added));
+    if left != present { write_reserved(&left).await } else { Ok(()) }
+}
+
+async fn write_reserved(ports: &Ports) -> Result<(), AgentError> {
+    // Nothing at all would be no write: an empty line empties the list.
+    let value = format!("{ports}\n");
+    blocking(move || sysctl::write(RESERVED_PORTS, &value)).await?;
+    Ok(())
+}
