@@ -46,7 +46,8 @@ pub(super) fn reachable(facts: &Facts) -> Finding {
         None => Finding::failed(
             reason.clone(),
             format!(
-                "`systemctl start netpath`, or `netpath {}agent run`; pods and flows live on, but nobody repairs them",
+                "`systemctl start netpath`, or `netpath {}agent run`; pods and flows live on meanwhile. If it does run, \
+                 name its configuration with --config FILE",
                 facts.options()
             ),
         ),

@@ -1,6 +1,6 @@
 //! The machine around netpath.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{
     Facts, Finding,
@@ -102,8 +102,7 @@ pub(super) fn clock(facts: &Facts) -> Finding {
             "see `timedatectl timesync-status`; is its server reachable?",
         );
     }
-    let since = clock.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Finding::ok(format!("{services} sets the clock, which is at {since} s since 1970"))
+    Finding::ok(format!("{services} sets the clock: {}", humantime::format_rfc3339_seconds(clock.now)))
 }
 
 /// Variables that nobody reads, or that the agent may not have had.

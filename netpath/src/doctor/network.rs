@@ -177,8 +177,8 @@ pub(super) fn mtu(facts: &Facts) -> Finding {
         faults.add(
             format!("{} has an MTU of {}, {name} of {room}", pod.link.name, pod.link.mtu),
             format!(
-                "`ip link set {name} mtu {largest}` if its network carries that, else mtu = {room} in {} and \
-                 `systemctl reload netpath`; pods added with --mtu have to be added again",
+                "mtu = {room} in {} and `systemctl reload netpath` (pods added with --mtu: add them again); or \
+                 `ip link set {name} mtu {largest}`, if its network carries that",
                 facts.file.display()
             ),
         );

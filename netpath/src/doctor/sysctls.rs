@@ -56,6 +56,11 @@ pub(super) fn accept_ra(facts: &Facts) -> Finding {
     if !facts.node.has(true) {
         return Finding::not_applicable("pods have no IPv6");
     }
+    if facts.agent.process.is_none() && facts.node.pods.is_empty() {
+        return Finding::not_applicable(
+            "no agent runs and there are no pods: nothing makes the kernel forget routes",
+        );
+    }
     let mut faults = Faults::default();
     for name in &facts.node.uplinks {
         let key = format!("net/ipv6/conf/{name}/accept_ra");

@@ -11,7 +11,7 @@ pub(super) fn flows(facts: &Facts) -> Finding {
     let seen = format!("{flows} of {capacity} flows");
     let advice = || {
         format!(
-            "find who has them (`netpath {0}flow ls --sort packets --limit 20`); for a larger table write capacity = {1} \
+            "find who has them (`netpath {0}flow ls --sort bytes --limit 20`); for a larger table write capacity = {1} \
              below [flows] in {2}; the table keeps its size until `netpath {0}uninstall`, which takes the pods along",
             facts.options(),
             capacity * 4,

@@ -1,15 +1,18 @@
 //! The agent: its answers, its process, and who may ask it.
 
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
 use super::process::Process;
 use crate::{
     api::{
-        client::Client,
+        client::{Client, ClientError},
         types::{Network, Pod, Status},
     },
     config::Paths,
 };
+
+/// How long an answer may take before the agent is said to hang.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An agent that runs, or does not.
 #[derive(Clone, Debug)]
@@ -36,12 +39,14 @@ pub(in crate::doctor) struct Mode {
 
 impl Agent {
     pub(super) async fn read(client: &Client, paths: &Paths, holder: Option<u32>) -> Self {
-        let status = client.status().await.map_err(|error| error.to_string());
-        let (mut pods, mut networks) = (Vec::new(), Vec::new());
-        if status.is_ok() {
-            pods = client.pods().await.unwrap_or_default();
-            networks = client.networks().await.unwrap_or_default();
-        }
+        let asked = async {
+            let client = client.clone().with_patience(PATIENCE);
+            Ok::<_, ClientError>((client.status().await?, client.pods().await?, client.networks().await?))
+        };
+        let (status, pods, networks) = match asked.await {
+            Ok((status, pods, networks)) => (Ok(status), pods, networks),
+            Err(error) => (Err(error.to_string()), Vec::new(), Vec::new()),
+        };
         let files = [paths.socket(), paths.run_dir.clone(), paths.state_dir.clone(), paths.store()];
         Self {
             process: holder.and_then(Process::read),

@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::process::has_own;
+use super::process::has_own_netns;
 use crate::{config::Paths, datapath::probe};
 
 /// Where a kernel with BTF shows it.
@@ -82,12 +82,20 @@ impl Host {
         let mounts = |pid: u32| fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let shared = || device(&mounts(pid), &paths.pin_dir) == device(&mounts(1), &paths.pin_dir);
         Self {
-            bpffs: is_bpffs(&paths.pin_dir),
-            bpffs_of_host: (!own_netns && !has_own(std::process::id(), "net")).then(shared),
+            bpffs: is_bpffs(&seen_by(agent, &paths.pin_dir)),
+            bpffs_of_host: (!own_netns && !has_own_netns(std::process::id())).then(shared),
             cgroup2: cgroup2(),
             clock: Clock::read(),
             checkout: env::current_exe().ok().and_then(|exe| checkout(&exe)),
         }
+    }
+}
+
+/// A path as the agent sees it: `ip netns exec`, for one, gives a shell a `/sys` without bpffs.
+fn seen_by(agent: Option<u32>, path: &Path) -> PathBuf {
+    match (agent, path.strip_prefix("/")) {
+        (Some(pid), Ok(below)) => PathBuf::from(format!("/proc/{pid}/root")).join(below),
+        _ => path.to_owned(),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{node::read_store, process::holder};
 use crate::{
-    config::{self, Paths},
+    config::{self, AgentFlags, Config, Paths},
     model::PodState,
     net::{NetError, Netlink, Route},
     store::{EmbeddedStore, Store, StoreError},
@@ -60,7 +60,7 @@ impl Leftovers {
         for instance in names.iter().filter_map(|name| config::Instance::new(name).ok()) {
             let (paths, alive) = match instance == *own {
                 true => (paths.clone(), alive),
-                false => (instance.paths(), holder(&instance.paths().lock()).is_some()),
+                false => of_other(&instance),
             };
             let found = Instance::read(instance.name(), alive, &paths).await;
             instances.extend(Some(found).filter(|found| found.pins || found.state));
@@ -93,6 +93,14 @@ impl Instance {
         }
         found
     }
+}
+
+/// Where another instance keeps things by its file in `/etc/netpath`, and whether its agent runs.
+fn of_other(instance: &config::Instance) -> (Paths, bool) {
+    let config = Config::load(&AgentFlags::default(), instance);
+    let paths = config.map_or_else(|_| instance.paths(), |config| config.paths);
+    let alive = holder(&paths.lock()).is_some();
+    (paths, alive)
 }
 
 async fn host(paths: &Paths) -> Result<Host, StoreError> {

@@ -66,7 +66,9 @@ impl Net {
                 })),
                 Err(error) => net.unlisted = Some(error.to_string()),
             }
-            net.attached.extend(netlink.filters(index).await?.into_iter().map(|filter| Attached {
+            let filters = netlink.filters(index).await;
+            net.unlisted = net.unlisted.or(filters.as_ref().err().map(ToString::to_string));
+            net.attached.extend(filters.unwrap_or_default().into_iter().map(|filter| Attached {
                 interface: name.clone(),
                 egress: filter.egress,
                 hook: Hook::Clsact(filter.priority),

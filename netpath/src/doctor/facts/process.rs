@@ -30,7 +30,7 @@ pub(in crate::doctor) struct Process {
     pub(in crate::doctor) open_files_limit: Option<usize>,
     /// Least limit of memory of its cgroups (version 2), bytes.
     pub(in crate::doctor) memory_limit: Option<u64>,
-    /// Whether its network namespace is another than that of process 1.
+    /// Whether its network namespace is another than that of process 1, or nobody can tell.
     pub(in crate::doctor) own_netns: bool,
 }
 
@@ -47,18 +47,15 @@ impl Process {
             open_files: fs::read_dir(dir.join("fd")).map_or(0, Iterator::count),
             open_files_limit: open_files_limit(&limits),
             memory_limit: super::host::cgroup2().and_then(|mount| memory_limit(&mount, &cgroups)),
-            own_netns: has_own(pid, "net"),
+            own_netns: has_own_netns(pid),
         })
     }
 }
 
-/// Whether a process has another namespace of a kind than process 1.
-pub(super) fn has_own(pid: u32, kind: &str) -> bool {
-    let inode = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/{kind}")).map(|file| file.ino());
-    match (inode(pid), inode(1)) {
-        (Ok(own), Ok(first)) => own != first,
-        _ => false,
-    }
+/// Whether a process has another network namespace than process 1, or nobody can tell.
+pub(super) fn has_own_netns(pid: u32) -> bool {
+    let inode = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/net")).map(|file| file.ino());
+    !matches!((inode(pid), inode(1)), (Ok(own), Ok(first)) if own == first)
 }
 
 /// The process that holds a lock file locked.

@@ -32,8 +32,6 @@ pub struct Filter {
     pub kind: String,
     /// Place among the filters; lower runs first.
     pub priority: u16,
-    /// Handle within its priority.
-    pub handle: u32,
     /// Name of a `bpf` filter.
     pub name: Option<String>,
 }
@@ -71,15 +69,16 @@ impl Netlink {
             let answers = self.dump(&doing, RouteNetlinkMessage::GetTrafficFilter(message)).await?;
             all.extend(answers.into_iter().filter_map(|answer| filter(answer, egress)));
         }
-        // Each priority is announced by itself before what it holds.
-        let empty: Vec<Filter> = all.iter().filter(|one| one.handle == 0).cloned().collect();
-        for head in empty {
-            let same = |one: &&Filter| (one.egress, one.priority) == (head.egress, head.priority);
-            if all.iter().filter(same).count() > 1 {
-                all.retain(|one| *one != head);
+        // Each priority is announced by itself before what it holds, and some kinds have several parts.
+        let mut once: Vec<Filter> = Vec::new();
+        for filter in &all {
+            let same = |one: &Filter| (one.egress, one.priority) == (filter.egress, filter.priority);
+            let head = filter.name.is_none() && all.iter().any(|one| same(one) && one.name.is_some());
+            if !head && !once.contains(filter) {
+                once.push(filter.clone());
             }
         }
-        Ok(all)
+        Ok(once)
     }
 }
 
@@ -105,9 +104,8 @@ fn state(answer: RouteNetlinkMessage) -> Option<LinkState> {
 
 fn filter(answer: RouteNetlinkMessage, egress: bool) -> Option<Filter> {
     let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return None };
-    let handle = u32::from(message.header.handle);
     let priority = (message.header.info >> 16) as u16;
-    let mut filter = Filter { egress, kind: String::new(), priority, handle, name: None };
+    let mut filter = Filter { egress, kind: String::new(), priority, name: None };
     for attribute in message.attributes {
         match attribute {
             TcAttribute::Kind(kind) => filter.kind = kind,
@@ -146,13 +144,15 @@ mod tests {
             let state = states.iter().find(|state| state.link.index == a).unwrap();
             assert_eq!((state.carrier, state.master, state.xdp), (false, Some(bridge), None), "b is down");
             assert_eq!(pair.node.filters(a).await.unwrap(), []);
-            for line in ["qdisc add dev a clsact", "filter add dev a egress pref 7 protocol ip matchall"] {
+            for line in
+                ["qdisc add dev a clsact", "filter add dev a egress pref 7 protocol ip u32 match u32 0 0"]
+            {
                 assert!(Command::new("tc").args(line.split(' ')).status().unwrap().success(), "tc {line}");
             }
             let filters = pair.node.filters(a).await.unwrap();
             let told: Vec<_> =
                 filters.iter().map(|one| (one.egress, one.kind.as_str(), one.priority)).collect();
-            assert_eq!(told, [(true, "matchall", 7)]);
+            assert_eq!(told, [(true, "u32", 7)]);
             assert_eq!(pair.node.learnt_neighbours(false).await.unwrap(), 0);
         });
     }
