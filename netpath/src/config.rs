@@ -137,6 +137,15 @@ impl Config {
             attach: value::attach(&source)?,
         })
     }
+
+    /// What an agent would be told that is started here with this file, or the usual one, and no other flag.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn of_environment(file: Option<PathBuf>, instance: &Instance) -> Result<Self, ConfigError> {
+        let flags = AgentFlags::from_environment()?;
+        Self::load(&AgentFlags { config: file.or(flags.config.clone()), ..flags }, instance)
+    }
 }
 
 impl Paths {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 pub mod ipam;
 pub mod lab;
 pub mod model;

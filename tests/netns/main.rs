@@ -2,6 +2,7 @@
 
 mod changes;
 mod delivery;
+mod doctor;
 mod fragments;
 mod host;
 mod ipv6;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod completions;
+mod doctor;
 mod drop;
 mod failure;
 mod flow;
@@ -39,6 +40,7 @@ use crate::{api::client::Client, config::Instance};
   netpath pod exec web -- sh       a shell in its network
   netpath flow ls --pod web        what it talks to, and as whom
   netpath drop ls                  what was dropped, why, and what to change
+  netpath doctor                   what is wrong with this node, and the fix
 
 Exit status: 0 done, 1 failed, 2 wrong arguments, 3 the agent is not reachable.",
     disable_help_subcommand = true,
@@ -98,6 +100,8 @@ pub enum Command {
     Monitor(monitor::Args),
     /// Show the agent, its programs, tables and problems
     Status,
+    /// Find what on this node keeps netpath from working, and say how to put it right; changes nothing
+    Doctor(doctor::Args),
     /// Remove everything netpath put on this machine and restore what it changed
     Uninstall,
     /// A network of namespaces on this machine, to look at, check and measure
@@ -144,6 +148,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Status => status::run(global)?,
+        Command::Doctor(args) => return doctor::run(global, args),
         Command::Uninstall => uninstall::run(global)?,
         Command::Lab(command) => return lab::run(global, &command),
         Command::Completions(args) => completions::run(&args)?,

@@ -72,6 +72,13 @@ struct Bare {
 }
 
 impl AgentFlags {
+    /// Names of the environment variables that stand for flags.
+    pub fn variables() -> Vec<String> {
+        let command = <Bare as clap::CommandFactory>::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env());
+        names.map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
     /// What the environment alone says.
     pub(super) fn from_environment() -> Result<Self, ConfigError> {
         let parsed = <Bare as clap::Parser>::try_parse_from(["netpath"]);

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier, util::KernelVersion,
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::MapInfo,
+    programs::{ProgramError, SchedClassifier},
+    util::KernelVersion,
 };
 use netpath_common::abi::{
     Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
@@ -96,12 +99,14 @@ pub(super) fn load(options: &Options, pins: &Pins) -> Result<Ebpf, DatapathError
     }
     let mut ebpf = loader.load(ELF).map_err(kernel("loading the eBPF object"))?;
     for program in PROGRAMS {
-        classifier(&mut ebpf, program)?.load().map_err(|error| DatapathError::Verifier {
-            program: program.name(),
-            reason: tail(&chain(&error)),
-        })?;
+        classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, &error))?;
     }
     Ok(ebpf)
+}
+
+/// The verifier's refusal of a program.
+pub(super) fn refused(program: Program, error: &ProgramError) -> DatapathError {
+    DatapathError::Verifier { program: program.name(), reason: tail(&chain(error)) }
 }
 
 /// The end of a verifier log: the refusal stands in its last lines.

@@ -11,6 +11,7 @@ mod flows;
 mod limits;
 mod load;
 mod pins;
+pub mod probe;
 mod qdisc;
 mod tables;
 

@@ -14,7 +14,9 @@ mod testing;
 mod undo;
 
 pub use error::NetError;
-pub use netlink::{Address, Link, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd};
+pub use netlink::{
+    Address, Filter, KernelRoute, Link, LinkState, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd,
+};
 pub use netns::Netns;
 pub use pod_link::{PodLink, Sourced};
 pub use undo::{Undo, UndoFailed};

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    backends::InMemoryBackend,
+};
 
 use super::{Answer, Store, StoreError, private_dir};
 
@@ -57,6 +60,28 @@ impl EmbeddedStore {
         Ok(Self { database: Arc::new(database), path: Arc::new(path.to_owned()) })
     }
 
+    /// Opens what the file holds now, in memory: the file is neither locked nor repaired nor written. Blocks.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not a sound store.
+    pub fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        let failed = |error: io::Error| StoreError::Failed {
+            doing: format!("reading the store {}", path.display()),
+            reason: error.to_string(),
+        };
+        let bytes = fs::read(path).map_err(failed)?;
+        if bytes.is_empty() {
+            return Err(StoreError::Damaged { path: path.to_owned(), reason: "empty".to_owned() });
+        }
+        let open = || {
+            let backend = InMemoryBackend::new();
+            backend.set_len(bytes.len() as u64)?;
+            backend.write(0, &bytes)?;
+            Database::builder().set_cache_size(CACHE).create_with_backend(backend)
+        };
+        Ok(Self { database: Arc::new(sound(path, open)?), path: Arc::new(path.to_owned()) })
+    }
+
     /// Runs a transaction on a blocking thread: a commit waits for the disk.
     fn run<T: Send + 'static>(
         &self,
@@ -102,9 +127,13 @@ fn create(path: &Path, dir: &Path) -> Result<Database, StoreError> {
 /// Opens a file and reads all of it. redb checks little when it opens a file that was closed in order, and panics on
 /// some damage.
 fn open_sound(path: &Path) -> Result<Database, StoreError> {
+    sound(path, || Database::builder().set_cache_size(CACHE).open(path))
+}
+
+fn sound(path: &Path, open: impl Fn() -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
     let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
     let open = || -> Result<(Database, bool), redb::Error> {
-        let mut database = Database::builder().set_cache_size(CACHE).open(path)?;
+        let mut database = open()?;
         let sound = database.check_integrity()?;
         for entry in database.begin_read()?.open_table(TABLE)?.iter()? {
             entry?;

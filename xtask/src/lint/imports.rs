@@ -45,7 +45,7 @@ const PACKAGES: &[Package] = &[
             layer("api/client", &["api/types"]),
             layer("bench", &["lab", "net"]),
             layer("lab", &["model", "bench", "net", "api/client", "api/types"]),
-            layer("doctor", &["api/client", "api/types", "net", "datapath"]),
+            layer("doctor", &["model", "store", "config", "net", "datapath", "api/client", "api/types"]),
             layer("cni", &["api/client", "api/types"]),
             layer("cnm", &["api/client", "api/types"]),
             layer("cli", &["agent", "api", "bench", "lab", "doctor", "config"]),

@@ -212,7 +212,7 @@ fn check_name(name: &str, doing: &str) -> Result<(), NetError> {
 }
 
 /// A link out of the kernel's answer.
-fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
+pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let mut link = Link {
         index: message.header.index,

@@ -1,6 +1,7 @@
 //! A netlink connection to one namespace: requests and their answers. The verbs are in the files below.
 
 mod address;
+mod inspect;
 mod link;
 mod neighbour;
 mod route;
@@ -28,10 +29,10 @@ use tokio::{
 use super::{NetError, Netns};
 
 pub use address::Address;
+pub use inspect::{Filter, LinkState};
 pub(super) use link::LinkDetail;
 pub use link::{Link, VethEnd};
-pub(super) use route::KernelRoute;
-pub use route::{ROUTE_PROTOCOL, Route, RouteKind};
+pub use route::{KernelRoute, ROUTE_PROTOCOL, Route, RouteKind};
 pub(super) use rule::Rule;
 
 /// An answer takes microseconds, and seconds while namespaces are torn down under the kernel's one lock for links.

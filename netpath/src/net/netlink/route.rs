@@ -83,13 +83,13 @@ impl fmt::Display for Route {
 
 /// A route, and what else the kernel tells about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::net) struct KernelRoute {
+pub struct KernelRoute {
     /// The route; of several next hops the first.
-    pub(in crate::net) route: Route,
+    pub route: Route,
     /// Who made it (`rtm_protocol`).
-    pub(in crate::net) protocol: u8,
+    pub protocol: u8,
     /// Its preference; lower wins.
-    pub(in crate::net) metric: u32,
+    pub metric: u32,
 }
 
 impl KernelRoute {
@@ -142,6 +142,13 @@ impl Netlink {
             own.extend(self.routes(family, filter).await?.into_iter().map(|known| known.route));
         }
         Ok(own)
+    }
+
+    /// All routes of the main table, IPv4 first.
+    pub async fn main_routes(&self) -> Result<Vec<KernelRoute>, NetError> {
+        let mut all = self.routes(AddressFamily::Inet, Filter::default()).await?;
+        all.extend(self.routes(AddressFamily::Inet6, Filter::default()).await?);
+        Ok(all)
     }
 
     /// Routes of a family that leave by one interface, of one table.
