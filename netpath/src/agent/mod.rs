@@ -3,7 +3,7 @@
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
-//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
+//! the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -26,6 +26,7 @@ mod sweep;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninstall;
 mod view;
 mod wanted;

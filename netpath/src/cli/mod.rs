@@ -14,6 +14,7 @@ mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninstall;
 mod units;
 
@@ -96,6 +97,8 @@ pub enum Command {
     Drop(drop::Command),
     /// Print drops and new flows as they happen
     Monitor(monitor::Args),
+    /// Tell what would become of a packet, stage by stage, without sending it
+    Trace(trace::Args),
     /// Show the agent, its programs, tables and problems
     Status,
     /// Remove everything netpath put on this machine and restore what it changed
@@ -143,6 +146,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
+        Command::Trace(args) => trace::run(global, args)?,
         Command::Status => status::run(global)?,
         Command::Uninstall => uninstall::run(global)?,
         Command::Lab(command) => return lab::run(global, &command),
