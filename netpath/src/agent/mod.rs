@@ -45,7 +45,7 @@ use self::{node::NodeState, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
-    datapath::{AttachKind, Datapath, FlowTable, Swept},
+    datapath::{AttachKind, Datapath, DryRun, FlowTable, Swept},
     net::{Netlink, Netns},
 };
 
@@ -67,6 +67,8 @@ pub struct Agent {
     /// What is wrong now, by object.
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
+    /// The programs of traces, which run one at a time.
+    dry_run: Arc<Mutex<DryRun>>,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,

@@ -1,7 +1,10 @@
 //! Dry runs: the same programs once more, loaded to tell what they decide. They read the tables that the attached ones
 //! read, write to none of them, and count, note and tell in tables of their own.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
@@ -25,8 +28,15 @@ const SMALL: [(&str, u32); 2] = [("UNREPLIED", 1), ("EVENTS", 4096)];
 /// Longest frame of a dry run, bytes: older kernels take what fits a page beside their own records.
 pub const MAX_FRAME: usize = 3500;
 
-/// Programs that run on one packet at a time, by hand.
+/// Programs that run on one packet at a time, by hand. They are loaded at their first use, and stay.
 pub struct DryRun {
+    gateway_mac: [u8; 6],
+    /// Where the tables that decide are pinned.
+    maps: PathBuf,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
     ebpf: Ebpf,
     trace: Array<MapData, Trace>,
 }
@@ -56,31 +66,26 @@ pub struct Ran {
 }
 
 impl DryRun {
-    pub(super) fn load(gateway_mac: &[u8; 6], maps: &Path) -> Result<Self, DatapathError> {
-        let mut ebpf = open(gateway_mac, true, |loader| share(loader, maps))?;
-        let trace = take!(&mut ebpf, "TRACE");
-        Ok(Self { ebpf, trace })
+    pub(super) fn new(gateway_mac: [u8; 6], maps: PathBuf) -> Self {
+        Self { gateway_mac, maps, loaded: None }
     }
 
-    /// A program, loaded at its first use.
+    /// A program.
     ///
     /// # Errors
-    /// The verifier's reason.
+    /// The verifier's or the kernel's reason, or a pinned table is missing.
     pub fn program(&mut self, program: Program) -> Result<&SchedClassifier, DatapathError> {
-        let classifier = classifier(&mut self.ebpf, program)?;
-        if classifier.fd().is_err() {
-            verify(classifier, program)?;
-        }
-        Ok(classifier)
+        self.loaded()?.program(program)
     }
 
     /// Runs a program on a frame. Nothing is sent: the kernel ignores what a program asks for in a test run.
     ///
     /// # Errors
-    /// The verifier's or the kernel's reason.
+    /// As [`program`](Self::program).
     pub fn run(&mut self, program: Program, at: At<'_>) -> Result<Ran, DatapathError> {
         let doing = || format!("running {} on a packet of a trace", program.name());
-        self.trace.set(0, Trace::default(), 0).map_err(kernel(doing()))?;
+        let loaded = self.loaded()?;
+        loaded.trace.set(0, Trace::default(), 0).map_err(kernel(doing()))?;
         let mut frame = vec![0; at.frame.len()];
         let (context_in, mut context_out) = (context(at), [0; CONTEXT]);
         let options = TestRunOptions {
@@ -90,10 +95,32 @@ impl DryRun {
             ctx_out: Some(&mut context_out),
             ..TestRunOptions::default()
         };
-        self.program(program)?.test_run(options).map_err(kernel(doing()))?;
-        let [.., a, b, c, d] = *context_out.first_chunk::<{ MARK + 4 }>().unwrap_or(&[0; MARK + 4]);
-        let trace = self.trace.get(&0, 0).map_err(kernel(doing()))?;
-        Ok(Ran { frame, mark: u32::from_ne_bytes([a, b, c, d]), trace })
+        loaded.program(program)?.test_run(options).map_err(kernel(doing()))?;
+        let mark = context_out[MARK..].first_chunk().copied().unwrap_or_default();
+        let trace = loaded.trace.get(&0, 0).map_err(kernel(doing()))?;
+        Ok(Ran { frame, mark: u32::from_ne_bytes(mark), trace })
+    }
+
+    fn loaded(&mut self) -> Result<&mut Loaded, DatapathError> {
+        let loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => {
+                let mut ebpf = open(&self.gateway_mac, true, |loader| share(loader, &self.maps))?;
+                let trace = take!(&mut ebpf, "TRACE");
+                Loaded { ebpf, trace }
+            }
+        };
+        Ok(self.loaded.insert(loaded))
+    }
+}
+
+impl Loaded {
+    fn program(&mut self, program: Program) -> Result<&SchedClassifier, DatapathError> {
+        let classifier = classifier(&mut self.ebpf, program)?;
+        if classifier.fd().is_err() {
+            verify(classifier, program)?;
+        }
+        Ok(classifier)
     }
 }
 

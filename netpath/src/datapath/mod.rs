@@ -179,11 +179,8 @@ impl Datapath {
     }
 
     /// The programs once more, to run by hand on the tables as they are.
-    ///
-    /// # Errors
-    /// The kernel's reason, or a pinned table is missing.
-    pub fn dry_run(&self) -> Result<DryRun, DatapathError> {
-        DryRun::load(&self.gateway_mac, &self.pins.maps)
+    pub fn dry_run(&self) -> DryRun {
+        DryRun::new(self.gateway_mac, self.pins.maps.clone())
     }
 
     /// Writes one endpoint.

@@ -9,6 +9,8 @@ mod tell;
 mod view;
 mod walk;
 
+use std::sync::Arc;
+
 use super::{Agent, AgentError, blocking, lock};
 use crate::api::types::{Trace, TraceRequest};
 
@@ -23,8 +25,8 @@ impl Agent {
     pub async fn trace(&self, request: &TraceRequest) -> Result<Trace, AgentError> {
         let view = self.view().await?;
         let start = self.start_of(request, &view).await?;
-        let dry_run = self.on_datapath(|datapath| datapath.dry_run()).await?;
-        blocking(move || Walk { dry_run, view }.both_ways(start)).await
+        let dry_run = Arc::clone(&self.dry_run);
+        blocking(move || Walk { dry_run: &mut lock(&dry_run), view }.both_ways(start)).await
     }
 
     async fn view(&self) -> Result<View, AgentError> {

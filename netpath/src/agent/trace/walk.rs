@@ -91,12 +91,12 @@ pub(super) enum End {
 }
 
 /// The programs, and the names for what they tell.
-pub(super) struct Walk {
-    pub(super) dry_run: DryRun,
+pub(super) struct Walk<'a> {
+    pub(super) dry_run: &'a mut DryRun,
     pub(super) view: View,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// The way of a packet, and that of its answer.
     pub(super) fn both_ways(mut self, start: Start) -> Result<Trace, AgentError> {
         let (hops, packet) = self.hops(start)?;
