@@ -161,6 +161,8 @@ fn spoof(netns: &Netns, side: &Side, source: &str, to: IpAddr) {
     run_in(netns, "ip", &[&["addr", "add", &own, "dev", "eth0"], nodad].concat());
     let socket = netns.enter(|| std::net::UdpSocket::bind((source, 0))).expect("namespace").expect("socket");
     socket.send_to(b"?", (to, 9)).expect("sent");
+    // The pod's kernel may prefer it to the pod's own.
+    run_in(netns, "ip", &["addr", "del", &own, "dev", "eth0"]);
 }
 
 fn what_is_dropped_or_answered_in_the_trace_is_so_in_truth(family: Family) {

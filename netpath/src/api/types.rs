@@ -303,6 +303,9 @@ pub struct Status {
     pub uptime_s: u64,
     /// Uplinks, by name.
     pub uplinks: Vec<String>,
+    /// Directory of pinned programs and tables, as the agent sees it.
+    #[serde(default)]
+    pub pin_dir: String,
     /// Attached programs.
     pub programs: Vec<ProgramStatus>,
     /// Number of pods.

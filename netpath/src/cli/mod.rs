@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Everything but `agent run` and `lab` talks to a running agent.
 
 mod agent;
+mod capture;
 mod completions;
 mod drop;
 mod failure;
@@ -99,6 +100,8 @@ pub enum Command {
     Monitor(monitor::Args),
     /// Tell what would become of a packet, stage by stage, without sending it
     Trace(trace::Args),
+    /// Capture a pod's packets, before and after translation
+    Capture(capture::Args),
     /// Show the agent, its programs, tables and problems
     Status,
     /// Remove everything netpath put on this machine and restore what it changed
@@ -147,6 +150,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Trace(args) => trace::run(global, args)?,
+        Command::Capture(args) => capture::run(global, &args)?,
         Command::Status => status::run(global)?,
         Command::Uninstall => uninstall::run(global)?,
         Command::Lab(command) => return lab::run(global, &command),
