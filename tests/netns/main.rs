@@ -1,5 +1,6 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
+mod capture;
 mod changes;
 mod delivery;
 mod fragments;
