@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod api;
 pub mod bench;
+pub mod capture;
 pub mod cli;
 pub mod compile;
 pub mod config;

@@ -1,5 +1,6 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
+mod capture;
 mod changes;
 mod delivery;
 mod doctor;
@@ -14,4 +15,5 @@ mod restart;
 mod routing;
 mod sctp;
 mod snat;
+mod trace;
 mod uninstall;

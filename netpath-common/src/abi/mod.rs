@@ -12,6 +12,7 @@ mod fragment;
 mod limit;
 mod node;
 mod route;
+mod trace;
 
 pub use addr::Addr;
 pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
@@ -23,6 +24,7 @@ pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
 pub use route::{NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
+pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 
 /// Version of every record here together. Part of the pin path, so builds with other layouts never share a map.
 pub const ABI_VERSION: u32 = 2;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpath_common::abi::Addr;
 
-use super::{globals, helper::NextHop};
+use super::{globals, helper::NextHop, trace};
 use crate::packet::{Headers, tc::Packet};
 
 /// What the FIB says of a packet.
@@ -60,8 +60,11 @@ pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) 
     // SAFETY: `params` lives through the call and its size is given.
     let answer =
         unsafe { raw::bpf_fib_lookup(packet.ctx(), &mut params, size_of::<Params>() as i32, flags) } as u32;
+    // SAFETY: a number, whichever of both it is: the length that was given, or the route's MTU.
+    let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
     // Without SKIP_NEIGH (before 6.3) an unresolved neighbour is no failure: redirect_neigh resolves it.
     if answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH {
+        trace::next_hop(answer, mtu, route);
         return false;
     }
     // SAFETY: the kernel filled the unions' members for the families: an IPv4 route may lead through an IPv6 gateway
@@ -81,5 +84,6 @@ pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) 
         }
     }
     route.ifindex = params.ifindex;
+    trace::next_hop(answer, mtu, route);
     true
 }

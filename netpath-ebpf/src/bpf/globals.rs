@@ -15,6 +15,10 @@ static GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0x00, 0x00, 0x01];
 #[unsafe(no_mangle)]
 static FIB_FLAGS: u32 = 0;
 
+/// 1 in the programs that `netpath trace` runs: they tell what they decide, and write nothing that others read.
+#[unsafe(no_mangle)]
+static DRY_RUN: u32 = 0;
+
 /// The MAC of every host end.
 #[inline(always)]
 pub fn gateway_mac() -> [u8; 6] {
@@ -27,4 +31,11 @@ pub fn gateway_mac() -> [u8; 6] {
 pub fn fib_flags() -> u32 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&FIB_FLAGS) }
+}
+
+/// Whether these are the programs of a trace. The verifier knows the answer, and takes out what hangs on the other one.
+#[inline(always)]
+pub fn dry_run() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&DRY_RUN) != 0 }
 }

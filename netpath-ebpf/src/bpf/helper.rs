@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::bpf_redir_neigh, helpers::generated as raw};
+use netpath_common::abi::Addr;
 
 /// CLOCK_MONOTONIC at the last timer tick, ns: a memory read, where the precise clock costs 20 ns a packet.
 #[inline(always)]
@@ -26,6 +27,14 @@ pub struct NextHop {
     pub v6: u32,
     /// The neighbour, network order; IPv4 in the first word.
     pub address: [u32; 4],
+}
+
+impl NextHop {
+    /// The neighbour.
+    #[inline(always)]
+    pub fn addr(&self) -> Addr {
+        if self.v6 == 0 { Addr::from_v4_be(self.address[0]) } else { Addr(self.address) }
+    }
 }
 
 /// Sends the packet straight into the namespace at the other end of the veth pair: neither the host stack nor the

@@ -7,6 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 
+use super::globals;
+
 /// Why an insert did not happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum InsertError {
@@ -33,17 +35,23 @@ impl<K, V> Hash<K, V> {
         Self(HashMap::with_max_entries(entries, 0))
     }
 
-    /// Inserts if the key is not there.
+    /// Inserts if the key is not there. In a dry run it only looks.
     #[inline(always)]
     pub fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        if globals::dry_run() {
+            return if self.get(key).is_some() { Err(InsertError::Exists) } else { Ok(()) };
+        }
         self.0
             .insert(key, value, u64::from(BPF_NOEXIST))
             .map_err(|errno| if errno == EEXIST { InsertError::Exists } else { InsertError::Full })
     }
 
-    /// Removes a key; nothing happens if it is not there.
+    /// Removes a key; nothing happens if it is not there, or in a dry run.
     #[inline(always)]
     pub fn remove(&self, key: &K) {
+        if globals::dry_run() {
+            return;
+        }
         let _ = self.0.remove(key);
     }
 }

@@ -5,3 +5,4 @@ pub mod globals;
 pub mod helper;
 pub mod map;
 pub mod socket;
+pub mod trace;

@@ -11,7 +11,7 @@ use netpath_common::abi::DropReason;
 pub use netpath_common::abi::Program;
 
 use crate::{
-    bpf::map::PerCpu,
+    bpf::{map::PerCpu, trace},
     packet::{Headers, Transport, tc::Packet},
     stages::{event, fragment, metric},
     verdict::{Outcome, SHOT},
@@ -54,10 +54,12 @@ pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) ->
     *headers = Headers::NONE;
     match body(&packet, headers) {
         Ok(verdict) => {
+            trace::ended(headers, verdict.row());
             metric::traffic(&packet, verdict.row());
             verdict.code()
         }
         Err(reason) => {
+            trace::ended(headers, reason as u32);
             metric::dropped(&packet, reason);
             event::dropped(&packet, headers, program, reason);
             #[cfg(feature = "log")]

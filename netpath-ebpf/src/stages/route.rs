@@ -13,6 +13,7 @@ use crate::{
     bpf::{
         fib,
         map::{Lpm, PerCpu, Single},
+        trace,
     },
     packet::{Headers, tc::Packet},
 };
@@ -39,13 +40,15 @@ pub struct Way {
 /// The longest prefix of the pod's network that holds the destination. What no prefix holds belongs to the stack.
 #[inline(always)]
 pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
-    match ROUTES.get(RouteKey { network: pod.network, addr: *destination }) {
+    let way = match ROUTES.get(RouteKey { network: pod.network, addr: *destination }) {
         Some(route) => Way {
             kind: route.kind,
             masquerade: route.flags & ROUTE_MASQUERADE != 0 && pod.flags & ENDPOINT_MASQUERADE != 0,
         },
         None => Way { kind: RouteKind::Stack as u8, masquerade: false },
-    }
+    };
+    trace::route(way.kind, way.masquerade);
+    way
 }
 
 /// Whose an address is that no pod has.

@@ -38,6 +38,27 @@ pub enum AgentError {
     /// A filter of flows that does not do for what is asked.
     #[error("choosing flows: {0}")]
     Filter(&'static str),
+    /// A packet that cannot be traced.
+    #[error("tracing a packet from {source_name} to {destination}: {reason}")]
+    Trace {
+        /// Who was to send it.
+        source_name: String,
+        /// Whom it was for.
+        destination: String,
+        /// Why not, and what to give instead.
+        reason: String,
+    },
+    /// A program of a trace was given, or has left, what is no packet.
+    #[error("tracing a packet: {0} has a packet that cannot be read")]
+    UnreadablePacket(&'static str),
+    /// A pod whose interface is not there or down.
+    #[error("pod '{pod}': {reason}")]
+    PodDown {
+        /// The pod.
+        pod: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A pod's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -183,6 +204,7 @@ impl AgentError {
             Self::NoPod(_) => "'netpath pod ls' lists the pods of this node",
             Self::PodExists(_) => "choose another name, or remove it with 'netpath pod rm'",
             Self::PodBusy(_) => "try again in a moment; 'netpath status' tells what is wrong if it lasts",
+            Self::PodDown { .. } => "'netpath status' tells what is wrong with it",
             Self::NoNetwork(_) => "'netpath network ls' lists the networks",
             Self::Family { .. } | Self::Ipam(IpamError::OutOfRange { .. }) => {
                 "'netpath network ls' shows the subnets; give no address and one is chosen"
@@ -216,6 +238,7 @@ impl From<&AgentError> for Failure {
         let code = match error {
             E::Invalid { .. }
             | E::Filter(_)
+            | E::Trace { .. }
             | E::Name(_)
             | E::Mac(_)
             | E::Family { .. }
@@ -226,6 +249,7 @@ impl From<&AgentError> for Failure {
             E::NoPod(_) | E::NoNetwork(_) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodBusy(_)
+            | E::PodDown { .. }
             | E::NetnsExists { .. }
             | E::AddressTaken { .. }
             | E::NetworkExists(_)

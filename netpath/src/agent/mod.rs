@@ -2,8 +2,9 @@
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
-//! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
-//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
+//! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs,
+//! `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and
+//! `trace` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -29,6 +30,7 @@ mod sweep;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninstall;
 mod view;
 mod wanted;
@@ -47,7 +49,7 @@ use self::{node::NodeState, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
-    datapath::{AttachKind, Datapath, FlowTable, Swept},
+    datapath::{AttachKind, Datapath, DryRun, FlowTable, Swept},
     net::{Netlink, Netns},
 };
 
@@ -69,6 +71,8 @@ pub struct Agent {
     /// What is wrong now, by object.
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
+    /// The programs of traces, which run one at a time.
+    dry_run: Arc<Mutex<DryRun>>,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,

@@ -203,6 +203,7 @@ impl Agent {
             );
         }
         let (uninstall, asked) = mpsc::channel(1);
+        let dry_run = Arc::new(Mutex::new(datapath.dry_run()));
         let agent = Self {
             config: Mutex::new(Arc::new(config)),
             netns,
@@ -215,6 +216,7 @@ impl Agent {
             node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
+            dry_run,
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),

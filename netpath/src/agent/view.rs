@@ -130,6 +130,7 @@ impl Agent {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             uplinks,
+            pin_dir: self.config().paths.pin_dir.display().to_string(),
             programs: self.describe_programs(attachments),
             pods,
             flows: lock(&self.swept).kept,

@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
     Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
+    Trace, TraceRequest,
 };
 
 /// How long an answer may take. Listing a full flow table takes the agent a few seconds.
@@ -120,6 +121,11 @@ impl Client {
     /// Drop reasons that have packets.
     pub async fn drops(&self) -> Result<Vec<Drop>, ClientError> {
         self.get("/v1/drops").await
+    }
+
+    /// What the programs would do with a packet.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
+        self.post("/v1/trace", request).await
     }
 
     /// Events from now on, until the stream is dropped or the agent ends.

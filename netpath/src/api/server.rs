@@ -4,6 +4,7 @@ mod failure;
 mod listener;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{
     fs::{self, Permissions},
@@ -101,6 +102,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/networks/{name}", patch(network_set).delete(network_rm))
         .route("/v1/flows", get(flows).delete(flush))
         .route("/v1/drops", get(drops))
+        .route("/v1/trace", post(trace::trace))
         .layer(middleware::from_fn(in_time));
     timed
         .route("/v1/events", get(events))

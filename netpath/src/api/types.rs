@@ -1,13 +1,17 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
 mod filter;
+mod trace;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol};
+pub use self::{
+    filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol},
+    trace::{Trace, TraceRequest, TracedPacket, TracedProgram, TracedStage, TracedWay},
+};
 
 /// `POST /v1/pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,6 +303,9 @@ pub struct Status {
     pub uptime_s: u64,
     /// Uplinks, by name.
     pub uplinks: Vec<String>,
+    /// Directory of pinned programs and tables, as the agent sees it.
+    #[serde(default)]
+    pub pin_dir: String,
     /// Attached programs.
     pub programs: Vec<ProgramStatus>,
     /// Number of pods.

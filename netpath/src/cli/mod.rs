@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Everything but `agent run` and `lab` talks to a running agent.
 
 mod agent;
+mod capture;
 mod completions;
 mod doctor;
 mod drop;
@@ -15,6 +16,7 @@ mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninstall;
 mod units;
 
@@ -98,6 +100,10 @@ pub enum Command {
     Drop(drop::Command),
     /// Print drops and new flows as they happen
     Monitor(monitor::Args),
+    /// Tell what would become of a packet, stage by stage, without sending it
+    Trace(trace::Args),
+    /// Capture a pod's packets, before and after translation
+    Capture(capture::Args),
     /// Show the agent, its programs, tables and problems
     Status,
     /// Find what on this node keeps netpath from working, and say how to put it right; changes nothing
@@ -147,6 +153,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
+        Command::Trace(args) => trace::run(global, args)?,
+        Command::Capture(args) => capture::run(global, &args)?,
         Command::Status => status::run(global)?,
         Command::Doctor(args) => return doctor::run(global, args),
         Command::Uninstall => uninstall::run(global)?,

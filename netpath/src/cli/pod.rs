@@ -1,6 +1,6 @@
 //! `netpath pod`.
 
-mod exec;
+pub(super) mod exec;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode};
 

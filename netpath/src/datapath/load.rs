@@ -3,14 +3,11 @@
 use std::path::Path;
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::MapInfo,
-    programs::{ProgramError, SchedClassifier},
-    util::KernelVersion,
+    Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier, util::KernelVersion,
 };
 use netpath_common::abi::{
     Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
-    PodCounter, PodLimit, Program, Route, RouteKey,
+    PodCounter, PodLimit, Program, Route, RouteKey, Trace,
 };
 
 use super::{
@@ -46,7 +43,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 20] = [
+pub const TABLES: [Table; 21] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -67,6 +64,7 @@ pub const TABLES: [Table; 20] = [
     table::<u32, ()>("SEARCH", false, true),
     table::<u32, ()>("SOURCES", false, true),
     table::<u32, ()>("HEADERS", false, true),
+    table::<u32, Trace>("TRACE", false, true),
     table::<u32, u64>("EVENT_TIMES", false, true),
     table::<(), ()>("EVENTS", false, true),
 ];
@@ -86,27 +84,42 @@ fn fib_flags() -> u32 {
 
 /// Loads all programs; nothing is attached yet.
 pub(super) fn load(options: &Options, pins: &Pins) -> Result<Ebpf, DatapathError> {
-    let flags = fib_flags();
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("GATEWAY_MAC", &options.gateway_mac[..], true)
-        .override_global("FIB_FLAGS", &flags, true)
-        .map_max_entries("FLOWS", options.flow_entries);
-    for table in TABLES.iter().filter(|table| table.pinned) {
-        let path = pins.maps.join(table.name);
-        check_pin(table, &path)?;
-        loader.map_pin_path(table.name, path);
-    }
-    let mut ebpf = loader.load(ELF).map_err(kernel("loading the eBPF object"))?;
+    let mut ebpf = open(&options.gateway_mac, false, |loader| {
+        loader.map_max_entries("FLOWS", options.flow_entries);
+        for table in TABLES.iter().filter(|table| table.pinned) {
+            let path = pins.maps.join(table.name);
+            check_pin(table, &path)?;
+            loader.map_pin_path(table.name, path);
+        }
+        Ok(())
+    })?;
     for program in PROGRAMS {
-        classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, &error))?;
+        verify(classifier(&mut ebpf, program)?, program)?;
     }
     Ok(ebpf)
 }
 
-/// The verifier's refusal of a program.
-pub(super) fn refused(program: Program, error: &ProgramError) -> DatapathError {
-    DatapathError::Verifier { program: program.name(), reason: tail(&chain(error)) }
+/// The object with its constants set and its tables made or opened as `tables` says; no program is verified yet.
+pub(super) fn open(
+    gateway_mac: &[u8; 6],
+    dry_run: bool,
+    tables: impl FnOnce(&mut EbpfLoader<'_>) -> Result<(), DatapathError>,
+) -> Result<Ebpf, DatapathError> {
+    let (flags, dry_run) = (fib_flags(), u32::from(dry_run));
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("GATEWAY_MAC", &gateway_mac[..], true)
+        .override_global("FIB_FLAGS", &flags, true)
+        .override_global("DRY_RUN", &dry_run, true);
+    tables(&mut loader)?;
+    loader.load(ELF).map_err(kernel("loading the eBPF object"))
+}
+
+/// Gives a program to the kernel's verifier.
+pub(super) fn verify(classifier: &mut SchedClassifier, program: Program) -> Result<(), DatapathError> {
+    classifier
+        .load()
+        .map_err(|error| DatapathError::Verifier { program: program.name(), reason: tail(&chain(&error)) })
 }
 
 /// The end of a verifier log: the refusal stands in its last lines.

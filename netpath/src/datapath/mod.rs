@@ -5,6 +5,7 @@
 
 mod attach;
 mod bpf;
+mod dry_run;
 mod error;
 mod events;
 mod flows;
@@ -31,6 +32,7 @@ use netpath_common::abi::{
 pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
     attach::AttachKind,
+    dry_run::{At, DryRun, MAX_FRAME, Ran},
     error::DatapathError,
     events::Events,
     flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
@@ -73,6 +75,7 @@ pub struct Datapath {
     tables: Tables,
     limits: Limits,
     pins: Pins,
+    gateway_mac: [u8; 6],
     attach: AttachKind,
     events: Option<RingBuf<aya::maps::MapData>>,
 }
@@ -90,7 +93,8 @@ impl Datapath {
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
-        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events })
+        let gateway_mac = options.gateway_mac;
+        Ok(Self { ebpf, tables, limits, pins, gateway_mac, attach: options.attach, events })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.
@@ -173,6 +177,11 @@ impl Datapath {
             })?
             .try_into()
             .map_err(kernel(format!("using {name} as a tc program")))
+    }
+
+    /// The programs once more, to run by hand on the tables as they are.
+    pub fn dry_run(&self) -> DryRun {
+        DryRun::new(self.gateway_mac, self.pins.maps.clone())
     }
 
     /// Writes one endpoint.

@@ -1,13 +1,10 @@
 //! Questions to the kernel that change nothing: for those who look for faults while an agent may be running.
 
-use aya::{
-    EbpfLoader,
-    programs::{SchedClassifier, TcAttachType},
-};
+use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{
     error::{DatapathError, kernel},
-    load::{self, ELF, PROGRAMS},
+    load::{self, PROGRAMS},
 };
 
 /// A program among an interface's tcx programs.
@@ -28,14 +25,11 @@ pub struct TcxProgram {
 pub fn try_load() -> Result<(), DatapathError> {
     // The flow table's size takes memory and is not what is asked.
     const FEW: u32 = 64;
-    let mut ebpf = EbpfLoader::new()
-        .map_max_entries("FLOWS", FEW)
-        .load(ELF)
-        .map_err(kernel("loading the eBPF object"))?;
-    PROGRAMS.into_iter().try_for_each(|program| {
-        let classifier = load::classifier(&mut ebpf, program)?;
-        classifier.load().map_err(|error| load::refused(program, &error))
-    })
+    let mut ebpf = load::open(&[0; 6], false, |loader| {
+        loader.map_max_entries("FLOWS", FEW);
+        Ok(())
+    })?;
+    PROGRAMS.into_iter().try_for_each(|program| load::verify(load::classifier(&mut ebpf, program)?, program))
 }
 
 /// Whether the kernel has tcx.

@@ -21,7 +21,7 @@ use crate::{
     bpf::{
         helper,
         map::{InsertError, LruHash, PerCpu, add, store},
-        socket,
+        socket, trace,
     },
     packet::{Headers, SCTP, is_icmp, rewrite::Translation, tc::Packet},
 };
@@ -107,6 +107,9 @@ fn insert_bound(
     }
     // The port that stands: an echo has its identifier in both places.
     (binding.addr, binding.port) = (search.addr, search.reply.dport);
+    if trace::bound(&search.addr, search.reply.dport, search.tried) {
+        return code::DONE;
+    }
     scratch.rewrite = Rewrite::Source as u8;
     scratch.peer_seen = 0;
     scratch.addr = binding.addr;

@@ -22,6 +22,7 @@ use crate::{
     bpf::{
         helper,
         map::{Hash, PerCpu, add, store},
+        trace,
     },
     packet::{ETHERNET, Headers, Part, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
 };
@@ -50,7 +51,9 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
     {
         return None;
     }
-    refresh(flow, packet, headers);
+    if !trace::flow(flow) {
+        refresh(flow, packet, headers);
+    }
     Some(flow)
 }
 

@@ -9,8 +9,9 @@ use netpath_common::{
 use super::{FLOW_SCRATCH, FLOWS, blank, code, first_packet, is_original, lookup, translation};
 use crate::{
     bpf::{
-        helper,
+        globals, helper,
         map::{InsertError, PerCpu, Shared, add},
+        trace,
     },
     packet::{Headers, Transport, tc::Packet},
 };
@@ -81,6 +82,9 @@ fn insert_tracked(packet: &Packet, headers: &Headers, pod: Option<&Endpoint>) ->
         // Without translation, another CPU was first with the same pair.
         _ => {}
     }
+    if trace::tracked() {
+        return code::DONE;
+    }
     scratch.peer_seen = 0;
     first_packet(scratch, packet, headers);
     if insert(key, scratch) == Err(InsertError::Full) {
@@ -109,6 +113,9 @@ pub(super) fn admit(slot: u32) -> u8 {
 /// Notes a flow that was made.
 #[inline(always)]
 pub(super) fn opened(slot: u32, key: &FlowKey) {
+    if globals::dry_run() {
+        return;
+    }
     if let Some(opened) = POD_OPENED.get_mut(slot) {
         add(opened, 1);
     }

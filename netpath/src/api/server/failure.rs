@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Refusal(Failure);
 
 const PATHS: &str =
-    "/v1/ has status, pods, pods/NAME, networks, networks/NAME, flows, drops, events and uninstall";
+    "/v1/ has status, pods, pods/NAME, networks, networks/NAME, flows, drops, trace, events and uninstall";
 
 impl Refusal {
     fn new(code: FailureCode, message: impl Into<String>, hint: Option<&str>) -> Self {

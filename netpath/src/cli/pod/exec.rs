@@ -43,7 +43,7 @@ pub(super) fn replace_process(pod: &Pod, agent: u32, command: &[OsString]) -> an
 }
 
 /// Opens a namespace's file as the agent sees it: it may live in another mount namespace.
-fn open(netns: &str, agent: u32) -> io::Result<OwnedFd> {
+pub(in crate::cli) fn open(netns: &str, agent: u32) -> io::Result<OwnedFd> {
     let root = format!("/proc/{agent}/root");
     let directory = File::open(&root)?;
     // With the agent's root as ours, so that links such as /var/run -> /run stay on its side.

@@ -13,7 +13,7 @@ use std::{io, path::Path};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, MapInfo};
 use netpath_common::{
-    abi::{Flow, FlowDirection, FlowKey, Rewrite},
+    abi::{ABI_VERSION, Flow, FlowDirection, FlowKey, Rewrite},
     logic::flow_state::{FlowState, state},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -83,6 +83,14 @@ impl FlowTable {
         let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
         let map = HashMap::try_from(Map::HashMap(data)).map_err(kernel(doing()))?;
         Self::over(map, capacity).map_err(kernel(doing()))
+    }
+
+    /// The table of an instance, by the directory of its pins.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn of_instance(pin_dir: &Path) -> Result<Self, DatapathError> {
+        Self::open(&pin_dir.join(format!("v{ABI_VERSION}/maps/FLOWS")))
     }
 
     fn over(map: HashMap<MapData, FlowKey, Flow>, capacity: u32) -> io::Result<Self> {
@@ -156,6 +164,14 @@ impl FlowTable {
             }
         }
         Ok(pairs)
+    }
+
+    /// The half with this key, of whichever direction.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn half(&self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
+        self.get(key)
     }
 
     fn get(&self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
