@@ -3,7 +3,8 @@
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
-//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
+//! the programs tell, `view`, `flows` and `snat` answer the API, `notify` tells the service manager,
+//! `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -13,6 +14,7 @@ mod links;
 mod network;
 mod networks;
 mod node;
+mod notify;
 mod pods;
 mod ports;
 mod reconcile;
@@ -40,7 +42,7 @@ use std::{
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, registry::Registry, state::State};
+use self::{node::NodeState, notify::Progress, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
@@ -66,6 +68,7 @@ pub struct Agent {
     /// What is wrong now, by object.
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
+    progress: Progress,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,

@@ -201,7 +201,7 @@ impl Agent {
 
     async fn ensure_uplink(&self, uplink: &Uplink, families: &[Family]) -> Result<(), AgentError> {
         if families.contains(&Family::V6) {
-            advertisements::keep(&self.state, &uplink.name).await?;
+            advertisements::keep(&self.state, uplink).await?;
         }
         self.attach_uplink(uplink).await
     }
@@ -274,9 +274,13 @@ impl Agent {
         let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
         let others = present.without(&ours);
         let added = Ports::range(&self.config().snat_ports).without(&others);
-        self.state.record(|host| host.reserved_ports = added.to_string()).await?;
         let wanted = others.with(&added);
-        if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
+        // Until they are back with the host, those of an earlier range are still ours.
+        self.state.record(|host| host.reserved_ports = ours.with(&added).to_string()).await?;
+        if wanted != present {
+            write_reserved(&wanted).await?;
+        }
+        self.state.record(|host| host.reserved_ports = added.to_string()).await
     }
 }
 

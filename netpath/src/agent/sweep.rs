@@ -9,7 +9,7 @@ use std::{
 
 use netpath_common::abi::Rewrite;
 
-use super::{Agent, AgentError, lock, node::Seen};
+use super::{Agent, AgentError, lock, node::Seen, notify::Loop};
 use crate::{
     compile,
     datapath::{Datapath, DatapathError, Swept, monotonic_ns},
@@ -17,7 +17,7 @@ use crate::{
 
 /// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
 /// sweep renews holds for a minute.
-const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+pub(super) const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// A sweep is followed by so many times its own time: reading an entry takes the kernel a third of a microsecond, and
 /// half a million flows are not to take more than a fortieth of a core.
 const REST: u32 = 40;
@@ -28,6 +28,7 @@ impl Agent {
         let mut ending = self.ending.subscribe();
         loop {
             self.note("flow table", &self.sweep().await);
+            self.progress.step(Loop::Sweep);
             let took = Duration::from_nanos(lock(&self.swept).cpu_ns);
             tokio::select! {
                 () = tokio::time::sleep((took * REST).clamp(SWEEP.0, SWEEP.1)) => {}
