@@ -5,6 +5,7 @@
 
 mod fuzz;
 mod lint;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -51,6 +52,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Build a Debian package of the agent
+    Package(package::Arguments),
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Test { args } => test::test(&args),
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
+        Command::Package(arguments) => package::package(&arguments),
         Command::Lint => lint::lint(),
     };
     match result {
