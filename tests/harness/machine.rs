@@ -16,7 +16,8 @@ use crate::wait;
 
 /// On the tmpfs that a test with a topology has.
 const DIR: &str = "/mnt/machine";
-/// What becomes systemd. `/proc/sys` beside the network's is the real machine's.
+/// What becomes systemd. `/proc/sys` beside the network's is the real machine's. systemd mounts bpffs itself, but for what
+/// it takes for a container.
 const BOOT: &str = r#"
 set -eu
 echo $$ > "$1"/cgroup.procs
@@ -29,6 +30,7 @@ exec unshare --mount --pid --uts --ipc --cgroup --fork --kill-child bash -euc '
   mount -o remount,bind,rw proc/sys/net
   mount -t sysfs sysfs sys
   mount -t cgroup2 cgroup2 sys/fs/cgroup
+  mount -t bpf -o mode=0700,nosuid,nodev,noexec bpf sys/fs/bpf
   mount -t tmpfs dev dev
   for node in null zero full random urandom tty; do touch dev/$node; mount --bind /dev/$node dev/$node; done
   mkdir dev/shm dev/pts

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use netpath::net::Netns;
-use netpath::net::sysctl;
+use netpath::{
+    lab::checks::{self, Scene},
+    net::sysctl,
+};
 use netpath_tests::{
     node::{Node, PATIENCE, run_in},
     sysctls,
@@ -138,4 +141,30 @@ fn sysctls_that_somebody_else_changed_stay_theirs() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(read("net/ipv4/ip_local_reserved_ports"), "7777,60000");
     assert_eq!(read("net/ipv6/conf/wan/accept_ra"), "1", "set back under its new name");
+}
+
+/// A host that judges packets by the way back (RFC 3704, strict) needs no exception for pods: netpath sets no `rp_filter`.
+#[test]
+fn pods_work_where_the_way_back_is_judged() {
+    let (topology, runtime) = Node::without_agent();
+    let netns = topology.node.netns.clone();
+    for name in ["all", "default", "up0"] {
+        let key = format!("net/ipv4/conf/{name}/rp_filter");
+        netns.enter(|| sysctl::write(&key, "1")).unwrap().unwrap();
+    }
+    let mut node = Node::with_agent(topology, runtime, "");
+    node.wait_ready();
+    let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
+    // By the host's own stack.
+    let said = run_in(&pods[0].netns, "ping", &["-c", "1", "-t", "1", "-W", "2", "198.18.1.2"]);
+    assert!(said.contains("Time to live exceeded"), "{said}");
+    let scene = Scene {
+        topology: node.topology.clone(),
+        pods,
+        client: node.client.clone(),
+        runtime: node.runtime.handle().clone(),
+    };
+    let checks = checks::run(&scene, |_| ());
+    let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
+    assert!(failed.is_empty() && !checks.is_empty(), "{failed:#?}");
 }
