@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use netpath::net::Netns;
 use netpath::{
     lab::checks::{self, Scene},
-    net::sysctl,
+    net::{Netns, sysctl},
 };
 use netpath_tests::{
     node::{Node, PATIENCE, run_in},
