@@ -2,3 +2,5 @@
 
 mod command_line;
 mod lab_run;
+mod package;
+mod systemd;

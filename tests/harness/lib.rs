@@ -1,9 +1,11 @@
 //! What the tests stand on: namespaces of their own, packets, the program runner, and a node with a real agent.
 
 pub mod kernel;
+pub mod machine;
 pub mod namespace;
 pub mod node;
 pub mod packet;
 pub mod scene;
 pub mod side;
+pub mod sysctls;
 pub mod wait;

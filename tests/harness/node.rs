@@ -22,6 +22,8 @@ use netpath::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,6 +45,7 @@ pub struct Node {
     /// The runtime everything asynchronous runs on.
     pub runtime: Runtime,
     agent: Child,
+    launcher: Vec<String>,
 }
 
 impl Node {
@@ -65,16 +68,33 @@ impl Node {
 
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
+        Self::with_launcher(topology, runtime, configuration, &[])
+    }
+
+    /// The same by a command, with its arguments, that becomes what follows it (env, setpriv).
+    pub fn with_launcher(
+        topology: Arc<Topology>,
+        runtime: Runtime,
+        configuration: &str,
+        launcher: &[&str],
+    ) -> Self {
         configure(configuration);
-        let agent = spawn_agent(&topology.node.netns);
-        Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
+        let launcher: Vec<_> = launcher.iter().map(ToString::to_string).collect();
+        let agent = spawn_agent(&topology.node.netns, &launcher);
+        let client = Client::new("/run/netpath/default/agent.sock");
+        Self { topology, client, runtime, agent, launcher }
+    }
+
+    /// Sends the agent a signal.
+    pub fn signal(&self, signal: Signal) {
+        let agent = Pid::from_raw(self.agent.id().try_into().expect("process id"));
+        kill(agent, signal).expect("the agent runs");
     }
 
     /// Gives the running agent another configuration, as an operator would (SIGHUP).
     pub fn reconfigure(&self, configuration: &str) {
         configure(configuration);
-        let agent = nix::unistd::Pid::from_raw(self.agent.id().try_into().expect("process id"));
-        nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
+        self.signal(Signal::SIGHUP);
     }
 
     /// Waits until the agent answers.
@@ -113,7 +133,7 @@ impl Node {
 
     /// Starts an agent again.
     pub fn restart(&mut self) {
-        self.agent = spawn_agent(&self.topology.node.netns);
+        self.agent = spawn_agent(&self.topology.node.netns, &self.launcher);
         self.wait_ready();
     }
 
@@ -167,12 +187,12 @@ pub fn binary() -> PathBuf {
 }
 
 /// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.
-fn spawn_agent(node: &Netns) -> Child {
+fn spawn_agent(node: &Netns, launcher: &[String]) -> Child {
     let own = Netns::current().expect("own namespace");
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).args(["-v", "agent", "run"]);
+    command.args(["--pdeathsig", "KILL", "--"]).args(launcher).arg(binary()).args(["-v", "agent", "run"]);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

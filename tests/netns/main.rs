@@ -15,5 +15,6 @@ mod restart;
 mod routing;
 mod sctp;
 mod snat;
+mod systemd;
 mod trace;
 mod uninstall;

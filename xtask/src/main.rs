@@ -6,6 +6,7 @@
 mod bench;
 mod fuzz;
 mod lint;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -55,6 +56,8 @@ enum Command {
     /// Measure what takes too long, or too quiet a machine, for a test
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Build a Debian package of the agent
+    Package(package::Arguments),
     /// Check format, clippy, rustdoc and the rules of the code base
     Lint,
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
         Command::Bench(benchmark) => bench::bench(&benchmark),
+        Command::Package(arguments) => package::package(&arguments),
         Command::Lint => lint::lint(),
     };
     match result {

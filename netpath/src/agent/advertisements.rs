@@ -7,18 +7,21 @@
 use nix::errno::Errno;
 
 use super::{AgentError, blocking, state::State};
-use crate::net::{NetError, sysctl};
+use crate::{
+    compile::Uplink,
+    net::{NetError, sysctl},
+};
 
-/// Keeps an uplink's learnt default route. Written down for [`release`] before it is changed.
-pub(super) async fn keep(state: &State, uplink: &str) -> Result<(), AgentError> {
-    let key = key(uplink);
+/// Keeps an uplink's learnt default route. Written down for [`release`] before it is changed, by index: a name may change.
+pub(super) async fn keep(state: &State, uplink: &Uplink) -> Result<(), AgentError> {
+    let key = key(&uplink.name);
     if read(key.clone()).await?.as_deref() != Some("1") {
         return Ok(());
     }
     state
         .record(|host| {
-            if !host.advertised.iter().any(|name| name == uplink) {
-                host.advertised.push(uplink.to_owned());
+            if !host.accept_ra.contains(&uplink.ifindex) {
+                host.accept_ra.push(uplink.ifindex);
             }
         })
         .await?;

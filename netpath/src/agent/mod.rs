@@ -4,7 +4,7 @@
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs,
 //! `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and
-//! `trace` answer the API, `uninstall` takes everything away.
+//! `trace` answer the API, `notify` tells the service manager, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -15,6 +15,7 @@ mod links;
 mod network;
 mod networks;
 mod node;
+mod notify;
 mod pods;
 mod ports;
 mod ranges;
@@ -45,7 +46,7 @@ use std::{
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, registry::Registry, state::State};
+use self::{node::NodeState, notify::Progress, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
@@ -73,6 +74,7 @@ pub struct Agent {
     swept: Mutex<Swept>,
     /// The programs of traces, which run one at a time.
     dry_run: Arc<Mutex<DryRun>>,
+    progress: Progress,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,

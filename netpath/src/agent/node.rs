@@ -205,7 +205,7 @@ impl Agent {
 
     async fn ensure_uplink(&self, uplink: &Uplink, families: &[Family]) -> Result<(), AgentError> {
         if families.contains(&Family::V6) {
-            advertisements::keep(&self.state, &uplink.name).await?;
+            advertisements::keep(&self.state, uplink).await?;
         }
         self.attach_uplink(uplink).await
     }

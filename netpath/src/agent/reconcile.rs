@@ -9,11 +9,11 @@ use std::{
 
 use tokio::time::MissedTickBehavior;
 
-use super::{Agent, AgentError, lock, pods::object, registry::Entry};
+use super::{Agent, AgentError, lock, notify::Loop, pods::object, registry::Entry};
 use crate::model::PodState;
 
 /// Time between full passes: what nothing announces is repaired within it.
-const FULL_PASS: Duration = Duration::from_secs(10);
+pub(super) const FULL_PASS: Duration = Duration::from_secs(10);
 /// Time between looks at what netlink tells, so that what changes there is repaired within two seconds. Three dumps
 /// cost less than being woken by every change that the agent makes itself.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,6 +40,7 @@ impl Agent {
                 () = self.reloaded.notified() => true,
                 _ = ending.wait_for(|ending| *ending) => return,
             };
+            self.progress.step(Loop::Reconcile);
             let looked = self.look().await;
             self.note("netlink", &looked.as_ref().map(|_| ()));
             let full = reloaded || last_full.elapsed() >= FULL_PASS;
@@ -65,6 +66,7 @@ impl Agent {
                 return;
             }
             self.ensure_pod(&entry, extent).await;
+            self.progress.step(Loop::Reconcile);
         }
         self.note("leftovers", &self.drop_leftovers().await);
     }

@@ -18,9 +18,13 @@ impl Agent {
             wanted = wanted.with(&ours.within(&Ports::range(retired)));
         }
         let added = wanted.without(&others);
-        self.state.record(|host| host.reserved_ports = added.to_string()).await?;
         let wanted = others.with(&added);
-        if wanted != present { write_reserved(&wanted).await } else { Ok(()) }
+        // Until they are back with the host, those of an earlier range are still ours.
+        self.state.record(|host| host.reserved_ports = ours.with(&added).to_string()).await?;
+        if wanted != present {
+            write_reserved(&wanted).await?;
+        }
+        self.state.record(|host| host.reserved_ports = added.to_string()).await
     }
 }
 

@@ -17,13 +17,13 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, ranges::Ranges, reconcile::Extent,
+    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, notify, ranges::Ranges, reconcile::Extent,
     registry::Registry, state::State, uninstall::remove_all,
 };
 use crate::{
     api::server,
     config::{Config, ConfigError, Paths},
-    datapath::{AttachKind, Datapath, Options, Swept, ensure_bpffs},
+    datapath::{AttachKind, Datapath, Options, Swept, is_bpffs, mount_bpffs},
     model::{GATEWAY_MAC, Network, overlap},
     net::{Netlink, Netns},
     store::{EmbeddedStore, Store, private_dir},
@@ -55,20 +55,23 @@ pub async fn run(
     let mut signals = Signals::listen()?;
     let store = open_store(&config.paths).await?;
     let (agent, mut uninstall) = Agent::open(config, store).await?;
-    let tasks = agent.begin().await?;
+    let mut tasks = agent.begin().await?;
     let socket = agent.config().paths.socket();
     let listener = server::bind(&socket).await?;
     // Served until the answers are out, that of `uninstall` included.
     let (end_server, server_ends) = watch::channel(false);
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
     tracing::info!(socket = %socket.display(), node = agent.config().node, "ready");
+    tasks.spawn(Arc::clone(&agent).tell_loop(serving.abort_handle()));
     let asked = loop {
         tokio::select! {
             to_end = signals.next() => if to_end { break None },
             asked = uninstall.recv() => break asked,
         }
-        agent.reload(blocking(reread.clone()).await).await;
+        notify::reloading().await;
+        notify::reloaded(agent.reload(blocking(reread.clone()).await).await).await;
     };
+    notify::stopping().await;
     agent.end(tasks).await;
     let outcome = match asked {
         Some(tell) => {
@@ -180,7 +183,7 @@ impl Agent {
         let registry = Registry::new(networks(&config, &state).await?, pods);
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
-        mount_bpffs(&config.paths, &state).await?;
+        ensure_bpffs(&config.paths, &state).await?;
         let attach = config.attach.unwrap_or_else(AttachKind::best);
         let options = Options {
             pin_dir: config.paths.pin_dir.clone(),
@@ -217,6 +220,7 @@ impl Agent {
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
             dry_run,
+            progress: notify::Progress::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
@@ -283,15 +287,16 @@ async fn networks(config: &Config, state: &State) -> Result<Vec<Network>, AgentE
     Ok(all)
 }
 
-/// Mounts bpffs if it is missing, and writes down whether it was us.
-async fn mount_bpffs(paths: &Paths, state: &State) -> Result<(), AgentError> {
+/// Mounts bpffs if it is missing, written down before that it was us.
+async fn ensure_bpffs(paths: &Paths, state: &State) -> Result<(), AgentError> {
     if !paths.pin_dir.starts_with(BPFFS) {
         return Ok(());
     }
-    let had_pins = paths.pin_dir.exists();
-    let mounted = blocking(|| ensure_bpffs(Path::new(BPFFS))).await?;
-    // A mount of ours that is gone, after a reboot say, has taken the pins with it.
-    state.record(|host| host.mounted_bpffs = mounted || (host.mounted_bpffs && had_pins)).await
+    if !blocking(|| is_bpffs(Path::new(BPFFS))).await? {
+        state.record(|host| host.mounted_bpffs = true).await?;
+        blocking(|| mount_bpffs(Path::new(BPFFS))).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Everything is written down before the kernel is touched, so that a crash leaves a record of what may be half-made.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use super::AgentError;
 use crate::{
     model::{Network, NetworkChange, Pod},
+    net::Netns,
     store::Store,
 };
 
@@ -33,11 +34,37 @@ pub(super) struct HostChanges {
     pub(super) routes: Vec<IpNet>,
     /// Interfaces with clsact filters of ours: filters have no pins to find them by.
     pub(super) filtered: Vec<String>,
-    /// Interfaces whose `accept_ra` it raised from 1 to 2.
+    /// Indexes of interfaces whose `accept_ra` it raised from 1 to 2.
     #[serde(default)]
-    pub(super) advertised: Vec<String>,
+    pub(super) accept_ra: Vec<u32>,
+    /// Where the sysctls were changed, see [`place`]; absent in what earlier versions wrote.
+    #[serde(default)]
+    pub(super) place: Option<String>,
     /// Whether it mounted bpffs.
     pub(super) mounted_bpffs: bool,
+}
+
+impl HostChanges {
+    /// What of a record holds at a place. Sysctls go with a reboot or a network namespace, mounts with a reboot: what is
+    /// there now is somebody else's, also if it is the same as ours was.
+    fn here(recorded: Option<Self>, place: &str) -> Self {
+        let mut host = recorded.unwrap_or_default();
+        let boot = |place: &str| place.split(' ').next().map(str::to_owned);
+        if let Some(recorded) = host.place.as_deref().filter(|recorded| *recorded != place) {
+            host.mounted_bpffs &= boot(recorded) == boot(place);
+            host.reserved_ports.clear();
+            host.accept_ra.clear();
+        }
+        host.place = Some(place.to_owned());
+        host
+    }
+}
+
+/// This boot and this thread's network namespace, a blank between them.
+fn place() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let netns = Netns::current().map_or(0, |netns| netns.inode());
+    format!("{} {netns}", boot.trim())
 }
 
 /// The store, with what of it is kept in memory.
@@ -59,7 +86,7 @@ impl State {
     pub(super) async fn load(store: Arc<dyn Store>) -> Result<(Self, Vec<Pod>), AgentError> {
         let pods = store.read_all(PODS).await?;
         let next = store.read(NEXT_ID).await?.unwrap_or(1);
-        let host = store.read(HOST).await?.unwrap_or_default();
+        let host = HostChanges::here(store.read(HOST).await?, &place());
         Ok((Self { store, host: Mutex::new(host), ids: Mutex::new(Ids { next, end: next }) }, pods))
     }
 
@@ -185,9 +212,28 @@ mod tests {
         store.refuse("");
         assert!(state.record(|host| host.reserved_ports = "1".into()).await.is_err());
         assert!(state.next_id().await.is_err());
-        let expected = HostChanges { mounted_bpffs: true, ..HostChanges::default() };
+        let expected = HostChanges { mounted_bpffs: true, ..HostChanges::here(None, &place()) };
         assert_eq!(state.host().await, expected);
         let (later, _) = State::load(store).await.unwrap();
         assert_eq!(later.host().await, expected);
+    }
+
+    #[test]
+    fn sysctls_of_another_boot_are_not_ours_any_more() {
+        let ours = HostChanges {
+            reserved_ports: "1-2".into(),
+            accept_ra: vec![7],
+            mounted_bpffs: true,
+            place: Some("boot1 1".into()),
+            ..HostChanges::default()
+        };
+        assert_eq!(HostChanges::here(Some(ours.clone()), "boot1 1"), ours);
+        for (place, mounted_bpffs) in [("boot1 2", true), ("boot2 1", false)] {
+            let later = HostChanges::here(Some(ours.clone()), place);
+            let expected = HostChanges { mounted_bpffs, place: Some(place.into()), ..HostChanges::default() };
+            assert_eq!(later, expected);
+        }
+        let earlier = HostChanges { place: None, ..ours.clone() };
+        assert_eq!(HostChanges::here(Some(earlier), "boot1 1"), ours, "written before places were");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use netpath_common::abi::Rewrite;
 
-use super::{Agent, AgentError, lock, node::Seen};
+use super::{Agent, AgentError, lock, node::Seen, notify::Loop};
 use crate::{
     compile,
     datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns},
@@ -17,7 +17,7 @@ use crate::{
 
 /// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
 /// sweep renews holds for a minute.
-const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+pub(super) const SWEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// The same if the last sweep found more than three quarters of the table in use: a flood may fill the rest in seconds.
 const HURRIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// A sweep is followed by so many times its own time: reading an entry takes the kernel a third of a microsecond, and
@@ -33,6 +33,7 @@ impl Agent {
         let mut ending = self.ending.subscribe();
         loop {
             self.note("flow table", &self.sweep().await);
+            self.progress.step(Loop::Sweep);
             let rest = rest(&lock(&self.swept), self.flow_entries);
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}

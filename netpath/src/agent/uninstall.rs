@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Instance, Paths},
-    datapath::{remove_filters, remove_pins},
+    datapath::{is_bpffs, remove_filters, remove_pins},
     model::{GATEWAY_MAC, Pod, is_interface_of},
     net::{Netlink, Netns},
 };
@@ -59,9 +59,7 @@ pub(super) async fn remove_all(
         failures.note(netlink.delete_route(&block_route(prefix)).await);
     }
     failures.note(release_ports(&host.reserved_ports).await);
-    for uplink in host.advertised {
-        failures.note(advertisements::release(&uplink).await);
-    }
+    failures.note(release_advertisements(&host.accept_ra, netlink).await);
     for interface in host.filtered {
         failures.note(blocking(move || remove_filters(&interface)).await);
     }
@@ -77,6 +75,17 @@ pub(super) async fn remove_all(
     if failures.0.is_empty() { Ok(()) } else { Err(AgentError::Several(failures.0)) }
 }
 
+/// Sets `accept_ra` back on interfaces, whatever they are called now.
+async fn release_advertisements(raised: &[u32], netlink: &Netlink) -> Result<(), AgentError> {
+    if raised.is_empty() {
+        return Ok(());
+    }
+    for link in netlink.links().await?.into_iter().filter(|link| raised.contains(&link.index)) {
+        advertisements::release(&link.name).await?;
+    }
+    Ok(())
+}
+
 /// Removes links of pods that no store knows any more.
 async fn remove_strays(instance: &Instance, netlink: &Netlink) -> Result<(), AgentError> {
     for link in netlink.links().await? {
@@ -88,9 +97,12 @@ async fn remove_strays(instance: &Instance, netlink: &Netlink) -> Result<(), Age
     Ok(())
 }
 
-/// Unmounts the bpffs that the agent mounted, unless somebody has put something else there.
+/// Unmounts the bpffs that the agent mounted, unless it came not so far or somebody has put something else there.
 fn unmount_bpffs() -> Result<(), AgentError> {
     let doing = || format!("unmounting {BPFFS}");
+    if !is_bpffs(Path::new(BPFFS))? {
+        return Ok(());
+    }
     for entry in fs::read_dir(BPFFS).map_err(AgentError::io(doing()))? {
         let name = entry.map_err(AgentError::io(doing()))?.file_name();
         // The kernel puts these into every bpffs.
@@ -149,6 +161,7 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{agent::testing::with_node, net::sysctl};
 
     fn paths(root: &Path) -> Paths {
         let dir = |name: &str| root.join(name).join("netpath/i");
@@ -173,5 +186,43 @@ mod tests {
             fs::read_dir(&paths.run_dir).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["somebody.else"]);
         remove_files(&paths).unwrap();
+    }
+
+    /// What a crash between writing a change down and making it leaves; and values that somebody else has set since.
+    #[test]
+    fn what_was_not_changed_by_us_stays() {
+        const PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+        const UP0: &str = "net/ipv6/conf/up0/accept_ra";
+        const UP1: &str = "net/ipv6/conf/up1/accept_ra";
+        with_node(async |node| {
+            let index = async |name: &str| node.netlink.link(name).await.unwrap().unwrap().index;
+            let mut ours = HostChanges {
+                reserved_ports: "32768-49151".into(),
+                accept_ra: vec![index("up0").await, index("up1").await, 4711],
+                mounted_bpffs: true,
+                ..HostChanges::default()
+            };
+            let instance = Instance::new("agent-tests").unwrap();
+            let remove = async |host: &HostChanges| {
+                remove_all(&instance, &node.config.paths, Vec::new(), host.clone(), &node.netlink)
+                    .await
+                    .unwrap();
+                [PORTS, UP0, UP1].map(|key| sysctl::read(key).unwrap())
+            };
+            umount2(BPFFS, MntFlags::MNT_DETACH).unwrap_or_default();
+            sysctl::write(PORTS, "8080").unwrap();
+            assert_eq!(remove(&ours).await, ["8080", "1", "1"], "a crash before anything was set");
+            sysctl::write(PORTS, "8081,32768-50000").unwrap();
+            sysctl::write(UP0, "0").unwrap();
+            sysctl::write(UP1, "2").unwrap();
+            assert_eq!(
+                remove(&ours).await,
+                ["8081,49152-50000", "0", "1"],
+                "only what is still as we set it"
+            );
+            ours = HostChanges::default();
+            sysctl::write(UP1, "2").unwrap();
+            assert_eq!(remove(&ours).await, ["8081,49152-50000", "0", "2"], "nothing was ours");
+        });
     }
 }

@@ -37,7 +37,7 @@ pub use self::{
     events::Events,
     flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
-    pins::{ensure_bpffs, remove_pins},
+    pins::{is_bpffs, mount_bpffs, remove_pins},
 };
 use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;

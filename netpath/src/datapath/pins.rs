@@ -7,6 +7,7 @@ use std::{
 
 use netpath_common::abi::ABI_VERSION;
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -69,20 +70,27 @@ impl Pins {
     }
 }
 
-/// Mounts bpffs on `path` if no bpffs is there, readable by root only. Returns whether it mounted one.
+/// Whether there is a bpffs on `path`.
 ///
 /// # Errors
 /// [`DatapathError::Bpffs`] with the kernel's reason.
-pub fn ensure_bpffs(path: &Path) -> Result<bool, DatapathError> {
+pub fn is_bpffs(path: &Path) -> Result<bool, DatapathError> {
+    match statfs(path) {
+        Ok(found) => Ok(found.filesystem_type() == BPF_FS_MAGIC),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(DatapathError::Bpffs { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+/// Mounts bpffs on `path`, readable by root only.
+///
+/// # Errors
+/// [`DatapathError::Bpffs`] with the kernel's reason.
+pub fn mount_bpffs(path: &Path) -> Result<(), DatapathError> {
     let failed = |source: io::Error| DatapathError::Bpffs { path: path.to_owned(), source };
     fs::create_dir_all(path).map_err(failed)?;
-    let kind = statfs(path).map_err(|errno| failed(errno.into()))?.filesystem_type();
-    if kind == BPF_FS_MAGIC {
-        return Ok(false);
-    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| failed(errno.into()))?;
-    Ok(true)
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| failed(errno.into()))
 }
 
 /// Removes everything an instance pinned: links first, so that its programs are detached, then the qdiscs it added and

@@ -25,6 +25,8 @@ pub(crate) enum Purpose {
     Lint,
     /// Building, and the lab.
     Run,
+    /// Building, and packing.
+    Package,
     /// Building, and the tests.
     Test,
     /// Building, and the tests on other kernels.

@@ -40,6 +40,8 @@ struct Program {
 enum Need {
     /// `run`.
     Lab,
+    /// `package`.
+    Package,
     /// `test`.
     Test,
     /// `vm`.
@@ -52,6 +54,18 @@ const PROGRAMS: &[Program] = &[
         package: "nftables",
         why: "the lab's bridge mode, which netpath is compared with, masquerades with it",
         need: Need::Lab,
+    },
+    Program {
+        name: "dpkg-shlibdeps",
+        package: "dpkg-dev",
+        why: "says which libraries a package needs, and brings dpkg-deb's company: strip",
+        need: Need::Package,
+    },
+    Program {
+        name: "systemd-analyze",
+        package: "systemd",
+        why: "tests run the agent as its service, in namespaces of its own",
+        need: Need::Test,
     },
     Program {
         name: "ip",
@@ -139,6 +153,7 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
     let most = match purpose {
         Purpose::Lint => None,
         Purpose::Run => Some(Need::Lab),
+        Purpose::Package => Some(Need::Package),
         Purpose::Test | Purpose::Everything => Some(Need::Test),
         Purpose::Vm => Some(Need::Vm),
     };
@@ -218,8 +233,9 @@ mod tests {
     #[test]
     fn run_needs_fewer_programs_than_test() {
         assert!(
-            [Need::Lab, Need::Test, Need::Vm].map(|need| PROGRAMS.iter().any(|program| program.need == need))
-                == [true; 3]
+            [Need::Lab, Need::Package, Need::Test, Need::Vm]
+                .map(|need| PROGRAMS.iter().any(|program| program.need == need))
+                == [true; 4]
         );
         assert!(missing(Purpose::Lint).is_empty());
     }

@@ -1,0 +1,131 @@
+//! The agent as a service of a real systemd, which runs in namespaces of its own.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
+
+use netpath::{
+    lab::topology::{OUTSIDE, Topology},
+    net::Netns,
+};
+use netpath_tests::{
+    machine::Machine,
+    node::{Node, binary},
+    wait,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::runtime::Runtime;
+
+const UNIT: &str = include_str!("../../packaging/netpath.service");
+/// What an administrator writes.
+pub(crate) const CONFIGURATION: &str =
+    "uplinks = [\"up0\"]\nblock = [\"10.61.0.0/24\", \"fd00:61::/64\"]\n[flows]\ncapacity = 16384\n";
+
+/// One echo every 10 ms from a pod to outside, until it is asked how it went.
+pub(crate) struct Ping(Child);
+
+impl Ping {
+    pub(crate) fn start(pod: &Netns) -> Self {
+        let mut command = Command::new("ping");
+        command.args(["-i", "0.01", "-W", "5", &OUTSIDE.to_string()]).stdout(Stdio::piped());
+        Self(pod.enter(|| command.spawn()).expect("namespace").expect("ping"))
+    }
+
+    /// Ends it; what it counted, and whether nothing was lost.
+    pub(crate) fn lost_nothing(mut self) {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT).expect("ping runs");
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut self.0.stdout.take().expect("pipe"), &mut said).expect("ping");
+        self.0.wait().expect("ping");
+        let summary =
+            said.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default().to_owned();
+        println!("{summary}");
+        assert!(summary.contains(" 0% packet loss"), "{said}");
+    }
+}
+
+/// A router, an outside, and what runs them.
+type Surroundings = (Arc<Topology>, Runtime);
+
+/// A machine with the unit as it is in the checkout, and the binary under test; not started.
+fn machine(drop_in: &str) -> (Surroundings, Machine) {
+    let (topology, runtime) = Node::without_agent();
+    let root = Machine::files();
+    let bin = root.join("usr/bin/netpath");
+    fs::write(&bin, "").expect("binary");
+    mount(Some(&binary()), &bin, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("binary");
+    install(&root, drop_in);
+    let machine = Machine::boot(&topology.node.netns);
+    ((topology, runtime), machine)
+}
+
+fn install(root: &Path, drop_in: &str) {
+    let units = root.join("etc/systemd/system");
+    fs::write(units.join("netpath.service"), UNIT).expect("unit");
+    fs::create_dir_all(units.join("netpath.service.d")).expect("unit");
+    fs::write(units.join("netpath.service.d/test.conf"), drop_in).expect("unit");
+    fs::create_dir_all(root.join("etc/netpath")).expect("/etc/netpath");
+    fs::write(root.join("etc/netpath/netpath.toml"), CONFIGURATION).expect("configuration");
+}
+
+#[test]
+fn systemd_unit_keeps_traffic_over_reload_restart_crash_and_watchdog() {
+    let (_node, machine) = machine("[Service]\nWatchdogSec=8\n");
+    machine.run("systemctl start netpath");
+    let pid = || machine.unit("MainPID");
+    let of_agent = |what: &str| machine.run(&format!("readlink /proc/{}/ns/{what}", pid()));
+    assert_eq!(of_agent("mnt"), machine.run("readlink /proc/1/ns/mnt"), "the host's mounts");
+    let status = machine.run(&format!("grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/{}/status", pid()));
+    // CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21.
+    let expected = format!("CapEff:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t2", 1 << 12 | 1 << 19 | 1 << 21);
+    assert_eq!(status, expected);
+    machine.run("netpath pod add web");
+    // Not a file of its name only, as in a mount namespace of the agent's own.
+    let pod = Netns::open(&machine.path("/run/netns/web")).expect("the pod's namespace is the machine's");
+    let ping = Ping::start(&pod);
+    machine.run("systemctl reload netpath");
+    wait::until("reloaded", || machine.unit("StatusText").contains("configuration read again"));
+    let before = pid();
+    machine.run("systemctl restart netpath");
+    assert_ne!(before, pid());
+    let is_back = |times: &str| machine.unit("NRestarts") == times && machine.unit("ActiveState") == "active";
+    machine.run(&format!("kill -KILL {}", pid()));
+    wait::until("started after a crash", || is_back("1"));
+    machine.run(&format!("kill -STOP {}", pid()));
+    wait::until("started by the watchdog", || is_back("2"));
+    machine.run("netpath pod add other; netpath pod rm other");
+    ping.lost_nothing();
+
+    // An end that systemd must not take for an accident: `activating` would be the time before another start.
+    machine.run("netpath uninstall");
+    wait::until("ended", || machine.unit("ActiveState") == "inactive");
+    assert_eq!(machine.unit("Result"), "success");
+    let left = machine
+        .run("ls -A /run/netns /sys/fs/bpf; ls -d /var/lib/netpath /run/netpath 2>&1 || true; ip -o link");
+    assert!(!left.contains("web") && !left.contains("np1"), "{left}");
+}
+
+/// Why the unit has no setting that takes a mount namespace.
+#[test]
+fn systemd_with_a_mount_namespace_for_the_agent_would_hide_pods() {
+    let (_node, machine) = machine("[Service]\nProtectHome=yes\nMountFlags=shared\n");
+    machine.run("systemctl start netpath; netpath pod add web");
+    let error = Netns::open(&machine.path("/run/netns/web")).expect_err("nothing is mounted there");
+    assert!(error.to_string().contains("not a namespace"), "{error}");
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let (_node, machine) = machine("");
+    let said = machine.run("SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no netpath.service 2>&1");
+    assert!(!said.contains("netpath"), "{said}");
+    // 4.5 when it was written; what is left is what the agent is for.
+    machine.run("systemd-analyze security --threshold=46 netpath.service");
+}
