@@ -2,7 +2,7 @@
 //!
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
-//! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
+//! after the node itself, `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
 //! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
 
 mod advertisements;
@@ -15,6 +15,7 @@ mod networks;
 mod node;
 mod pods;
 mod ports;
+mod problems;
 mod reconcile;
 mod registry;
 mod reload;
@@ -31,7 +32,6 @@ mod view;
 mod wanted;
 
 use std::{
-    collections::BTreeMap,
     panic,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -40,7 +40,7 @@ use std::{
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, registry::Registry, state::State};
+use self::{node::NodeState, problems::Problems, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
@@ -64,7 +64,7 @@ pub struct Agent {
     registry: Mutex<Registry>,
     node: Mutex<NodeState>,
     /// What is wrong now, by object.
-    problems: Mutex<BTreeMap<String, String>>,
+    problems: Mutex<Problems>,
     swept: Mutex<Swept>,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
@@ -101,21 +101,23 @@ impl Agent {
         Ok(blocking(move || work(&mut table)).await?)
     }
 
-    /// Notes what is wrong with an object, or that nothing is. Tells the log when that changes.
+    /// Notes what is wrong with an object that every pass looks at, or that nothing is. Tells the log when that changes.
     fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
-        let mut problems = lock(&self.problems);
+        self.note_as(object, outcome, false);
+    }
+
+    /// The same for an object that is left alone for a while when it fails.
+    fn tried<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
+        self.note_as(object, outcome, true);
+    }
+
+    fn note_as<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>, backs_off: bool) {
+        let outcome = outcome.as_ref().copied().map_err(E::to_string);
+        let news = lock(&self.problems).note(object, outcome.clone(), backs_off);
         match outcome {
-            Ok(()) => {
-                if problems.remove(object).is_some() {
-                    tracing::info!("{object}: well again");
-                }
-            }
-            Err(problem) => {
-                let problem = problem.to_string();
-                if problems.insert(object.to_owned(), problem.clone()).as_ref() != Some(&problem) {
-                    tracing::warn!("{object}: {problem}");
-                }
-            }
+            Ok(()) if news => tracing::info!("{object}: well again"),
+            Err(problem) if news => tracing::warn!("{object}: {problem}"),
+            _ => {}
         }
     }
 

@@ -1,7 +1,6 @@
 //! Bringing the agent up, and down.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -211,7 +210,7 @@ impl Agent {
             state,
             registry: Mutex::new(registry),
             node: Mutex::new(NodeState::default()),
-            problems: Mutex::new(BTreeMap::new()),
+            problems: Mutex::default(),
             swept: Mutex::new(Swept::default()),
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),

@@ -14,7 +14,10 @@ mod testing;
 mod undo;
 
 pub use error::NetError;
-pub use netlink::{Address, Link, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd};
+pub use netlink::{
+    Address, Hints, Link, LinkDetail, Netlink, ROUTE_PROTOCOL, Route, RouteKind, Settings, SettingsV6,
+    Survey, VethEnd, Watch,
+};
 pub use netns::Netns;
 pub use pod_link::{PodLink, Sourced};
 pub use undo::{Undo, UndoFailed};

@@ -142,7 +142,10 @@ fn bindings_go_with_their_address() {
         assert_eq!(translated(&agent).await, all[1..]);
         let status = agent.status().await.unwrap();
         assert_eq!(status.snat.addresses, [second.addr(), "2001:db8::2".parse().unwrap()]);
-        assert_eq!(status.problems, ["snat.addresses: 192.0.2.77 is not used: the node does not have it"]);
+        assert_eq!(
+            status.problems,
+            ["snat.addresses: 192.0.2.77 is not used: the node does not have it (for 0s)"]
+        );
         // The address goes; what is left of the node's is used, and both halves are gone.
         node.netlink.delete_address(up0, second).await.unwrap();
         pass(&agent).await;

@@ -5,6 +5,8 @@ mod link;
 mod neighbour;
 mod route;
 mod rule;
+mod survey;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,11 +30,13 @@ use tokio::{
 use super::{NetError, Netns};
 
 pub use address::Address;
-pub(super) use link::LinkDetail;
-pub use link::{Link, VethEnd};
+pub use link::{Link, LinkDetail, Settings, SettingsV6, VethEnd};
 pub(super) use route::KernelRoute;
 pub use route::{ROUTE_PROTOCOL, Route, RouteKind};
 pub(super) use rule::Rule;
+pub(super) use survey::Inside;
+pub use survey::Survey;
+pub use watch::{Hints, Watch};
 
 /// An answer takes microseconds, and seconds while namespaces are torn down under the kernel's one lock for links.
 const ANSWER: Duration = Duration::from_secs(30);
