@@ -9,6 +9,7 @@ mod uplink;
 
 use std::time::{Duration, Instant};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use live::Live;
 use netpath::{
     lab::checks::LabPod,
@@ -99,6 +100,18 @@ impl Scene {
 
 fn shell(netns: &Netns, line: &str) -> String {
     run_in(netns, "sh", &["-c", line])
+}
+
+/// Names of the programs on an interface of a namespace, tcx and clsact.
+fn programs_on(netns: &Netns, interface: &str) -> String {
+    let tcx = || {
+        let hooks = [TcAttachType::Ingress, TcAttachType::Egress];
+        let on = hooks.map(|hook| SchedClassifier::query_tcx(interface, hook).map(|(_, programs)| programs));
+        let all = on.into_iter().flatten().flatten();
+        all.filter_map(|program| program.name_as_str().map(str::to_owned)).collect::<Vec<_>>().join(" ")
+    };
+    let filters = format!("tc filter show dev {interface} ingress; tc filter show dev {interface} egress");
+    format!("{} {}", netns.enter(tcx).expect("namespace"), shell(netns, &filters))
 }
 
 /// A sysctl of a namespace.

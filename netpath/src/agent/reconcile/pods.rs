@@ -45,7 +45,7 @@ struct Wanted {
 
 impl Agent {
     /// Makes right what of the pods is not; `concerned` are those to which something has happened.
-    pub(super) async fn ensure_pods(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
+    pub(in crate::agent) async fn ensure_pods(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
         let survey = Arc::clone(&lock(&self.node).seen.survey);
         self.find_host_ends(&survey);
         let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
