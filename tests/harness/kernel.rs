@@ -10,12 +10,16 @@ use netpath::net::{Netns, sysctl};
 /// # Panics
 /// If the list of skipped tests cannot be written: a skip that nobody sees proves nothing.
 pub fn lacks(version: (u32, u32), what: &str) -> bool {
-    let release = release();
-    let older = parse(&release) < version;
+    let older = older(version);
     if older {
-        skip(&format!("{what} needs Linux {}.{}, this is {release}", version.0, version.1));
+        skip(&format!("{what} needs Linux {}.{}, this is {}", version.0, version.1, release()));
     }
     older
+}
+
+/// Whether the kernel is older than this version.
+pub fn older(version: (u32, u32)) -> bool {
+    parse(&release()) < version
 }
 
 /// Has a node's host stack forward IPv6, hence answer that a packet's time is over or that it is too big. Since 6.17

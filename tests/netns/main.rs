@@ -11,6 +11,7 @@ mod lifecycle;
 mod matrix;
 mod networks;
 mod pmtu;
+mod reconcile;
 mod restart;
 mod routing;
 mod sctp;

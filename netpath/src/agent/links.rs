@@ -101,7 +101,8 @@ impl Agent {
     }
 
     /// Makes a pod's links, programs and endpoints right. An interface that fails does not stop the others.
-    pub(super) async fn repair_pod(&self, pod: &Pod) -> Result<(), AgentError> {
+    pub(super) async fn repair_pod(&self, entry: &Entry) -> Result<(), AgentError> {
+        let pod = &entry.pod;
         let (path, owned) = (pod.netns.clone(), pod.owns_netns);
         let open = move || match Netns::open(&path) {
             // Namespaces go with a reboot, and ours are ours to make again.
@@ -116,14 +117,24 @@ impl Agent {
                 Err(error) => Err(error.clone().into()),
             };
             if repaired.is_err() {
-                // Programs stay on a link that is there: it may well still work.
-                if let Ok(link) = self.netlink.link(&pod.interfaces[at].host).await {
-                    lock(&self.registry).set_ifindex(pod, at, link.map_or(0, |link| link.index));
-                }
+                let left = self.leave_interface(entry, at).await;
+                outcome = outcome.and(repaired).and(left);
             }
-            outcome = outcome.and(repaired);
         }
         outcome
+    }
+
+    /// What becomes of an interface that cannot be put right: programs and endpoints stay on a link that is there, as it
+    /// may well still work. Without one the pod is no more to be reached, and who talks to it is told so.
+    async fn leave_interface(&self, entry: &Entry, at: usize) -> Result<(), AgentError> {
+        let (pod, interface) = (&entry.pod, &entry.pod.interfaces[at]);
+        let known = self.netlink.link_at(entry.ifindexes[at]).await?.map(|found| found.link);
+        let link = match known.filter(|link| link.kind.as_deref() == Some("veth")) {
+            None => self.netlink.link(&interface.host).await?,
+            known => known,
+        };
+        lock(&self.registry).set_ifindex(pod, at, link.as_ref().map_or(0, |link| link.index));
+        if link.is_none() { self.forget_endpoints(interface).await } else { Ok(()) }
     }
 
     async fn repair_interface(&self, pod: &Pod, at: usize, netns: &Netns) -> Result<(), AgentError> {

@@ -3,8 +3,9 @@
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs,
-//! `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and
-//! `trace` answer the API, `notify` tells the service manager, `uninstall` takes everything away.
+//! `problems` says what it could not, `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs
+//! tell, `view`, `flows`, `snat` and `trace` answer the API, `notify` tells the service manager, `uninstall` takes everything
+//! away.
 
 mod advertisements;
 mod error;
@@ -18,6 +19,7 @@ mod node;
 mod notify;
 mod pods;
 mod ports;
+mod problems;
 mod ranges;
 mod reconcile;
 mod registry;
@@ -37,7 +39,6 @@ mod view;
 mod wanted;
 
 use std::{
-    collections::BTreeMap,
     panic,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -46,7 +47,7 @@ use std::{
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, notify::Progress, registry::Registry, state::State};
+use self::{node::NodeState, notify::Progress, problems::Problems, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
@@ -70,7 +71,7 @@ pub struct Agent {
     registry: Mutex<Registry>,
     node: Mutex<NodeState>,
     /// What is wrong now, by object.
-    problems: Mutex<BTreeMap<String, String>>,
+    problems: Mutex<Problems>,
     swept: Mutex<Swept>,
     /// The programs of traces, which run one at a time.
     dry_run: Arc<Mutex<DryRun>>,
@@ -110,21 +111,23 @@ impl Agent {
         Ok(blocking(move || work(&mut table)).await?)
     }
 
-    /// Notes what is wrong with an object, or that nothing is. Tells the log when that changes.
+    /// Notes what is wrong with an object that every pass looks at, or that nothing is. Tells the log when that changes.
     fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
-        let mut problems = lock(&self.problems);
+        self.note_as(object, outcome, false);
+    }
+
+    /// The same for an object that is left alone for a while when it fails.
+    fn tried<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
+        self.note_as(object, outcome, true);
+    }
+
+    fn note_as<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>, backs_off: bool) {
+        let outcome = outcome.as_ref().copied().map_err(E::to_string);
+        let news = lock(&self.problems).note(object, outcome.clone(), backs_off);
         match outcome {
-            Ok(()) => {
-                if problems.remove(object).is_some() {
-                    tracing::info!("{object}: well again");
-                }
-            }
-            Err(problem) => {
-                let problem = problem.to_string();
-                if problems.insert(object.to_owned(), problem.clone()).as_ref() != Some(&problem) {
-                    tracing::warn!("{object}: {problem}");
-                }
-            }
+            Ok(()) if news => tracing::info!("{object}: well again"),
+            Err(problem) if news => tracing::warn!("{object}: {problem}"),
+            _ => {}
         }
     }
 

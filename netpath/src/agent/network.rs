@@ -121,7 +121,7 @@ impl Agent {
         for entry in entries {
             // Whoever adds it right now may have read the settings of before.
             let _gate = entry.gate.lock().await;
-            self.ensure_held(&entry, super::reconcile::Extent::Full).await;
+            self.ensure_held(&entry).await;
         }
     }
 

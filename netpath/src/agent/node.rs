@@ -1,6 +1,6 @@
 //! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use netpath_common::abi::Node as Record;
@@ -10,7 +10,7 @@ use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
     model::{Family, Interface, Network, Pod},
-    net::{Address, Link, Route, RouteKind},
+    net::{Address, Link, Route, RouteKind, Survey},
 };
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
@@ -19,10 +19,8 @@ const DEFAULT_MTU: u32 = 1500;
 /// What was found at the last look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    pub(super) links: Vec<Link>,
-    addresses: Vec<Address>,
-    /// Routes marked as ours.
-    routes: Vec<Route>,
+    /// Links, addresses, permanent neighbours, and the routes marked as ours.
+    pub(super) survey: Arc<Survey>,
     pub(super) uplinks: Vec<Uplink>,
 }
 
@@ -37,44 +35,34 @@ pub(super) struct NodeState {
     /// Ports that the programs choose from or guard.
     pub(super) ranges: Ranges,
     pub(super) generation: u32,
+    /// Whether netlink announces what happens inside pods.
+    pub(super) pods_announce: bool,
+    /// Which pods a full pass last looked into.
+    pub(super) turn: u32,
 }
 
 impl Seen {
     /// What of it the tables tell.
     pub(super) fn surroundings(&self) -> Surroundings {
-        let addresses = self.addresses.iter().map(|address| address.net.addr()).collect();
+        let addresses = self.survey.addresses().iter().map(|address| address.net.addr()).collect();
         let broadcast = |address: &Address| match address.net {
             // A point-to-point link (RFC 3021) has none.
             IpNet::V4(net) if net.prefix_len() < 31 => Some(net.broadcast()),
             _ => None,
         };
-        let broadcasts = self.addresses.iter().filter_map(broadcast).collect();
+        let broadcasts = self.survey.addresses().iter().filter_map(broadcast).collect();
         Surroundings { uplinks: self.uplinks.clone(), addresses, broadcasts }
     }
 
     /// Name of a link; `#INDEX` if it is not known.
     pub(super) fn name_of(&self, ifindex: u32) -> String {
-        let link = self.links.iter().find(|link| link.index == ifindex);
-        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+        self.survey.link(ifindex).map_or_else(|| format!("#{ifindex}"), |found| found.link.name.clone())
     }
 
     /// The address of the node that a block holds, in words.
     pub(super) fn conflict(&self, block: IpNet) -> Option<String> {
-        let inside = self.addresses.iter().find(|address| block.contains(&address.net.addr()))?;
+        let inside = self.survey.addresses().iter().find(|address| block.contains(&address.net.addr()))?;
         Some(format!("{}, an address of {}", inside.net.addr(), self.name_of(inside.ifindex)))
-    }
-
-    /// Whether what netlink announces of the host end of a pod's interface is as it should be.
-    pub(super) fn has(&self, interface: &Interface, ifindex: u32, mtu: u32) -> bool {
-        let link = self.links.iter().find(|link| link.index == ifindex);
-        let routed = |address: IpAddr| {
-            let own = IpNet::from(address);
-            self.routes.iter().any(|route| {
-                route.prefix == own && route.kind == RouteKind::Unicast && route.ifindex == Some(ifindex)
-            })
-        };
-        link.is_some_and(|link| link.name == interface.host && link.up && link.mtu == mtu)
-            && interface.all_addresses().all(routed)
     }
 }
 
@@ -93,39 +81,41 @@ impl Agent {
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
     pub(super) async fn look(&self) -> Result<bool, AgentError> {
-        let links = self.netlink.links().await?;
-        let addresses = self.netlink.addresses().await?;
-        let routes = self.netlink.own_routes().await?;
-        let mut uplinks = self.find_uplinks(&links, &addresses).await?;
+        let earlier = self.look_again().await?;
+        Ok(earlier != lock(&self.node).seen)
+    }
+
+    /// The same; returns what was found before.
+    pub(super) async fn look_again(&self) -> Result<Seen, AgentError> {
+        let survey = Arc::new(self.netlink.survey().await?);
+        let mut uplinks = self.find_uplinks(&survey).await?;
         let mut node = lock(&self.node);
         if uplinks.is_empty() {
             // A default route that comes and goes must not stop live flows: the last uplinks stay while they exist.
             uplinks = node.seen.uplinks.clone();
-            uplinks.retain(|uplink| links.iter().any(|link| link.index == uplink.ifindex));
+            uplinks.retain(|uplink| survey.link(uplink.ifindex).is_some());
         }
-        let seen = Seen { links, addresses, routes, uplinks };
-        let changed = node.seen != seen;
-        node.seen = seen;
-        Ok(changed)
+        Ok(std::mem::replace(&mut node.seen, Seen { survey, uplinks }))
     }
 
-    async fn find_uplinks(&self, links: &[Link], addresses: &[Address]) -> Result<Vec<Uplink>, AgentError> {
+    async fn find_uplinks(&self, survey: &Survey) -> Result<Vec<Uplink>, AgentError> {
         let config = self.config();
+        let links: Vec<&Link> = survey.links().map(|found| &found.link).collect();
         let found: Vec<&Link> = if config.uplinks.is_empty() {
             let mut indexes = Vec::new();
             for family in families(&self.all_networks()) {
                 indexes.extend(self.netlink.default_route_interface(family == Family::V6).await?);
             }
-            links.iter().filter(|link| indexes.contains(&link.index)).collect()
+            links.into_iter().filter(|link| indexes.contains(&link.index)).collect()
         } else {
-            let by_name = |name: &String| links.iter().find(|link| link.name == *name);
+            let by_name = |name: &String| links.iter().copied().find(|link| link.name == *name);
             config.uplinks.iter().filter_map(by_name).collect()
         };
         let uplink = |link: &Link| Uplink {
             name: link.name.clone(),
             ifindex: link.index,
             mtu: link.mtu,
-            addresses: source_addresses(addresses, link.index),
+            addresses: source_addresses(survey.addresses(), link.index),
         };
         Ok(found.into_iter().map(uplink).collect())
     }
@@ -138,7 +128,7 @@ impl Agent {
         let lacking: Vec<_> =
             config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)).collect();
         if let Some(name) = lacking.first() {
-            let there: Vec<_> = seen.links.iter().map(|link| link.name.as_str()).collect();
+            let there: Vec<_> = seen.survey.links().map(|found| found.link.name.as_str()).collect();
             return Err(AgentError::unfit(
                 format!("there is no interface '{name}' to be an uplink"),
                 format!("correct --uplink or uplinks; there are {}", there.join(", ")),
@@ -265,7 +255,7 @@ impl Agent {
             .await?;
         for block in &blocks {
             let route = block_route(*block);
-            if !seen.routes.contains(&route) {
+            if !seen.survey.has_route(&route) {
                 self.netlink.replace_route(&route).await?;
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{Agent, AgentError, lock, reconcile::Extent, registry::Entry, wanted::Wanted};
+use super::{Agent, AgentError, lock, registry::Entry, wanted::Wanted};
 use crate::{
     api::types::{PodAdd, PodSet},
     model::{Pod, PodState},
@@ -50,7 +50,7 @@ impl Agent {
             agent.state.save(&pod).await?;
             lock(&agent.registry).set_masquerade(&pod, masquerade);
             // What fails is noted, and every full pass tries again.
-            agent.ensure_held(&there, Extent::Full).await;
+            agent.ensure_held(&there).await;
             tracing::info!(pod = %pod.name, "pod changed");
             Ok(())
         }))
@@ -71,7 +71,7 @@ impl Agent {
             let _gate = entry.gate.lock().await;
             let outcome = agent.remove(&entry).await;
             if !matches!(outcome, Err(AgentError::NoPod(_))) {
-                agent.note(&object(&entry.pod), &outcome);
+                agent.tried(&object(&entry.pod), &outcome);
             }
             outcome
         }))

@@ -1,5 +1,9 @@
 //! The level-triggered loop: whatever happened, make the kernel match the desired state. An object that fails is noted
 //! and never stops the others.
+//!
+//! Announcements of netlink say when to look, and where; a slow pass over everything sees what nothing announces.
+
+mod pods;
 
 use std::{
     collections::HashSet,
@@ -7,105 +11,159 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{sleep, sleep_until};
 
-use super::{Agent, AgentError, lock, notify::Loop, pods::object, registry::Entry};
-use crate::model::PodState;
+use super::{Agent, AgentError, lock, node::Seen, notify::Loop, pods::object};
+use crate::net::{Hints, NetError, Watch};
 
 /// Time between full passes: what nothing announces is repaired within it.
 pub(super) const FULL_PASS: Duration = Duration::from_secs(10);
-/// Time between looks at what netlink tells, so that what changes there is repaired within two seconds. Three dumps
-/// cost less than being woken by every change that the agent makes itself.
-const LOOK: Duration = Duration::from_secs(1);
+/// Announcements come in flocks: what follows the first within this is looked at with it.
+const GATHER: Duration = Duration::from_millis(50);
+/// A look is followed by so many times its own time without one, and by no more than this: a node on which something
+/// changes all the time costs a fifth of a core at the most, and what is announced is repaired within two seconds.
+const REST: u32 = 4;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Time between looks while announcements cannot be had.
+const POLL: Duration = Duration::from_secs(1);
 
 /// How much a pass does.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// Everything.
     Full,
-    /// The node, and pods whose link or routes have changed.
+    /// Everything but the inside of most pods: each has its turn.
+    Regular,
+    /// The node, and pods whose link, routes or neighbours are not as they should be.
     Announced,
+}
+
+/// What the loop waits for.
+struct Waiting {
+    /// Absent while there is none to be had.
+    watch: Option<Watch>,
+    hints: Hints,
+    /// When the next full pass is due.
+    full: Instant,
 }
 
 impl Agent {
     /// Runs until the agent ends.
     pub(super) async fn reconcile_loop(self: Arc<Self>) {
         let mut ending = self.ending.subscribe();
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_full = Instant::now();
+        tokio::select! {
+            () = self.reconcile_forever() => {}
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
+    }
+
+    async fn reconcile_forever(self: &Arc<Self>) {
+        // What happened before the subscription is there to be seen.
+        let hints = Hints { node: true, ..Hints::default() };
+        let mut waiting = Waiting { watch: None, hints, full: Instant::now() + FULL_PASS };
         loop {
-            let reloaded = tokio::select! {
-                _ = looks.tick() => false,
-                () = self.reloaded.notified() => true,
-                _ = ending.wait_for(|ending| *ending) => return,
-            };
-            self.progress.step(Loop::Reconcile);
-            let looked = self.look().await;
-            self.note("netlink", &looked.as_ref().map(|_| ()));
-            let full = reloaded || last_full.elapsed() >= FULL_PASS;
-            let extent = if full { Extent::Full } else { Extent::Announced };
-            // After a failed look nothing is known to have changed; a pass on what was seen before harms nobody.
-            if extent == Extent::Full || looked.is_ok_and(|changed| changed) {
-                self.pass(extent).await;
+            if waiting.watch.is_none() {
+                let watch = Watch::open(&self.netns).await;
+                self.note("netlink announcements", &watch.as_ref().map(drop));
+                waiting.watch = watch.ok();
+                let reaches_pods = waiting.watch.as_ref().is_some_and(Watch::reaches_pods);
+                lock(&self.node).pods_announce = reaches_pods;
             }
-            if extent == Extent::Full {
-                last_full = Instant::now();
+            let reloaded = waiting.next(self).await;
+            self.progress.step(Loop::Reconcile);
+            let began = Instant::now();
+            let hints = std::mem::take(&mut waiting.hints);
+            if reloaded {
+                lock(&self.problems).hurry(None);
+            }
+            let extent = match () {
+                () if reloaded || hints.lost => Extent::Full,
+                () if began >= waiting.full => Extent::Regular,
+                () => Extent::Announced,
+            };
+            self.round(extent, &hints).await;
+            if extent != Extent::Announced {
+                waiting.full = Instant::now() + FULL_PASS;
+            }
+            tracing::trace!(?extent, took_us = began.elapsed().as_micros() as u64, ?hints, "pass");
+            sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+        }
+    }
+
+    /// Looks at what may have changed, and makes right what is not.
+    async fn round(self: &Arc<Self>, extent: Extent, hints: &Hints) {
+        let (mut concerned, near) = self.concerned_by(hints);
+        let node = extent != Extent::Announced || hints.node || near;
+        let mut changed = extent != Extent::Announced || near;
+        if node {
+            let earlier = self.look_again().await;
+            self.note("netlink", &earlier.as_ref().map(drop));
+            if let Ok(earlier) = earlier {
+                changed |= earlier != lock(&self.node).seen;
+                concerned.extend(self.changed_pods(&earlier));
             }
         }
+        let entries: Vec<_> = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
+        for pod in entries.iter().filter(|pod| concerned.contains(&pod.id)) {
+            lock(&self.problems).hurry(Some(&object(pod)));
+        }
+        if changed {
+            self.pass_over(extent, &concerned).await;
+        } else {
+            self.ensure_pods(extent, &concerned).await;
+        }
+    }
+
+    /// Pods that hints are about, and whether the node has to be looked at for them.
+    fn concerned_by(&self, hints: &Hints) -> (HashSet<u32>, bool) {
+        let survey = Arc::clone(&lock(&self.node).seen.survey);
+        let (mut inside, mut near) = (HashSet::new(), HashSet::new());
+        for entry in lock(&self.registry).pods() {
+            let is_inside = |ifindex: u32| {
+                let number = survey.link(ifindex).and_then(|end| end.peer_netns);
+                number.is_some_and(|number| hints.inside.contains(&number))
+            };
+            for (interface, ifindex) in entry.links() {
+                if is_inside(ifindex) {
+                    inside.insert(entry.pod.id);
+                }
+                let addressed =
+                    || interface.all_addresses().any(|address| hints.addresses.contains(&address));
+                if hints.links.contains(&ifindex) || addressed() {
+                    near.insert(entry.pod.id);
+                }
+            }
+        }
+        let uplinks =
+            lock(&self.node).seen.uplinks.iter().any(|uplink| hints.links.contains(&uplink.ifindex));
+        let look = uplinks || !near.is_empty();
+        inside.extend(near);
+        (inside, look)
+    }
+
+    /// Pods of whose host ends something has changed since an earlier look.
+    fn changed_pods(&self, earlier: &Seen) -> Vec<u32> {
+        let now = Arc::clone(&lock(&self.node).seen.survey);
+        let registry = lock(&self.registry);
+        let changed = registry
+            .pods()
+            .filter(|entry| entry.links().any(|(_, ifindex)| !earlier.survey.same_link(&now, ifindex)));
+        changed.map(|entry| entry.pod.id).collect()
     }
 
     /// One pass over everything. What is left over is removed last, when what should be there is.
     pub(super) async fn pass(self: &Arc<Self>, extent: Extent) {
+        self.pass_over(extent, &HashSet::new()).await;
+    }
+
+    async fn pass_over(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
         let seen = self.ensure_node().await;
         // After the tables: no program makes another binding to an address that is gone.
         self.note("bindings", &self.drop_lost_bindings(&seen).await);
-        let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
-        for entry in entries {
-            if *self.ending.borrow() {
-                return;
-            }
-            self.ensure_pod(&entry, extent).await;
-            self.progress.step(Loop::Reconcile);
+        self.ensure_pods(extent, concerned).await;
+        if !*self.ending.borrow() {
+            self.note("leftovers", &self.drop_leftovers().await);
         }
-        self.note("leftovers", &self.drop_leftovers().await);
-    }
-
-    /// Makes one pod's kernel state right, or finishes its removal.
-    async fn ensure_pod(&self, entry: &Entry, extent: Extent) {
-        // Whoever adds or removes it right now holds the gate and needs no help.
-        let Ok(_gate) = entry.gate.try_lock() else { return };
-        self.ensure_held(entry, extent).await;
-    }
-
-    /// The same for who holds the pod's gate.
-    pub(super) async fn ensure_held(&self, entry: &Entry, extent: Extent) {
-        let Some(entry) = lock(&self.registry).same(entry).cloned() else { return };
-        let object = object(&entry.pod);
-        let outcome = match entry.pod.state {
-            PodState::Ready => {
-                let well = !lock(&self.problems).contains_key(&object);
-                if extent == Extent::Announced && well && self.is_as_announced(&entry) {
-                    return;
-                }
-                self.repair_pod(&entry.pod).await
-            }
-            // Nobody holds the gate, so whoever made or removed it failed or died. Of one being made nobody was told
-            // that it exists.
-            PodState::Creating | PodState::Removing => {
-                tracing::info!(pod = %entry.pod.name, "removing what an interrupted change left");
-                self.remove(&entry).await
-            }
-        };
-        self.note(&object, &outcome);
-    }
-
-    /// Whether what netlink announces of a pod's links is as it should be.
-    fn is_as_announced(&self, entry: &Entry) -> bool {
-        entry.links().all(|(interface, ifindex)| {
-            let mtu = self.mtu(&entry.pod, interface);
-            lock(&self.node).seen.has(interface, ifindex, mtu)
-        })
     }
 
     /// Removes endpoints and links without a pod, and programs from what is neither a pod's interface nor an uplink.
@@ -115,6 +173,7 @@ impl Agent {
         let attached = self
             .on_datapath(move |datapath| {
                 let (endpoints, links) = (datapath.endpoints()?, datapath.links()?);
+                let attached = datapath.attached_interfaces()?;
                 let registry = lock(&agent.registry);
                 let known: HashSet<_> = registry.pods().flat_map(|entry| entry.pod.addresses()).collect();
                 for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
@@ -124,20 +183,56 @@ impl Agent {
                 for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains(ifindex)) {
                     datapath.remove_link(ifindex)?;
                 }
-                datapath.attachments()
+                Ok::<_, AgentError>(attached.into_iter().filter(move |ifindex| !known.contains(ifindex)))
             })
             .await?;
-        let attached: HashSet<u32> = attached.iter().map(|attachment| attachment.ifindex).collect();
-        let links = self.netlink.links().await?;
-        let mut wanted: HashSet<u32> =
-            lock(&self.registry).pods().flat_map(|entry| entry.ifindexes.clone()).collect();
-        wanted.extend(lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.ifindex));
-        for ifindex in attached {
-            match links.iter().find(|link| link.index == ifindex) {
-                Some(_) if wanted.contains(&ifindex) => {}
-                link => self.detach(link.map(|link| link.name.clone()), ifindex).await?,
-            }
+        let uplinks: HashSet<u32> =
+            lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.ifindex).collect();
+        for ifindex in attached.filter(|ifindex| !uplinks.contains(ifindex)) {
+            let link = self.netlink.link_at(ifindex).await?;
+            self.detach(link.map(|found| found.link.name), ifindex).await?;
         }
         Ok(())
+    }
+}
+
+impl Waiting {
+    /// Waits for an announcement, the end of a pause or the next full pass; true if the configuration was read again.
+    async fn next(&mut self, agent: &Agent) -> bool {
+        if self.hints.is_empty() {
+            let retry = lock(&agent.problems).next().unwrap_or(self.full);
+            tokio::select! {
+                told = told(&mut self.watch, &mut self.hints) => self.keep(agent, &told),
+                () = agent.reloaded.notified() => return true,
+                () = sleep_until(retry.min(self.full).into()) => return false,
+            }
+        }
+        sleep(GATHER).await;
+        if let Some(watch) = &mut self.watch {
+            let told = watch.drain(&mut self.hints);
+            self.keep(agent, &told);
+        }
+        false
+    }
+
+    /// Lets go of a subscription that failed: another one is made, and a look at everything.
+    fn keep(&mut self, agent: &Agent, told: &Result<(), NetError>) {
+        if told.is_err() {
+            agent.note("netlink announcements", told);
+            self.watch = None;
+            self.hints.lost = true;
+        }
+    }
+}
+
+/// Waits until there is a hint; without a subscription, for a while.
+async fn told(watch: &mut Option<Watch>, hints: &mut Hints) -> Result<(), NetError> {
+    match watch {
+        Some(watch) => watch.wait(hints).await,
+        None => {
+            sleep(POLL).await;
+            hints.node = true;
+            Ok(())
+        }
     }
 }

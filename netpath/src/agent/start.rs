@@ -1,7 +1,6 @@
 //! Bringing the agent up, and down.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -217,7 +216,7 @@ impl Agent {
             state,
             registry: Mutex::new(registry),
             node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
-            problems: Mutex::new(BTreeMap::new()),
+            problems: Mutex::default(),
             swept: Mutex::new(Swept::default()),
             dry_run,
             progress: notify::Progress::new(),

@@ -9,7 +9,7 @@ use std::{
 
 use netpath_common::abi::Rewrite;
 
-use super::{Agent, AgentError, lock, node::Seen, notify::Loop};
+use super::{Agent, AgentError, lock, node::Seen, notify::Loop, problems::Turn};
 use crate::{
     compile,
     datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns},
@@ -67,7 +67,7 @@ impl Agent {
         if lock(&self.node).ranges.settle(&ports, swept.strays.as_ref()) {
             self.reloaded.notify_one();
         }
-        let was = lock(&self.problems).contains_key(CROWDING);
+        let was = lock(&self.problems).turn(CROWDING) != Turn::Well;
         self.note(CROWDING, &room(is_crowded(swept.entries, self.flow_entries, was)));
         let ceilings = ceilings(&pods, &opened, &swept, self.flows_per_pod());
         *lock(&self.swept) = swept;

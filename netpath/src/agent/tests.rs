@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod flows;
+mod reconcile;
 
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -33,7 +34,7 @@ async fn endpoints(agent: &Agent) -> usize {
 }
 
 fn well(agent: &Agent) {
-    assert_eq!(*lock(&agent.problems), BTreeMap::new());
+    assert_eq!(lock(&agent.problems).lines(), [""; 0]);
 }
 
 async fn whole(node: &Node, agent: &Agent, pod: &Pod) {
@@ -185,7 +186,7 @@ fn what_others_break_is_repaired() {
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
         while {
             agent.pass(Extent::Full).await;
-            !lock(&agent.problems).is_empty()
+            !lock(&agent.problems).lines().is_empty()
         } {
             assert!(Instant::now() < deadline, "{:?}", lock(&agent.problems));
         }

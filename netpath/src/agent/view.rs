@@ -39,7 +39,7 @@ impl Agent {
         let read =
             move |datapath: &mut Datapath| slots.into_iter().map(|slot| datapath.pod_counter(slot)).collect();
         let counters: Result<Vec<PodCounter>, DatapathError> = self.on_datapath(read).await;
-        let problems = lock(&self.problems).clone();
+        let problems = lock(&self.problems).reasons();
         Ok(entries
             .iter()
             .zip(counters?)
@@ -120,8 +120,7 @@ impl Agent {
             |datapath: &mut Datapath| Ok::<_, DatapathError>((datapath.attachments()?, traffic(datapath)?));
         let (attachments, traffic) = self.on_datapath(read).await?;
         let snat = self.snat_status().await?;
-        let problems =
-            lock(&self.problems).iter().map(|(object, problem)| format!("{object}: {problem}")).collect();
+        let problems = lock(&self.problems).lines();
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {

@@ -4,6 +4,7 @@
 //! its program (invariant 2).
 
 use std::{
+    collections::HashSet,
     io::ErrorKind,
     path::Path,
     thread::sleep,
@@ -18,6 +19,7 @@ use aya::programs::{
 use netpath_common::abi::Program;
 
 use super::{
+    bpf::{TcxHook, attached},
     error::{DatapathError, kernel},
     load::kernel_has,
     pins::Pins,
@@ -71,6 +73,30 @@ pub(super) fn hook(program: Program) -> TcAttachType {
         Program::FromPod | Program::FromUplink => TcAttachType::Ingress,
         Program::ToPod | Program::ToUplink => TcAttachType::Egress,
     }
+}
+
+/// Those of the interfaces on whose tcx hooks not all of the programs are, each given with its id, or not by a pinned
+/// link. An interface that is gone is not among them. `pinned` is all pins, as (interface index, program).
+pub(super) fn bare(
+    programs: &[(Program, u32)],
+    pinned: &HashSet<(u32, &str)>,
+    interfaces: &[u32],
+) -> Result<HashSet<u32>, DatapathError> {
+    let mut bare = HashSet::new();
+    for &ifindex in interfaces {
+        for &(program, id) in programs {
+            let tcx = if hook(program) == TcAttachType::Ingress { TcxHook::Ingress } else { TcxHook::Egress };
+            match attached(ifindex, tcx) {
+                Ok(ids) if ids.contains(&id) && pinned.contains(&(ifindex, program.name())) => {}
+                Ok(_) => {
+                    bare.insert(ifindex);
+                }
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {}
+                Err(error) => return Err(kernel(format!("reading the programs of link #{ifindex}"))(error)),
+            }
+        }
+    }
+    Ok(bare)
 }
 
 /// Attaches a loaded program, or replaces what an earlier agent attached. Idempotent.

@@ -16,7 +16,7 @@ pub mod probe;
 mod qdisc;
 mod tables;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
 use aya::{
     Ebpf,
@@ -157,6 +157,33 @@ impl Datapath {
                 Ok(Attachment { program, ifindex, id: info.program_id() })
             })
             .collect()
+    }
+
+    /// Those of these interfaces of pods that lack a program, or its pin. Where programs are clsact filters nothing is
+    /// known, as asking costs as much as attaching.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn bare_pods(&mut self, interfaces: &[u32]) -> Result<HashSet<u32>, DatapathError> {
+        if self.attach == AttachKind::Clsact {
+            return Ok(HashSet::new());
+        }
+        let mut programs = Vec::new();
+        for program in [Program::ToPod, Program::FromPod] {
+            let info = load::classifier(&mut self.ebpf, program)?.info();
+            programs.push((program, info.map_err(kernel(format!("reading {}", program.name())))?.id()));
+        }
+        let links = self.pins.all_links()?;
+        let pinned = links.iter().map(|(ifindex, program, _)| (*ifindex, program.as_str())).collect();
+        attach::bare(&programs, &pinned, interfaces)
+    }
+
+    /// The interfaces that programs are attached to by pinned links, as far as the pins' names tell.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn attached_interfaces(&self) -> Result<HashSet<u32>, DatapathError> {
+        Ok(self.pins.all_links()?.into_iter().map(|(ifindex, ..)| ifindex).collect())
     }
 
     /// How programs are attached.

@@ -7,13 +7,17 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap as _, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues,
+        lpm_trie::Key,
+    },
     util::nr_cpus,
 };
 use ipnet::IpNet;
 use netpath_common::abi::{Addr, Counter, Endpoint, Link, Node, PodCounter, Route, RouteKey};
 
 use super::{
+    bpf::HashTable,
     error::{DatapathError, kernel},
     flows::gone,
 };
@@ -21,7 +25,9 @@ use super::{
 /// Typed handles of the configuration and counter tables.
 pub(super) struct Tables {
     endpoints: HashMap<MapData, Addr, Endpoint>,
+    all_endpoints: HashTable<Addr, Endpoint>,
     links: HashMap<MapData, u32, Link>,
+    all_links: HashTable<u32, Link>,
     routes: LpmTrie<MapData, RouteKey, Route>,
     node: Array<MapData, Node>,
     counters: PerCpuArray<MapData, Counter>,
@@ -41,9 +47,13 @@ pub(super) use take;
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let endpoints: HashMap<_, Addr, Endpoint> = take!(ebpf, "ENDPOINTS");
+        let links: HashMap<_, u32, Link> = take!(ebpf, "LINKS");
         Ok(Self {
-            endpoints: take!(ebpf, "ENDPOINTS"),
-            links: take!(ebpf, "LINKS"),
+            all_endpoints: HashTable::new(endpoints.map()).map_err(kernel("opening the table ENDPOINTS"))?,
+            all_links: HashTable::new(links.map()).map_err(kernel("opening the table LINKS"))?,
+            endpoints,
+            links,
             routes: take!(ebpf, "ROUTES"),
             node: take!(ebpf, "NODE"),
             counters: take!(ebpf, "COUNTERS"),
@@ -64,11 +74,8 @@ impl Tables {
     }
 
     pub(super) fn endpoints(&self) -> Result<Vec<(IpAddr, Endpoint)>, DatapathError> {
-        self.endpoints
-            .iter()
-            .map(|entry| entry.map(|(addr, endpoint)| (addr.to_ip(), endpoint)))
-            .collect::<Result<_, _>>()
-            .map_err(kernel("reading the endpoints"))
+        let all = self.all_endpoints.all().map_err(kernel("reading the endpoints"))?;
+        Ok(all.into_iter().map(|(addr, endpoint)| (addr.to_ip(), endpoint)).collect())
     }
 
     pub(super) fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), DatapathError> {
@@ -83,7 +90,7 @@ impl Tables {
     }
 
     pub(super) fn links(&self) -> Result<Vec<(u32, Link)>, DatapathError> {
-        self.links.iter().collect::<Result<_, _>>().map_err(kernel("reading the links"))
+        self.all_links.all().map_err(kernel("reading the links"))
     }
 
     pub(super) fn set_routes(&mut self, routes: &[(u32, IpNet, Route)]) -> Result<(), DatapathError> {

@@ -15,7 +15,8 @@ mod undo;
 
 pub use error::NetError;
 pub use netlink::{
-    Address, Filter, KernelRoute, Link, LinkState, Netlink, ROUTE_PROTOCOL, Route, RouteKind, VethEnd,
+    Address, Filter, Hints, KernelRoute, Link, LinkDetail, LinkState, Netlink, ROUTE_PROTOCOL, Route,
+    RouteKind, Settings, SettingsV6, Survey, VethEnd, Watch,
 };
 pub use netns::Netns;
 pub use pod_link::{PodLink, Sourced};

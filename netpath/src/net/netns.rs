@@ -45,6 +45,20 @@ impl Netns {
     /// An existing namespace by its file (`/run/netns/NAME`, `/proc/PID/ns/net`). Fails if there is none, or if the
     /// file is something else.
     pub fn open(path: &Path) -> Result<Self, NetError> {
+        let namespace = Self::open_unchecked(path)?;
+        // Entering is the one way without an ioctl to tell a network namespace from another kind.
+        namespace.enter(|| ()).map_err(|error| match error.errno {
+            Some(errno) if errno == Errno::EINVAL as i32 => NetError::new(
+                format!("open network namespace {}", path.display()),
+                "this is a namespace, but not a network namespace",
+            ),
+            _ => error,
+        })?;
+        Ok(namespace)
+    }
+
+    /// The same for who enters it at once, and so finds out whether it is one of the network.
+    pub(super) fn open_unchecked(path: &Path) -> Result<Self, NetError> {
         let doing = format!("open network namespace {}", path.display());
         // Not blocking: somebody may have put a FIFO there.
         let file = OpenOptions::new()
@@ -59,15 +73,7 @@ impl Netns {
                 "this file is not a namespace; `ip netns list` shows those with a name",
             ));
         }
-        let namespace = Self::from_file(file, Some(path.to_owned()), &doing)?;
-        // Entering is the one way without an ioctl to tell a network namespace from another kind.
-        namespace.enter(|| ()).map_err(|error| match error.errno {
-            Some(errno) if errno == Errno::EINVAL as i32 => {
-                NetError::new(doing, "this is a namespace, but not a network namespace")
-            }
-            _ => error,
-        })?;
-        Ok(namespace)
+        Self::from_file(file, Some(path.to_owned()), &doing)
     }
 
     /// A new, empty namespace, bind-mounted at `path` so that `ip netns` sees it. Leaves nothing behind on failure.

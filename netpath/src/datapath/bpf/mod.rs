@@ -14,6 +14,8 @@ use aya::{
 };
 use nix::libc;
 
+/// Since Linux 6.6 for tcx.
+const PROG_QUERY: libc::c_long = 16;
 /// Since Linux 5.14 for hash tables.
 const LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 /// Since Linux 5.6.
@@ -103,6 +105,69 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
             },
         }
     }
+}
+
+impl<K: Pod + Default, V: Pod + Default> HashTable<K, V> {
+    /// All entries, a few thousand a system call.
+    pub(super) fn all(&self) -> io::Result<Vec<(K, V)>> {
+        let (mut place, mut room, mut all) = (Place::default(), 1024, Vec::new());
+        loop {
+            let (mut keys, mut values) = (vec![K::default(); room], vec![V::default(); room]);
+            let (count, last) = match self.read(&mut place, &mut keys, &mut values)? {
+                Slice::Some(count) => (count, false),
+                Slice::Last(count) => (count, true),
+                Slice::NoRoom => {
+                    room *= 2;
+                    continue;
+                }
+            };
+            all.extend(keys.into_iter().zip(values).take(count));
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// Which tcx hook of an interface (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TcxHook {
+    Ingress = 46,
+    Egress = 47,
+}
+
+/// Ids of the programs on a tcx hook, in order. One system call, where aya asks for each program as well.
+pub(super) fn attached(ifindex: u32, hook: TcxHook) -> io::Result<Vec<u32>> {
+    // The kernel's own limit (BPF_MPROG_MAX).
+    let mut ids = [0_u32; 64];
+    let mut arguments = Query {
+        ifindex,
+        hook: hook as u32,
+        flags: [0; 2],
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        pad: 0,
+        attach_flags: 0,
+        links: [0; 2],
+        revision: 0,
+    };
+    // SAFETY: the kernel writes at most `count` numbers of 4 bytes at `ids`, borrowed for the call, and into `arguments`.
+    let outcome = unsafe { bpf(PROG_QUERY, &raw mut arguments) };
+    outcome.map(|()| ids.into_iter().take(arguments.count as usize).collect())
+}
+
+/// `struct { … } query` of `union bpf_attr`.
+#[repr(C)]
+struct Query {
+    ifindex: u32,
+    hook: u32,
+    flags: [u32; 2],
+    ids: u64,
+    count: u32,
+    pad: u32,
+    attach_flags: u64,
+    links: [u64; 2],
+    revision: u64,
 }
 
 /// `struct { … }` of BPF_MAP_*_ELEM in `union bpf_attr` (include/uapi/linux/bpf.h).

@@ -86,7 +86,7 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn parse(answer: RouteNetlinkMessage) -> Option<Address> {
+pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<Address> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
     // On a point-to-point link the local address is the interface's, and the other one the peer's.
     let (mut local, mut other, mut flags) = (None, None, AddressFlags::empty());

@@ -10,7 +10,10 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
+        link::{
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+            LinkInfo, LinkMessage, State,
+        },
         nsid::{NsidAttribute, NsidMessage},
     },
 };
@@ -41,17 +44,41 @@ pub struct Link {
     pub kind: Option<String>,
 }
 
-/// A link, and where its other end is.
+/// A link, where its other end is, and how the kernel is told to treat it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::net) struct LinkDetail {
+pub struct LinkDetail {
     /// The link.
-    pub(in crate::net) link: Link,
+    pub link: Link,
     /// Index of a veth's other end, in that end's namespace.
-    pub(in crate::net) peer: Option<u32>,
+    pub peer: Option<u32>,
     /// That namespace's number as seen from this one; absent if it is this one.
-    pub(in crate::net) peer_netns: Option<i32>,
+    pub peer_netns: Option<i32>,
     /// Packets pass: up, with carrier, and the kernel has acted on both.
-    pub(in crate::net) operational: bool,
+    pub operational: bool,
+    /// The sysctls that netpath sets on links, as far as the kernel has them.
+    pub settings: Settings,
+}
+
+/// Sysctls of a link, which the kernel tells with it: no file has to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `net.ipv4.conf.LINK.forwarding`.
+    pub forwarding: Option<bool>,
+    /// Those of `net.ipv6.conf.LINK`; absent where the link has no IPv6.
+    pub v6: Option<SettingsV6>,
+}
+
+/// Sysctls of a link for IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingsV6 {
+    /// `disable_ipv6`.
+    pub disabled: bool,
+    /// `accept_ra`.
+    pub accept_ra: i32,
+    /// `forwarding`.
+    pub forwarding: bool,
+    /// `force_forwarding`; false as well where the kernel has no such thing.
+    pub force_forwarding: bool,
 }
 
 /// One end of a veth pair to be made.
@@ -85,6 +112,32 @@ impl Netlink {
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let answer = self.request(&doing, RouteNetlinkMessage::GetLink(message), 0).await;
         Ok(already(answer, &[Errno::ENODEV])?.into_iter().find_map(parse))
+    }
+
+    /// The link with this index and its other end, or `None`. Fails if the kernel refuses to tell.
+    pub async fn link_at(&self, ifindex: u32) -> Result<Option<LinkDetail>, NetError> {
+        if ifindex == 0 {
+            return Ok(None);
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let doing = format!("look up link #{ifindex}");
+        let answer = self.request(&doing, RouteNetlinkMessage::GetLink(message), 0).await;
+        Ok(already(answer, &[Errno::ENODEV])?.into_iter().find_map(parse))
+    }
+
+    /// Gives a link another name. A kernel before 6.2 (bd039b5ea2a9) renames only what is down: then it is down
+    /// afterwards. Fails if the name is taken.
+    pub(in crate::net) async fn rename(&self, ifindex: u32, name: &str) -> Result<(), NetError> {
+        let doing = format!("rename link #{ifindex} to {name}");
+        let rename = || self.change(&doing, ifindex, LinkAttribute::IfName(name.to_owned()));
+        match rename().await {
+            Err(error) if error.is(Errno::EBUSY) => {
+                self.set_flag_up(ifindex, false).await?;
+                rename().await
+            }
+            outcome => outcome,
+        }
     }
 
     /// The number this connection's namespace knows `netns` by, if it has one yet; a link that crosses gives it one.
@@ -223,6 +276,7 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
         kind: None,
     };
     let (mut peer, mut peer_netns, mut operational) = (None, None, false);
+    let mut settings = Settings::default();
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -237,134 +291,40 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
                     _ => None,
                 });
             }
+            LinkAttribute::AfSpecUnspec(families) => settings = parse_settings(&families),
             _ => {}
         }
     }
-    Some(LinkDetail { link, peer, peer_netns, operational })
+    Some(LinkDetail { link, peer, peer_netns, operational, settings })
+}
+
+fn parse_settings(families: &[AfSpecUnspec]) -> Settings {
+    let mut settings = Settings::default();
+    for family in families {
+        match family {
+            AfSpecUnspec::Inet(all) => {
+                settings.forwarding = all.iter().find_map(|one| match one {
+                    AfSpecInet::DevConf(conf) => Some(conf.forwarding != 0),
+                    _ => None,
+                });
+            }
+            AfSpecUnspec::Inet6(all) => {
+                settings.v6 = all.iter().find_map(|one| match one {
+                    AfSpecInet6::DevConf(conf) => Some(SettingsV6 {
+                        disabled: conf.disable_ipv6 != 0,
+                        accept_ra: conf.accept_ra,
+                        forwarding: conf.forwarding != 0,
+                        force_forwarding: conf.force_forwarding != 0,
+                    }),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    settings
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::{sysctl, testing};
-
-    const A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
-    const B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
-
-    fn end<'a>(name: &'a str, mac: Option<[u8; 6]>, netns: Option<&'a Netns>) -> VethEnd<'a> {
-        VethEnd { name, mac, netns }
-    }
-
-    #[test]
-    fn veth_ends_are_made_where_they_belong() {
-        testing::with_pair(|pair| async move {
-            pair.node
-                .add_veth(&end("a", Some(A), None), &end("b", Some(B), Some(&pair.pod_ns)), Some(1400))
-                .await
-                .unwrap();
-            let a = pair.node.link_detail("a").await.unwrap().unwrap();
-            let b = pair.pod.link_detail("b").await.unwrap().unwrap();
-            assert_eq!(
-                (a.link.mac, a.link.mtu, a.link.up, a.link.kind.as_deref()),
-                (A, 1400, false, Some("veth"))
-            );
-            assert_eq!((b.link.mac, b.link.mtu), (B, 1400));
-            assert_eq!((a.peer, b.peer), (Some(b.link.index), Some(a.link.index)));
-            assert_eq!(a.peer_netns, pair.node.netns_number(&pair.pod_ns).await.unwrap());
-            assert!(a.peer_netns.is_some());
-            assert!(
-                pair.node.link("b").await.unwrap().is_none() && pair.pod.link("a").await.unwrap().is_none()
-            );
-
-            // The first end elsewhere, the second here; then both elsewhere.
-            pair.node
-                .add_veth(&end("c", None, Some(&pair.pod_ns)), &end("d", None, None), None)
-                .await
-                .unwrap();
-            assert!(
-                pair.pod.link("c").await.unwrap().is_some() && pair.node.link("d").await.unwrap().is_some()
-            );
-            let both = Some(&pair.pod_ns);
-            pair.node.add_veth(&end("e", None, both), &end("f", None, both), None).await.unwrap();
-            assert!(
-                pair.pod.link("e").await.unwrap().is_some() && pair.pod.link("f").await.unwrap().is_some()
-            );
-        });
-    }
-
-    #[test]
-    fn links_go_up_and_away() {
-        testing::with_pair(|pair| async move {
-            pair.node
-                .add_veth(&end("a", None, None), &end("b", None, Some(&pair.pod_ns)), None)
-                .await
-                .unwrap();
-            let a = pair.node.link("a").await.unwrap().unwrap();
-            pair.node.set_up(a.index).await.unwrap();
-            pair.node.set_up(a.index).await.unwrap();
-            assert!(pair.node.link("a").await.unwrap().unwrap().up);
-            let names: Vec<_> = pair.node.links().await.unwrap().into_iter().map(|link| link.name).collect();
-            assert_eq!(names, ["lo", "a"]);
-            pair.node.delete_link(a.index).await.unwrap();
-            pair.node.delete_link(a.index).await.unwrap();
-            assert!(
-                pair.node.link("a").await.unwrap().is_none() && pair.pod.link("b").await.unwrap().is_none()
-            );
-            let error = pair.node.set_up(a.index).await.unwrap_err();
-            assert!(error.is(Errno::ENODEV), "{error}");
-        });
-    }
-
-    #[test]
-    fn bridges_take_ports() {
-        testing::with_pair(|pair| async move {
-            pair.node.add_bridge("br0").await.unwrap();
-            pair.node.add_veth(&end("a", None, None), &end("b", None, None), None).await.unwrap();
-            let bridge = pair.node.link("br0").await.unwrap().unwrap();
-            let port = pair.node.link("a").await.unwrap().unwrap();
-            assert_eq!(bridge.kind.as_deref(), Some("bridge"));
-            pair.node.set_master(port.index, bridge.index).await.unwrap();
-            let error = pair.node.set_master(port.index, port.index).await.unwrap_err();
-            assert!(
-                error.to_string().starts_with(&format!("put link #{0} into bridge #{0}: ", port.index)),
-                "{error}"
-            );
-        });
-    }
-
-    #[test]
-    fn errors_say_why() {
-        testing::with_pair(|pair| async move {
-            let (a, b) = (end("a", None, None), end("b", None, Some(&pair.pod_ns)));
-            let error = pair.node.add_veth(&a, &b, Some(20)).await.unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                "make veth pair a and b: an MTU of 20 is out of range (68 to 65535)"
-            );
-            pair.node.add_veth(&a, &b, None).await.unwrap();
-            let error = pair.node.add_veth(&end("z", None, None), &b, None).await.unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                "make veth pair z and b: File exists; one of the names is taken in its namespace"
-            );
-            assert!(pair.node.link("z").await.unwrap().is_none());
-            for name in ["", "0123456789abcdef", "a/b", "a b", ".."] {
-                assert!(pair.node.link(name).await.unwrap_err().reason.contains("the name"), "{name}");
-            }
-        });
-    }
-
-    #[test]
-    fn a_connection_stays_in_its_namespace_and_ends_with_its_last_clone() {
-        testing::with_pair(|pair| async move {
-            let clone = pair.pod.clone();
-            drop(pair.pod);
-            assert_eq!(clone.links().await.unwrap().len(), 1);
-            let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-            drop(clone);
-            tokio::task::yield_now().await;
-            assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks - 1);
-            assert_eq!(sysctl::read("net.ipv4.ip_forward").unwrap(), "0");
-        });
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;

@@ -6,6 +6,8 @@ mod link;
 mod neighbour;
 mod route;
 mod rule;
+mod survey;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,10 +32,12 @@ use super::{NetError, Netns};
 
 pub use address::Address;
 pub use inspect::{Filter, LinkState};
-pub(super) use link::LinkDetail;
-pub use link::{Link, VethEnd};
+pub use link::{Link, LinkDetail, Settings, SettingsV6, VethEnd};
 pub use route::{KernelRoute, ROUTE_PROTOCOL, Route, RouteKind};
 pub(super) use rule::Rule;
+pub(super) use survey::Inside;
+pub use survey::Survey;
+pub use watch::{Hints, Watch};
 
 /// An answer takes microseconds, and seconds while namespaces are torn down under the kernel's one lock for links.
 const ANSWER: Duration = Duration::from_secs(30);

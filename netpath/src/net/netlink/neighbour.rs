@@ -15,6 +15,14 @@ use rtnetlink::{
 use super::{Netlink, address::family, already};
 use crate::net::{NetError, error::mac_text};
 
+/// A permanent neighbour entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Permanent {
+    pub(super) ifindex: u32,
+    pub(super) address: IpAddr,
+    pub(super) mac: [u8; 6],
+}
+
 impl Netlink {
     /// Adds or replaces a permanent neighbour entry.
     pub async fn replace_neighbour(
@@ -41,16 +49,7 @@ impl Netlink {
         let doing = format!("look up neighbour {address} on link #{ifindex}");
         let message = RouteNetlinkMessage::GetNeighbour(describe(ifindex, address));
         let answers = already(self.request(&doing, message, 0).await, &[Errno::ENOENT])?;
-        Ok(answers.into_iter().find_map(|answer| {
-            let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
-            if message.header.state != NeighbourState::Permanent {
-                return None;
-            }
-            message.attributes.into_iter().find_map(|attribute| match attribute {
-                NeighbourAttribute::LinkLayerAddress(mac) => mac.try_into().ok(),
-                _ => None,
-            })
-        }))
+        Ok(answers.into_iter().find_map(parse).map(|permanent| permanent.mac))
     }
 
     /// Removes a neighbour entry; no error if it, or the interface, is gone.
@@ -74,6 +73,22 @@ fn describe(ifindex: u32, address: IpAddr) -> NeighbourMessage {
         IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
     }));
     message
+}
+
+/// A permanent entry out of the kernel's answer.
+pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<Permanent> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    let (mut address, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(v4.into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(v6.into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    permanent.then_some(Permanent { ifindex: message.header.ifindex, address: address?, mac: mac? })
 }
 
 #[cfg(test)]

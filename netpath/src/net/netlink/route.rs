@@ -275,7 +275,7 @@ fn explain(error: NetError) -> NetError {
 }
 
 /// A route out of the kernel's answer; `None` for kinds netpath never makes and has no use for (multicast, throw, …).
-fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
+pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
     let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
     let any = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -335,7 +335,7 @@ fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
     }
 }
 
-fn address(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn address(address: &RouteAddress) -> Option<IpAddr> {
     match *address {
         RouteAddress::Inet(v4) => Some(v4.into()),
         RouteAddress::Inet6(v6) => Some(v6.into()),

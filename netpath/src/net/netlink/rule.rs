@@ -76,7 +76,7 @@ fn describe(rule: Rule) -> RuleMessage {
 }
 
 /// A rule of ours out of the kernel's answer.
-fn parse(answer: RouteNetlinkMessage) -> Option<Rule> {
+pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<Rule> {
     let RouteNetlinkMessage::NewRule(message) = answer else { return None };
     let ours = RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
     if !message.attributes.contains(&ours) {

@@ -1,5 +1,7 @@
 //! A pod's link: a veth pair between node and pod, with everything that lets packets use it.
 
+mod look;
+mod pair;
 mod side;
 #[cfg(test)]
 mod tests;
@@ -11,7 +13,6 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo, VethEnd, error::mac_text,
-    netlink::LinkDetail,
 };
 use side::{Knob, Side};
 
@@ -62,9 +63,10 @@ impl PodLink {
     /// each address. A second link has a default route in a table of its own, with a rule for each address. Returns the
     /// host end's index.
     ///
-    /// A veth of this name with this host MAC is taken for ours, and made again if its other end is not the pod's.
-    /// Fails without touching it if the host name belongs to another link, if the pod has another link of its name, or
-    /// if an address is routed elsewhere already. Addresses and routes that the pod added for itself stay. IPv6 pods
+    /// A veth of this name with this host MAC is taken for ours, and made again if its other end is not the pod's. So is a
+    /// pair with the pod's MAC at its other end, whose names and host MAC are then put right. Fails without touching it
+    /// if the host name belongs to another link, if the pod has another link of its name, or if an address is routed
+    /// elsewhere already. Addresses and routes that the pod added for itself stay. IPv6 pods
     /// get `forwarding` on the host end, for the programs, and for the host stack `force_forwarding` where the kernel
     /// has it (6.17); before, `all.forwarding` is the node's business. Setting `forwarding` makes the kernel forget
     /// default routes it learnt from router advertisements, unless the interface they came by has `accept_ra=2`: that
@@ -133,43 +135,6 @@ impl PodLink {
         Ok(outer.index)
     }
 
-    /// Finds the pair, or makes it; both ends.
-    async fn veth(
-        &self,
-        host: &Netlink,
-        pod: &Netlink,
-        pod_ns: &Netns,
-        undo: &mut Undo,
-    ) -> Result<(Link, Link), NetError> {
-        let found = host.link_detail(&self.host_name).await?;
-        let inner = pod.link_detail(&self.pod_name).await?;
-        if let Some(found) = &found {
-            self.check_ours(&found.link)?;
-        }
-        match (found, inner) {
-            (Some(outer), Some(inner)) if is_pair(&outer, &inner, host.netns_number(pod_ns).await?) => {
-                return Ok((outer.link, inner.link));
-            }
-            (_, Some(_)) => {
-                let reason = "the pod has another interface of this name; choose another, or remove it there";
-                return Err(NetError::new(format!("make {} in the pod", self.pod_name), reason));
-            }
-            // Its other end is in another namespace, or has another name: it is of no use to this pod.
-            (Some(outer), None) => host.delete_link(outer.link.index).await?,
-            (None, None) => {}
-        }
-        // Before the pair is there, so that being cancelled while the kernel makes it leaves nothing either.
-        let (link, netlink) = (self.clone(), host.clone());
-        undo.push(
-            format!("remove link {}", self.host_name),
-            || async move { link.remove_ours(&netlink).await },
-        );
-        let outer = VethEnd { name: &self.host_name, mac: Some(self.host_mac), netns: None };
-        let inner = VethEnd { name: &self.pod_name, mac: Some(self.pod_mac), netns: Some(pod_ns) };
-        host.add_veth(&outer, &inner, Some(self.mtu)).await?;
-        Ok((existing(host, &self.host_name).await?, existing(pod, &self.pod_name).await?))
-    }
-
     /// What the pod needs.
     async fn inside(&self, pod: &mut Side<'_>, link: &Link) -> Result<(), NetError> {
         // Before the link is up: IPv6 would announce itself at once.
@@ -197,14 +162,20 @@ impl PodLink {
     async fn outside(&self, host: &mut Side<'_>, link: &Link) -> Result<(), NetError> {
         host.knobs(self.outer_knobs()).await?;
         host.mtu(link, self.mtu).await?;
+        host.mac(link, self.host_mac, &[]).await?;
         host.up(link).await?;
         let addresses = || self.addresses.iter().chain(&self.allowed).copied();
         for address in addresses() {
             host.neighbour(link, address, self.pod_mac).await?;
         }
-        let wanted: Vec<_> = addresses().map(|address| direct(IpNet::from(address), link.index)).collect();
+        let wanted = self.outer_routes(link.index);
         host.routes(link, &wanted).await?;
         host.remove_own_routes_except(link, &wanted).await
+    }
+
+    fn outer_routes(&self, ifindex: u32) -> Vec<Route> {
+        let addresses = self.addresses.iter().chain(&self.allowed);
+        addresses.map(|address| direct(IpNet::from(*address), ifindex)).collect()
     }
 
     fn inner_routes(&self, ifindex: u32) -> Vec<Route> {
@@ -251,22 +222,6 @@ impl PodLink {
         if self.uses_v6() { "0" } else { "1" }
     }
 
-    /// A veth with our host MAC is ours, whoever made it; anything else never.
-    fn check_ours(&self, link: &Link) -> Result<(), NetError> {
-        let kind = link.kind.as_deref();
-        if kind == Some("veth") && link.mac == self.host_mac {
-            return Ok(());
-        }
-        let reason = format!(
-            "a link of this name is there that netpath did not make (kind {}, address {}; ours is a veth with {}); \
-             rename or remove it",
-            kind.unwrap_or("none"),
-            mac_text(link.mac),
-            mac_text(self.host_mac)
-        );
-        Err(NetError::new(format!("check link {}", self.host_name), reason))
-    }
-
     /// What the kernel would accept and make useless.
     fn validate(&self) -> Result<(), NetError> {
         let fail = |reason: String| Err(NetError::new("check the description", reason));
@@ -308,12 +263,6 @@ impl Sourced {
 /// All addresses of a gateway's family.
 fn everything(gateway: IpAddr) -> IpNet {
     if gateway.is_ipv4() { Ipv4Net::default().into() } else { Ipv6Net::default().into() }
-}
-
-/// Whether these are the two ends of one pair; `number` is how the outer end's namespace knows the inner one's. The
-/// indexes alone would not do: each namespace counts for itself.
-fn is_pair(outer: &LinkDetail, inner: &LinkDetail, number: Option<i32>) -> bool {
-    number.is_some() && outer.peer_netns == number && outer.peer == Some(inner.link.index)
 }
 
 /// A route to what is on the link itself.

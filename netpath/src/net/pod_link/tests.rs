@@ -176,6 +176,13 @@ fn a_second_time_changes_nothing() {
     });
 }
 
+/// What a pass would find.
+async fn looks_right(pair: &Pair, link: &PodLink, index: u32) -> bool {
+    let survey = pair.node.survey().await.unwrap();
+    let inside = link.is_right_inside(survey.link(index).unwrap(), &pair.directory.join("pod")).unwrap();
+    link.is_right_outside(index, &survey) && inside
+}
+
 #[test]
 fn repairs_what_others_break_ipv4_and_ipv6() {
     testing::with_pair(|pair| async move {
@@ -183,7 +190,8 @@ fn repairs_what_others_break_ipv4_and_ipv6() {
         let index = pair.ensure(&link).await.unwrap();
         let whole = state(&pair).await;
         let eth0 = pair.pod.link("eth0").await.unwrap().unwrap().index;
-        for damage in 0..18 {
+        assert!(looks_right(&pair, &link, index).await);
+        for damage in 0..23 {
             let (v4, v6) = (ip(POD4), ip(POD6));
             let inner = link.inner_routes(eth0);
             match damage {
@@ -201,12 +209,18 @@ fn repairs_what_others_break_ipv4_and_ipv6() {
                 14 => pair.node.replace_route(&Route { mtu: Some(1300), ..direct(v6.into(), index) }).await,
                 15 => sysctl::write("net/ipv4/conf/np0/forwarding", "0").map(drop),
                 16 => sysctl::write("net/ipv6/conf/np0/forwarding", "0").map(drop),
+                17 => pair.node.rename(index, "moved").await,
+                18 => pair.pod.rename(eth0, "moved").await,
+                19 => pair.node.set_mac(index, [2, 0, 0, 0, 0, 9]).await,
+                20 => sysctl::write("net/ipv6/conf/np0/accept_ra", "2").map(drop),
+                21 => sysctl::write("net/ipv6/conf/np0/disable_ipv6", "1").map(drop),
                 _ => pair.pod.set_flag_up(1, false).await,
             }
             .unwrap();
-            assert_ne!(state(&pair).await, whole, "damage {damage} did nothing");
+            assert!(!looks_right(&pair, &link, index).await, "damage {damage} goes unseen");
             assert_eq!(pair.ensure(&link).await.unwrap(), index, "damage {damage}");
             assert_eq!(state(&pair).await, whole, "damage {damage}");
+            assert!(looks_right(&pair, &link, index).await, "damage {damage}");
         }
     });
 }
@@ -232,9 +246,9 @@ fn replaces_a_pair_that_leads_to_another_pod() {
         let index = pair.ensure(&v4()).await.unwrap();
         assert!(other.link("eth0").await.unwrap().is_none());
         assert!(pair.pod.link("eth0").await.unwrap().is_some());
-        // Renamed inside the pod: not the link that was asked for any more.
+        // Renamed inside the pod: the same link with the name that was asked for.
         let renamed = PodLink { pod_name: "net1".to_owned(), ..v4() };
-        assert_ne!(pair.ensure(&renamed).await.unwrap(), index);
+        assert_eq!(pair.ensure(&renamed).await.unwrap(), index);
         assert!(pair.pod.link("eth0").await.unwrap().is_none());
     });
 }

@@ -1,0 +1,76 @@
+//! The uplink under live flows.
+
+use netpath_tests::{for_both_families, scene::Family};
+
+use super::{ANNOUNCED, Breakage, Live, Scene, programs_on, shell};
+
+for_both_families!(the_uplink_comes_and_goes);
+
+fn the_uplink_comes_and_goes(family: Family) {
+    let mut scene = Scene::new(&family, "");
+    let flag = scene.side.flag();
+    let back =
+        "ip -4 route add default via 198.18.0.1 dev up0; ip -6 route add default via 2001:db8:18::1 dev up0";
+    let addresses = "ip addr add 198.18.0.2/30 dev up0; ip addr add 2001:db8:18::2/64 dev up0 nodad";
+    let with_v6 = "ip addr show dev up0 | grep -q 2001: || ip addr add 2001:db8:18::2/64 dev up0 nodad";
+    let recreated = format!(
+        "ip link del up0; ip link add up0 type veth peer name to-node netns router; {addresses}; \
+         ip link set up0 up; ip -n router addr add 198.18.0.1/30 dev to-node; \
+         ip -n router addr add 2001:db8:18::1/64 dev to-node nodad; ip -n router link set to-node up; {back}"
+    );
+    let rows = [
+        ("default route gone and back", format!("ip {flag} route del default; {}", default(&scene)), true),
+        ("down and up", format!("ip link set up0 down; ip link set up0 up; {with_v6}; {back}"), true),
+        (
+            "an address more",
+            "ip addr add 198.18.0.9/32 dev up0; ip addr add 2001:db8:18::9/128 dev up0".into(),
+            false,
+        ),
+        (
+            "an address less",
+            "ip addr del 198.18.0.9/32 dev up0; ip addr del 2001:db8:18::9/128 dev up0".into(),
+            false,
+        ),
+        ("renamed and back", "ip link set up0 name wan0; ip link set wan0 name up0".into(), false),
+    ];
+    let old = netpath_tests::kernel::older((6, 2));
+    for (name, breaks, disturbs) in rows {
+        if old && name.starts_with("renamed") {
+            continue;
+        }
+        let breakage = Breakage { name, netns: scene.netns(), breaks, disturbs, within: ANNOUNCED };
+        scene.is_repaired(&breakage, || {
+            let said = programs_on(scene.netns(), "up0");
+            (!said.contains("from_uplink") || !said.contains("to_uplink")).then_some(said)
+        });
+    }
+    // A configured uplink that is not there is told, while the interface goes on under its other name.
+    if !old {
+        let breakage = Breakage {
+            name: "renamed",
+            netns: scene.netns(),
+            breaks: "ip link set up0 name wan0".into(),
+            disturbs: false,
+            within: ANNOUNCED,
+        };
+        let told = |problems: Vec<String>| problems.iter().any(|problem| problem.starts_with("uplink up0: "));
+        scene.is_repaired(&breakage, || (!told(scene.problems())).then(|| "no problem is told".to_owned()));
+        let breakage =
+            Breakage { name: "its name is back", breaks: "ip link set wan0 name up0".into(), ..breakage };
+        scene.is_repaired(&breakage, || told(scene.problems()).then(|| "the problem stays".to_owned()));
+    }
+    // While its programs are gone the node's own stack answers what is not for it, and resets connections through SNAT.
+    let said = shell(scene.netns(), &recreated);
+    assert_eq!(said, "", "not recreated");
+    scene.wait("recreated", ANNOUNCED, || {
+        let said = programs_on(scene.netns(), "up0");
+        (!said.contains("from_uplink") || !said.contains("to_uplink")).then_some(said)
+    });
+    let c = scene.node.pod("c");
+    scene.live = Live::start(&scene.node, &scene.side, &scene.a, &c);
+    assert_eq!(scene.problems(), [""; 0]);
+}
+
+fn default(scene: &Scene) -> String {
+    format!("ip {} route add default via {} dev up0", scene.side.flag(), scene.side.router)
+}
