@@ -149,92 +149,93 @@ fn all_green(configuration: &str) {
     assert_eq!(status.problems, [""; 0]);
 }
 
-/// What the agent does not undo by itself, because it is not its own.
+/// What the agent does not undo by itself, because it is not its own. The last takes the uplink down.
+const FOREIGN: [Break; 9] = [
+    Break {
+        check: "firewall-nftables",
+        by: "nft add table inet fw && nft add chain inet fw pass '{ type filter hook forward priority 0; policy drop; }'",
+        status: "failed",
+        advice: "`nft insert rule inet fw pass oifname \"np*\" accept`",
+        fixes: 2,
+        also: &[],
+    },
+    Break {
+        check: "firewall-nftables",
+        by: "nft insert rule inet fw pass ip saddr 10.61.0.0/16 reject",
+        status: "failed",
+        advice: "`nft insert rule inet fw pass iifname",
+        fixes: 2,
+        also: &[],
+    },
+    Break {
+        check: "programs-foreign",
+        by: "tc qdisc add dev up0 clsact; tc filter add dev up0 ingress pref 77 protocol ip u32 match u32 0 0",
+        status: "warning",
+        advice: "`tc filter del dev up0 ingress pref 77`",
+        fixes: 1,
+        also: &[],
+    },
+    Break {
+        check: "block-overlap",
+        by: "ip route add 10.61.0.128/25 dev up0",
+        status: "failed",
+        advice: "`ip route del 10.61.0.128/25 dev up0`",
+        fixes: 1,
+        also: &[],
+    },
+    Break {
+        check: "block-overlap",
+        by: "ip address add fd00:61::ffff/128 dev lo",
+        status: "failed",
+        advice: "dev lo`, or give pods another block",
+        fixes: 1,
+        also: &["agent-problems"],
+    },
+    Break {
+        check: "permissions",
+        by: "chmod 666 /run/netpath/default/agent.sock",
+        status: "failed",
+        advice: "`chmod o-rwx /run/netpath/default/agent.sock`",
+        fixes: 1,
+        also: &["agent-problems"],
+    },
+    Break {
+        check: "leftover-links",
+        by: "ip link add np99 address 02:6e:70:00:00:01 type veth peer name x99",
+        status: "warning",
+        advice: "`ip link delete np99`",
+        fixes: 1,
+        also: &[],
+    },
+    Break {
+        check: "leftover-routes",
+        by: "ip route add unreachable 10.99.0.0/24 proto 110",
+        status: "warning",
+        advice: "`ip route del unreachable 10.99.0.0/24 proto 110`",
+        fixes: 1,
+        also: &[],
+    },
+    Break {
+        check: "uplink",
+        by: "ip link set up0 down",
+        status: "failed",
+        advice: "`ip link set up0 up`",
+        fixes: 1,
+        // Its routes and its address of IPv6 go with it.
+        also: &["default-route", "uplink-address", "agent-problems"],
+    },
+];
+
 #[test]
 fn what_others_break_is_told_with_the_fix_while_the_agent_runs() {
     let node = healthy("mtu = 1500");
-    let cases = [
-        Break {
-            check: "firewall-nftables",
-            by: "nft add table inet fw && nft add chain inet fw pass '{ type filter hook forward priority 0; policy drop; }'",
-            status: "failed",
-            advice: "`nft insert rule inet fw pass oifname \"np*\" accept`",
-            fixes: 2,
-            also: &[],
-        },
-        Break {
-            check: "firewall-nftables",
-            by: "nft insert rule inet fw pass ip saddr 10.61.0.0/16 reject",
-            status: "failed",
-            advice: "`nft insert rule inet fw pass iifname",
-            fixes: 2,
-            also: &[],
-        },
-        Break {
-            check: "programs-foreign",
-            by: "tc qdisc add dev up0 clsact; tc filter add dev up0 ingress pref 77 protocol ip u32 match u32 0 0",
-            status: "warning",
-            advice: "`tc filter del dev up0 ingress pref 77`",
-            fixes: 1,
-            also: &[],
-        },
-        Break {
-            check: "block-overlap",
-            by: "ip route add 10.61.0.128/25 dev up0",
-            status: "failed",
-            advice: "`ip route del 10.61.0.128/25 dev up0`",
-            fixes: 1,
-            also: &[],
-        },
-        Break {
-            check: "block-overlap",
-            by: "ip address add fd00:61::ffff/128 dev lo",
-            status: "failed",
-            advice: "dev lo`, or give pods another block",
-            fixes: 1,
-            also: &["agent-problems"],
-        },
-        Break {
-            check: "permissions",
-            by: "chmod 666 /run/netpath/default/agent.sock",
-            status: "failed",
-            advice: "`chmod o-rwx /run/netpath/default/agent.sock`",
-            fixes: 1,
-            also: &["agent-problems"],
-        },
-        Break {
-            check: "leftover-links",
-            by: "ip link add np99 address 02:6e:70:00:00:01 type veth peer name x99",
-            status: "warning",
-            advice: "`ip link delete np99`",
-            fixes: 1,
-            also: &[],
-        },
-        Break {
-            check: "leftover-routes",
-            by: "ip route add unreachable 10.99.0.0/24 proto 110",
-            status: "warning",
-            advice: "`ip route del unreachable 10.99.0.0/24 proto 110`",
-            fixes: 1,
-            also: &[],
-        },
-        Break {
-            check: "uplink",
-            by: "ip link set up0 down",
-            status: "failed",
-            advice: "`ip link set up0 up`",
-            fixes: 1,
-            // Its routes and its address of IPv6 go with it.
-            also: &["default-route", "uplink-address", "agent-problems"],
-        },
-    ];
     shell(&node, "ip link set up0 mtu 1400");
     let narrow = Diagnosis::of(&node);
     assert_eq!(narrow.red(), ["mtu"]);
     assert!(narrow.advice("mtu").starts_with("mtu = 1400 in /mnt/agent.toml"), "{}", narrow.row("mtu"));
     node.reconfigure("mtu = 1400");
     until("pods have the smaller MTU", || Diagnosis::of(&node).red().is_empty());
-    cases.iter().for_each(|case| break_and_mend(&node, case, &["agent-problems"]));
+    FOREIGN.iter().for_each(|case| break_and_mend(&node, case, &["agent-problems"]));
     let diagnosis = Diagnosis::of(&node);
     assert_eq!(diagnosis.status("default-route"), "warning", "{}", diagnosis.row("default-route"));
     let fix = "ip route add default via GATEWAY dev up0";

@@ -34,10 +34,9 @@ pub(super) fn bpffs(facts: &Facts) -> Finding {
             format!("mount one above {dir}, or remove pin_dir from {}", facts.file.display()),
         );
     }
-    Finding::failed(
-        format!("{dir} is not on a bpffs: without pins, programs go when the agent does"),
-        "`mount -t bpf bpf /sys/fs/bpf`; the agent does so when it starts",
-    )
+    let seen = format!("{dir} is not on a bpffs: without pins, programs go when the agent does");
+    let advice = "`mount -t bpf bpf /sys/fs/bpf`; the agent does so when it starts";
+    if facts.agent.process.is_some() { Finding::failed(seen, advice) } else { Finding::warning(seen, advice) }
 }
 
 /// Whether the pins outlive the agent.
@@ -161,6 +160,9 @@ mod tests {
         assert_eq!(bpffs_shared(&facts).status, Outcome::Failed);
         facts.host.bpffs = false;
         assert_eq!(bpffs_shared(&facts).status, Outcome::NotApplicable);
+        assert_eq!(bpffs(&facts).status, Outcome::Failed);
+        facts.agent.process = None;
+        assert_eq!(bpffs(&facts).status, Outcome::Warning, "the agent will see to it");
         assert!(bpffs(&facts).advice.unwrap().contains("`mount -t bpf bpf /sys/fs/bpf`"));
         facts.paths.pin_dir = "/mnt/pins".into();
         assert!(bpffs(&facts).advice.unwrap().contains("pin_dir"));

@@ -2,7 +2,7 @@
 //! running agent.
 //!
 //! `facts` reads everything once; the other files judge what was read, and know nothing of the system: a new check is a
-//! function there and a line in [`CHECKS`].
+//! function there and a line in `CHECKS`.
 
 mod agent;
 mod facts;
