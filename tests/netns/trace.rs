@@ -39,6 +39,7 @@ for_both_families!(
 );
 
 /// A request between two ends.
+#[expect(clippy::needless_pass_by_value, reason = "names and addresses, as they come")]
 fn request(from: impl ToString, to: impl ToString) -> TraceRequest {
     TraceRequest { source: from.to_string(), destination: to.to_string(), ..TraceRequest::default() }
 }

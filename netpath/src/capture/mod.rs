@@ -2,7 +2,7 @@
 //!
 //! Packets that netpath redirects pass by the host ends of the pods' links, where one would look for them. They are seen at
 //! two places: on the pod's own interfaces, in its namespace, as the pod knows them; and on the uplinks, as the wire
-//! does. A tap at each ([`tap`]) reads them; a packet of the wire is the pod's if FLOWS says so ([`owner`]), which has the
+//! does. A tap at each (`tap`) reads them; a packet of the wire is the pod's if FLOWS says so (`owner`), which has the
 //! flow before its first packet leaves.
 
 mod error;
