@@ -117,8 +117,11 @@ impl Agent {
     /// If a counter cannot be read.
     pub async fn status(&self) -> Result<Status, AgentError> {
         let read =
-            |datapath: &mut Datapath| Ok::<_, DatapathError>((datapath.attachments()?, traffic(datapath)?));
+            |datapath: &mut Datapath| Ok::<_, DatapathError>((datapath.attachments(), traffic(datapath)?));
         let (attachments, traffic) = self.on_datapath(read).await?;
+        // Whoever looks because the pins are gone is to see that, and the rest.
+        self.note("pins", &attachments.as_ref().map(drop));
+        let attachments = attachments.unwrap_or_default();
         let snat = self.snat_status().await?;
         let problems = lock(&self.problems).lines();
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();

@@ -6,7 +6,23 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use netpath_common::abi::{Addr, Endpoint, Link, Node as Record, Route, RouteKey};
 use netpath_tests::{for_both_families, node::run_in, scene::Family};
 
-use super::{ANNOUNCED, Breakage, PASS, Scene};
+use super::{ANNOUNCED, Breakage, PASS, Scene, shell};
+
+#[test]
+fn an_unmounted_bpffs_is_told() {
+    let scene = Scene::new(&Family::V4, "");
+    let said = shell(scene.netns(), "umount -l /sys/fs/bpf");
+    assert_eq!(said, "", "not unmounted");
+    scene.wait("bpffs unmounted", PASS, || {
+        let problems = scene.problems();
+        let told = |object: &str| {
+            problems
+                .iter()
+                .any(|problem| problem.starts_with(object) && problem.contains("/sys/fs/bpf/netpath"))
+        };
+        (!told("pins: ") || !told("pods in the tables: ")).then(|| format!("{problems:?}"))
+    });
+}
 
 for_both_families!(entries_removed_by_hand_come_back, the_blocks_route_and_the_reserved_ports_come_back,);
 

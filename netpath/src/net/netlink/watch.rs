@@ -71,6 +71,10 @@ const DELETED_QDISC: u16 = 37;
 const DELETED_FILTER: u16 = 45;
 const NEW_SETTINGS: u16 = 80;
 
+/// Where `ndm_state` is, and what it says of an address that nobody is asked about (`NUD_NOARP`).
+const NEIGHBOUR_STATE: usize = HEADER + if cfg!(target_endian = "little") { 8 } else { 9 };
+const NOARP: u8 = 0x40;
+
 /// What may have changed since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
@@ -189,6 +193,10 @@ fn note_all(mut bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
 }
 
 fn note(message: u16, bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
+    // Those of multicast groups come and go by themselves, on every link.
+    if matches!(message, NEW_NEIGHBOUR | DELETED_NEIGHBOUR) && bytes.get(NEIGHBOUR_STATE) == Some(&NOARP) {
+        return;
+    }
     match (message, namespace) {
         // Ours are on the node's side only.
         (DELETED_QDISC | DELETED_FILTER, None) => {
