@@ -3,13 +3,14 @@
 //! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
-//! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
+//! the programs tell, `view`, `flows` and `snat` answer the API, `metrics` counts, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
 mod events;
 mod flows;
 mod links;
+mod metrics;
 mod network;
 mod networks;
 mod node;
@@ -39,8 +40,9 @@ use std::{
 
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
+pub(crate) use self::view::unix_ms;
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, registry::Registry, state::State};
+use self::{metrics::Metrics, node::NodeState, registry::Registry, state::State};
 use crate::{
     api::types::Event,
     config::Config,
@@ -66,6 +68,7 @@ pub struct Agent {
     /// What is wrong now, by object.
     problems: Mutex<BTreeMap<String, String>>,
     swept: Mutex<Swept>,
+    pub(crate) metrics: Metrics,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,
@@ -102,7 +105,7 @@ impl Agent {
     }
 
     /// Notes what is wrong with an object, or that nothing is. Tells the log when that changes.
-    fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
+    pub(crate) fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
         let mut problems = lock(&self.problems);
         match outcome {
             Ok(()) => {
@@ -111,6 +114,7 @@ impl Agent {
                 }
             }
             Err(problem) => {
+                self.metrics.failed(object);
                 let problem = problem.to_string();
                 if problems.insert(object.to_owned(), problem.clone()).as_ref() != Some(&problem) {
                     tracing::warn!("{object}: {problem}");

@@ -56,6 +56,7 @@ impl Agent {
 
     /// One pass over everything. What is left over is removed last, when what should be there is.
     pub(super) async fn pass(self: &Arc<Self>, extent: Extent) {
+        let begun = Instant::now();
         let seen = self.ensure_node().await;
         // After the tables: no program makes another binding to an address that is gone.
         self.note("bindings", &self.drop_lost_bindings(&seen).await);
@@ -67,6 +68,7 @@ impl Agent {
             self.ensure_pod(&entry, extent).await;
         }
         self.note("leftovers", &self.drop_leftovers().await);
+        self.metrics.passed(extent, begun.elapsed());
     }
 
     /// Makes one pod's kernel state right, or finishes its removal.

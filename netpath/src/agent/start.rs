@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, reconcile::Extent, registry::Registry,
+    Agent, AgentError, Uninstall, blocking, lock, metrics::Metrics, node::NodeState, reconcile::Extent, registry::Registry,
     state::State, uninstall::remove_all,
 };
 use crate::{
@@ -57,9 +57,11 @@ pub async fn run(
     let (agent, mut uninstall) = Agent::open(config, store).await?;
     let tasks = agent.begin().await?;
     let socket = agent.config().paths.socket();
-    let listener = server::bind(&socket).await?;
+    let mut group = agent.api_group();
+    let listener = server::bind(&socket, group).await?;
     // Served until the answers are out, that of `uninstall` included.
     let (end_server, server_ends) = watch::channel(false);
+    let metrics = tokio::spawn(server::metrics::serve(Arc::clone(&agent), server_ends.clone()));
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
     tracing::info!(socket = %socket.display(), node = agent.config().node, "ready");
     let asked = loop {
@@ -68,6 +70,10 @@ pub async fn run(
             asked = uninstall.recv() => break asked,
         }
         agent.reload(blocking(reread.clone()).await).await;
+        if group != agent.api_group() {
+            group = agent.api_group();
+            agent.note("api.group", &server::open_to(&socket, group));
+        }
     };
     agent.end(tasks).await;
     let outcome = match asked {
@@ -85,7 +91,7 @@ pub async fn run(
         }
     };
     end_server.send_replace(true);
-    if timeout(GRACE, serving).await.is_err() {
+    if timeout(GRACE, async { tokio::join!(serving, metrics) }).await.is_err() {
         tracing::warn!("a client did not take its answer in time");
     }
     // A socket that nobody answers would look like a hanging agent.
@@ -213,6 +219,7 @@ impl Agent {
             node: Mutex::new(NodeState::default()),
             problems: Mutex::new(BTreeMap::new()),
             swept: Mutex::new(Swept::default()),
+            metrics: Metrics::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),

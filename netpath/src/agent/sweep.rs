@@ -55,6 +55,7 @@ impl Agent {
             "flow table swept"
         );
         let ceilings = ceilings(&pods, &opened, &swept, self.flows_per_pod());
+        self.metrics.swept(&swept);
         *lock(&self.swept) = swept;
         let agent = Arc::clone(self);
         let write = move |datapath: &mut Datapath| {

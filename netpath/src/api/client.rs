@@ -122,6 +122,17 @@ impl Client {
         self.get("/v1/drops").await
     }
 
+    /// All drop reasons.
+    pub async fn all_drops(&self) -> Result<Vec<Drop>, ClientError> {
+        self.get("/v1/drops?all=true").await
+    }
+
+    /// Everything there is to measure, in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/metrics", None).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// Events from now on, until the stream is dropped or the agent ends.
     pub async fn events(&self) -> Result<EventStream, ClientError> {
         let what = "GET /v1/events";

@@ -7,6 +7,7 @@ mod failure;
 mod flow;
 mod lab;
 mod man;
+mod metrics;
 mod monitor;
 mod network;
 mod output;
@@ -98,6 +99,8 @@ pub enum Command {
     Monitor(monitor::Args),
     /// Show the agent, its programs, tables and problems
     Status,
+    /// Print everything there is to measure, in Prometheus' text format
+    Metrics,
     /// Remove everything netpath put on this machine and restore what it changed
     Uninstall,
     /// A network of namespaces on this machine, to look at, check and measure
@@ -144,6 +147,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Status => status::run(global)?,
+        Command::Metrics => metrics::run(global)?,
         Command::Uninstall => uninstall::run(global)?,
         Command::Lab(command) => return lab::run(global, &command),
         Command::Completions(args) => completions::run(&args)?,

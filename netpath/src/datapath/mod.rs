@@ -74,6 +74,7 @@ pub struct Datapath {
     pins: Pins,
     attach: AttachKind,
     events: Option<RingBuf<aya::maps::MapData>>,
+    losses: events::Losses,
 }
 
 impl Datapath {
@@ -89,7 +90,8 @@ impl Datapath {
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
-        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events })
+        let losses = events::Losses::take(&mut ebpf)?;
+        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events, losses })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.
