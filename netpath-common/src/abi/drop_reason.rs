@@ -39,7 +39,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// A header is truncated, or its lengths contradict each other (invariant 9).
+    /// A header is truncated, or its lengths contradict each other.
     Malformed = 1, "Look at the sender: 'tcpdump -i INTERFACE -nvv' on the interface that 'netpath monitor --drops' names shows what is wrong.";
     /// A pod sent from an address or a MAC that is not its own, or an ICMP error about a packet that was never its; or a
     /// pod's address came in from the wire.
@@ -63,7 +63,7 @@ drop_reasons! {
     InboundDenied = 10, "If outside may open connections to these pods, 'netpath network set NAME --inbound any'. If the packet was an answer, its flow had ended: raise the timeout in flows.timeouts.";
     /// The uplink has no address of this family that flows could be translated to.
     NoSourceAddress = 11, "Give the uplink an address of the packet's family ('ip addr' shows what it has), or name another uplink.";
-    /// The host stack forwarded a packet with a pod's address to an uplink, where it may not leave untranslated (invariant 1):
+    /// The host stack forwarded a packet with a pod's address to an uplink, where it may not leave untranslated:
     /// the pod has just gone, or the node's rules send what is for the node or a pod to the wire.
     Untranslated = 12, "A few after 'pod rm' are normal. If they go on, 'ip rule' and 'ip route get DESTINATION from POD iif INTERFACE' show who sends the packet to the uplink.";
     /// The kernel refused to make the packet writable: it was out of memory for packets.

@@ -11,7 +11,7 @@ use utoipa::{
 };
 
 use super::{API, timed, untimed};
-use crate::api::types::Failure;
+use crate::api::types::{Failure, FlowSort, FlowState, Prefix, Protocol};
 
 /// What every request may be answered with, beside what its route says.
 const ALWAYS: [(&str, &str); 4] = [
@@ -26,9 +26,9 @@ const DESCRIPTION: &str = "HTTP and JSON over the unix socket of a node's agent,
     with a status of 400 and above is a `Failure`. A request has at most 64 KiB and is here within 10 s; an answer takes 60 s \
     at most, but for events and uninstall.";
 
-/// Types that no route names.
+/// Types that no route names: the failure of each, and those of queries.
 #[derive(utoipa::OpenApi)]
-#[openapi(components(schemas(Failure)))]
+#[openapi(components(schemas(Failure, FlowSort, FlowState, Prefix, Protocol)))]
 struct Shared;
 
 /// The OpenAPI document of this agent's API.
