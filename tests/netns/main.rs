@@ -1,12 +1,16 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
+mod api;
 mod changes;
+mod crowd;
 mod delivery;
 mod fragments;
 mod host;
 mod ipv6;
 mod lifecycle;
 mod matrix;
+mod metrics;
+mod monitor;
 mod networks;
 mod pmtu;
 mod restart;

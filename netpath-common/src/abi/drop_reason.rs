@@ -94,8 +94,16 @@ mod tests {
             assert!(listed.remove(row.as_str()), "docs/DROPS.md lacks, or has otherwise:\n{row}");
             assert_eq!(DropReason::from_u8(reason as u8), Some(reason));
             let (meaning, advice) = (reason.meaning(), reason.advice());
-            assert!(meaning.ends_with(['.', ')']) && advice.ends_with('.'), "{}: {meaning} {advice}", reason.name());
-            assert!(!meaning.contains("  ") && meaning.len() < 250 && advice.len() < 250, "{}", reason.name());
+            assert!(
+                meaning.ends_with(['.', ')']) && advice.ends_with('.'),
+                "{}: {meaning} {advice}",
+                reason.name()
+            );
+            assert!(
+                !meaning.contains("  ") && meaning.len() < 250 && advice.len() < 250,
+                "{}",
+                reason.name()
+            );
         }
         assert!(listed.is_empty(), "docs/DROPS.md has what is no reason: {listed:?}");
     }

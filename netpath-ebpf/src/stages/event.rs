@@ -2,9 +2,7 @@
 //! counter.
 
 use aya_ebpf::macros::map;
-use netpath_common::abi::{
-    Addr, COUNTER_SLOTS, DropReason, Event, EventKind, EventLoss, FlowKey, Program,
-};
+use netpath_common::abi::{Addr, COUNTER_SLOTS, DropReason, Event, EventKind, EventLoss, FlowKey, Program};
 
 use crate::{
     bpf::{

@@ -41,13 +41,21 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
+        let (failures, events): (Family<Labels, Counter>, Family<Labels, Counter>) = Default::default();
+        // From zero on, so that the first one is seen as a rise.
+        for kind in ["pod", "network", "uplink", "tables"] {
+            let _ = failures.get_or_create(&vec![("kind", kind.into())]);
+        }
+        for kind in ["drop", "flow"] {
+            let _ = events.get_or_create(&vec![("kind", kind.into())]);
+        }
         Self {
             passes: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 15))),
-            failures: Family::default(),
+            failures,
             sweeps: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
             expired: Counter::default(),
             requests: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
-            events: Family::default(),
+            events,
             lost: Counter::default(),
             last_pass: Mutex::new(None),
         }

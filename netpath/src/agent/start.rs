@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, metrics::Metrics, node::NodeState, reconcile::Extent, registry::Registry,
-    state::State, uninstall::remove_all,
+    Agent, AgentError, Uninstall, blocking, lock, metrics::Metrics, node::NodeState, reconcile::Extent,
+    registry::Registry, state::State, uninstall::remove_all,
 };
 use crate::{
     api::server,

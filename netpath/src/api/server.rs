@@ -36,13 +36,13 @@ use tokio::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use self::openapi::document;
 pub(crate) use self::peer::open_to;
 use self::{
     connection::{Client, Room},
     failure::Refusal,
     peer::Socket,
 };
-pub use self::openapi::document;
 use crate::{
     agent::{Agent, AgentError},
     store::private_dir,
@@ -182,7 +182,9 @@ async fn whole(request: Request, next: Next) -> Response {
     match timeout(BODY_TIME, to_bytes(body, BODY_LIMIT)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(error)) => Refusal::unread(format!("{error} ({BODY_LIMIT} bytes)")).into_response(),
-        Err(_) => Refusal::unread(format!("it was not here within {} s", BODY_TIME.as_secs())).into_response(),
+        Err(_) => {
+            Refusal::unread(format!("it was not here within {} s", BODY_TIME.as_secs())).into_response()
+        }
     }
 }
 

@@ -35,8 +35,7 @@ pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
 /// A row a reason, and under it what it means and what to do.
 pub(super) fn render(drops: &[Drop]) -> String {
     let columns = [Column::Left("REASON"), Column::Right("PACKETS"), Column::Right("BYTES")];
-    let rows =
-        drops.iter().map(|drop| [drop.reason.clone(), drop.packets.to_string(), bytes(drop.bytes)]);
+    let rows = drops.iter().map(|drop| [drop.reason.clone(), drop.packets.to_string(), bytes(drop.bytes)]);
     let table = table(&columns, rows);
     let mut lines = table.lines();
     let mut text = format!("{}\n", lines.next().unwrap_or_default());

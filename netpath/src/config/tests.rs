@@ -126,7 +126,10 @@ fn who_is_answered_and_where() {
          metrics.listen = [\"127.0.0.1:9464\", \"[::1]:9464\"]"
     );
     let messages = refused("[api]\ngroup = \"nobodies\"\n");
-    assert!(messages.contains("'nobodies', and there is no such group; make it with 'groupadd"), "{messages}");
+    assert!(
+        messages.contains("'nobodies', and there is no such group; make it with 'groupadd"),
+        "{messages}"
+    );
 }
 
 #[test]

@@ -184,8 +184,12 @@ impl Agent {
         let range = self.config().snat_ports.clone();
         let ports = f64::from(range.end() - range.start()) + 1.0;
         scrape.value("snat_ports", "Source ports that an address has towards one destination.", ports);
-        let addresses = snat.addresses.len() as f64;
-        scrape.value("snat_addresses", "Addresses that flows are translated to.", addresses);
+        let of = |family: &str, v6: bool| {
+            let count = snat.addresses.iter().filter(|address| address.is_ipv6() == v6).count();
+            one("family", family, count as u64)
+        };
+        let addresses = vec![of("ipv4", false), of("ipv6", true)];
+        scrape.gauge("snat_addresses", "Addresses that flows are translated to, by family.", addresses);
         let in_use = "Source ports in use at the last sweep, over all destinations.";
         scrape.value("snat_bindings", in_use, snat.in_use as f64);
         let busiest = busiest(&lock(&self.swept).destinations);
@@ -250,8 +254,7 @@ fn busiest(all: &std::collections::HashMap<(Addr, u16, u8), u64>) -> Vec<(Labels
     all.sort_unstable_by_key(|(to, bindings)| (std::cmp::Reverse(**bindings), **to));
     all.truncate(DESTINATIONS);
     let row = |(&(address, port, protocol), &bindings): (&(Addr, u16, u8), &u64)| {
-        let labels =
-            destination(address.to_ip().to_string(), u16::from_be(port), protocol_name(protocol));
+        let labels = destination(address.to_ip().to_string(), u16::from_be(port), protocol_name(protocol));
         (labels, bindings as f64)
     };
     all.into_iter().map(row).collect()

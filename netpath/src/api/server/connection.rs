@@ -222,11 +222,7 @@ struct Connection<I> {
 }
 
 impl<I> Connection<I> {
-    fn written<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.unread = None;
             self.client.moved();

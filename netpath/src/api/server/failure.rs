@@ -34,7 +34,8 @@ impl Refusal {
         let version = path.split('/').nth(1).unwrap_or_default();
         let is_version = version.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
         if is_version && version != API {
-            let message = format!("there is no {path}: this agent has version {API} of the API, not {version}");
+            let message =
+                format!("there is no {path}: this agent has version {API} of the API, not {version}");
             return Self::new(FailureCode::NotFound, message, Some("use a client of the agent's version"));
         }
         Self::new(FailureCode::NotFound, format!("there is no {path}"), Some(PATHS))
@@ -42,7 +43,11 @@ impl Refusal {
 
     pub(super) fn stranger() -> Self {
         let message = "only root may use the agent, and members of the group api.group may read";
-        Self::new(FailureCode::Forbidden, message, Some("run it as root, or have yourself added to the group"))
+        Self::new(
+            FailureCode::Forbidden,
+            message,
+            Some("run it as root, or have yourself added to the group"),
+        )
     }
 
     pub(super) fn read_only() -> Self {

@@ -1,12 +1,6 @@
 //! Metrics over TCP, for Prometheus: two paths, and nothing else of the API.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,

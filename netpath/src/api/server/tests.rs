@@ -15,7 +15,8 @@ use crate::{
     api::{
         client::{Client, ClientError},
         types::{
-            Drop, Failure, FailureCode, Flow, FlowFilter, FlowSort, FlowState, Network, NetworkAdd, NetworkSet, Pod,
+            Drop, Failure, FailureCode, Flow, FlowFilter, FlowSort, FlowState, Network, NetworkAdd,
+            NetworkSet, Pod,
         },
     },
     store::memory::MemoryStore,
@@ -220,7 +221,10 @@ fn the_document_is_that_of_the_routes() {
             let name = operation["operationId"].as_str().unwrap_or_else(|| panic!("{what}: operationId"));
             assert!(names.insert(name.to_owned()), "{what}: {name} is another's");
             for (status, response) in operation["responses"].as_object().unwrap() {
-                assert!(response["description"].as_str().is_some_and(|words| words.len() > 2), "{what} {status}");
+                assert!(
+                    response["description"].as_str().is_some_and(|words| words.len() > 2),
+                    "{what} {status}"
+                );
                 let schema = &response["content"]["application/json"]["schema"]["$ref"];
                 let failure = schema == "#/components/schemas/Failure";
                 assert_eq!(failure, status.as_str() >= "400", "{what} {status}: {schema}");
@@ -252,7 +256,10 @@ fn every_answer_says_its_version() {
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
             assert!(answer.contains("netpath-api: v1\r\n"), "{line}: {answer}");
-            assert!(answer.contains(concat!("netpath-version: ", env!("CARGO_PKG_VERSION"))), "{line}: {answer}");
+            assert!(
+                answer.contains(concat!("netpath-version: ", env!("CARGO_PKG_VERSION"))),
+                "{line}: {answer}"
+            );
         }
         running.stop().await;
         end.send_replace(true);

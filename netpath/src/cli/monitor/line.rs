@@ -94,10 +94,22 @@ mod tests {
         };
         let unparsed = Event { protocol: "0".into(), source: None, destination: None, ..event() };
         for (event, line) in [
-            (event(), "IP 10.0.0.1.4000 > 192.0.2.9.443: tcp, length 60: drop SpoofedSource, pod web, from_pod on np1"),
-            (echo, "IP 10.0.0.1 > 192.0.2.9: icmp id 77, length 60: flow as 198.51.100.1 id 32768, pod web, from_pod on np1"),
-            (v6, "IP6 2001:db8::1.4000 > 2001:db8::2.443: tcp, length 60: drop SpoofedSource, from_pod on np1"),
-            (flow, "IP6 2001:db8::1.4000 > 2001:db8::2.443: tcp, length 60: flow as 2001:db8::9.40000, from_pod on np1"),
+            (
+                event(),
+                "IP 10.0.0.1.4000 > 192.0.2.9.443: tcp, length 60: drop SpoofedSource, pod web, from_pod on np1",
+            ),
+            (
+                echo,
+                "IP 10.0.0.1 > 192.0.2.9: icmp id 77, length 60: flow as 198.51.100.1 id 32768, pod web, from_pod on np1",
+            ),
+            (
+                v6,
+                "IP6 2001:db8::1.4000 > 2001:db8::2.443: tcp, length 60: drop SpoofedSource, from_pod on np1",
+            ),
+            (
+                flow,
+                "IP6 2001:db8::1.4000 > 2001:db8::2.443: tcp, length 60: flow as 2001:db8::9.40000, from_pod on np1",
+            ),
             (unparsed, "not parsed, length 60: drop SpoofedSource, pod web, from_pod on np1"),
         ] {
             assert_eq!(render(&event), format!("14:05:09.003 {line}\n"));

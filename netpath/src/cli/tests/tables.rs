@@ -175,8 +175,17 @@ fn status_fits_on_one_screen_whatever_there_is() {
         sample(json!({"name": name, "interface": format!("np{at}"), "id": at, "attach": "tcx"}))
     };
     let class = |class: &str| sample(json!({"class": class, "packets": 1, "bytes": 1}));
-    let classes =
-        ["local", "to-node", "translated", "routed", "to-stack", "reply", "inbound", "from-stack", "neighbour"];
+    let classes = [
+        "local",
+        "to-node",
+        "translated",
+        "routed",
+        "to-stack",
+        "reply",
+        "inbound",
+        "from-stack",
+        "neighbour",
+    ];
     let busy = Status {
         programs: (0..500).flat_map(|at| [program("from_pod", at), program("to_pod", at)]).collect(),
         traffic: classes.map(class).to_vec(),
@@ -194,9 +203,7 @@ fn status_fits_on_one_screen_whatever_there_is() {
 #[test]
 fn status_shows_where_ports_are_scarce() {
     let mut tight = status();
-    let to = |last: u8| {
-        json!({"destination": format!("192.0.2.{last}"), "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"})
-    };
+    let to = |last: u8| json!({"destination": format!("192.0.2.{last}"), "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"});
     tight.snat = sample(json!({
         "range": "40000-40009", "in_use": 10, "exhausted": 7, "addresses": ["198.51.100.1", "2001:db8::1"],
         "exhausted_destinations": [
