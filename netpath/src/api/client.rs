@@ -23,8 +23,9 @@ use crate::api::types::{
     Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
 };
 
-/// How long an answer may take. Listing a full flow table takes the agent a few seconds.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
+/// a request.
+const ANSWER: Duration = Duration::from_secs(65);
 
 /// A client of one agent. Every request is a connection of its own, so the client outlives restarts of the agent.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl Client {
         Self { socket: socket.into(), patience: ANSWER }
     }
 
-    /// The same client, waiting `patience` for each answer instead of 30 s.
+    /// The same client, waiting `patience` for each answer instead of 65 s.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
