@@ -12,7 +12,7 @@ use netpath_tests::{
 };
 
 const CLIENTS: usize = 100;
-/// Pods of each client; NETPATH_CROWD asks for more. Ten of them take three minutes on two busy cores.
+/// Pods of each client; NETPATH_CROWD asks for more. Ten of them take two and a half minutes on two busy cores.
 const PODS: usize = 2;
 
 /// What pods leave on a node if they leave something.
@@ -83,6 +83,7 @@ fn a_hundred_clients_at_once_end_consistent() {
     let pods = std::env::var("NETPATH_CROWD").map_or(PODS, |pods| pods.parse().expect("pods of a client"));
     let node = Node::start("block = [\"10.61.0.0/21\", \"fd00:61::/64\"]");
     let (before, begun) = (picture(&node), Instant::now());
+    assert_eq!(before.matches("Found 0 elements").count(), 2, "both tables are looked at: {before}");
     let (worst, slowest_look) = node.runtime.block_on(async {
         let crowd = futures::future::join_all((0..CLIENTS).map(|number| client(&node, number, pods)));
         tokio::pin!(crowd);
