@@ -6,10 +6,16 @@ mod flags;
 mod flows;
 mod instance;
 mod reload;
+mod serving;
 mod snat;
 mod value;
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
 
 use self::{file::File, value::Source};
 pub use self::{
@@ -57,6 +63,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How programs are attached; the best the kernel has if absent.
     pub attach: Option<AttachKind>,
+    /// Number of the group that may read from the API beside root.
+    pub api_group: Option<u32>,
+    /// Where metrics are served over TCP.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 /// A setting that is not valid, or a file that cannot be read.
@@ -135,6 +145,8 @@ impl Config {
             flows_per_pod: flows::per_pod(&source)?,
             timeouts: flows::timeouts(&source)?,
             attach: value::attach(&source)?,
+            api_group: serving::group(&source)?,
+            metrics_listen: serving::listen(&source)?,
         })
     }
 

@@ -1,7 +1,9 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
+mod api;
 mod capture;
 mod changes;
+mod crowd;
 mod delivery;
 mod doctor;
 mod fragments;
@@ -9,6 +11,8 @@ mod host;
 mod ipv6;
 mod lifecycle;
 mod matrix;
+mod metrics;
+mod monitor;
 mod networks;
 mod pmtu;
 mod reconcile;

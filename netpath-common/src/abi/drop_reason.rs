@@ -1,7 +1,7 @@
 //! Why a packet was dropped. The only list: the counter, the event, `drop ls` and its advice all come from it.
 
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $name:ident = $value:literal, $advice:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $value:literal, $advice:literal;)*) => {
         /// Why a packet was dropped; also its row in COUNTERS.
         ///
         /// As wide as the programs' verdict: in a `Result` of both the payload is then one scalar on every path. With
@@ -9,7 +9,7 @@ macro_rules! drop_reasons {
         /// refuses the mask where the register holds a pointer.
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum DropReason { $($(#[$doc])* $name = $value,)* }
+        pub enum DropReason { $($(#[doc = $doc])+ $name = $value,)* }
 
         impl DropReason {
             /// All reasons, in order.
@@ -20,7 +20,12 @@ macro_rules! drop_reasons {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            /// What an operator should look at.
+            /// What it means, in a sentence or two.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)* }
+            }
+
+            /// What an operator should do.
             pub const fn advice(self) -> &'static str {
                 match self { $(Self::$name => $advice,)* }
             }
@@ -34,42 +39,45 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// Truncated, inconsistent or otherwise not a packet (invariant 9).
-    Malformed = 1, "A pod or the wire sent a damaged packet. Capture it and look at the sender.";
-    /// Source address or MAC does not belong to the pod that sent it.
-    SpoofedSource = 2, "The pod sent from an address it does not own: look for extra addresses or a bridge inside it.";
-    /// Neither ARP nor an IP version that the pod's network has.
-    UnsupportedProtocol = 3, "The pod sent IPv6, a VLAN tag or another EtherType that its network does not carry.";
-    /// Multicast or broadcast from a pod.
-    Multicast = 4, "Networks do not carry multicast or broadcast. Use unicast discovery.";
-    /// The first part of a fragmented datagram came after a later one, which nobody could be found for: the datagram is lost.
-    FragmentOutOfOrder = 5, "The network reorders fragments: send smaller datagrams, or look at the path's MTU.";
-    /// A transport protocol that cannot be translated.
-    ProtocolNotTranslated = 6, "Only TCP, UDP, SCTP and ICMP echo can be translated. Use a network or a prefix without masquerade.";
-    /// No free port for this destination in the SNAT range.
-    SnatExhausted = 7, "No free port was found towards this destination: widen snat.ports, or name more snat.addresses.";
-    /// FLOWS is full.
-    FlowTableFull = 8, "Raise flows.capacity, or find the pod that opens so many flows with 'netpath flow ls'.";
-    /// A route says so.
-    RouteDrop = 9, "A route of the network drops this destination.";
-    /// From outside to a pod's own address.
-    InboundDenied = 10, "Publish the port, or set inbound = \"any\" if pods should be reachable from outside.";
-    /// The egress interface has no address to translate to.
-    NoSourceAddress = 11, "Give the uplink an address of this family.";
-    /// The host stack forwarded a pod's packet that could not be translated (invariant 1).
-    Untranslated = 12, "A packet with a pod's address was about to leave untranslated and was stopped.";
-    /// The kernel refused to change the packet (out of memory).
-    RewriteFailed = 13, "The kernel could not make the packet writable: look for memory pressure.";
-    /// A reply whose hop count ends here; the node's stack would take it for its own and reset the connection.
-    TtlExpired = 14, "A reply arrived with its last hop used up: look for a routing loop outside.";
-    /// The node's record is missing: the agent has not finished starting.
-    NotReady = 15, "The agent has not written its configuration yet. Look at 'netpath status'.";
-    /// A destination that only loops or is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4; ::, ::1, fe80::/10).
-    MartianDestination = 16, "The pod sent to an address that is not valid on a network.";
+    /// A header is truncated, or its lengths contradict each other.
+    Malformed = 1, "Look at the sender: 'tcpdump -i INTERFACE -nvv' on the interface that 'netpath monitor --drops' names shows what is wrong.";
+    /// A pod sent from an address or a MAC that is not its own, or an ICMP error about a packet that was never its; or a
+    /// pod's address came in from the wire.
+    SpoofedSource = 2, "'netpath monitor --reason SpoofedSource' names the pod and the address. If the pod may use it, add the pod with --allow-address; else look for a bridge, a VPN or a changed MAC inside it.";
+    /// A pod sent a frame with a VLAN tag, or of another EtherType than IPv4, IPv6 and ARP.
+    UnsupportedProtocol = 3, "Networks carry IP only: remove the VLAN interface inside the pod, or stop what sends LLDP, PPPoE or the like there.";
+    /// A pod sent to a multicast or broadcast address.
+    Multicast = 4, "Networks carry no multicast and no broadcast. mDNS, SSDP and DHCP end here and that harms nobody; what needs its peers is to be given their addresses.";
+    /// The first part of a fragmented datagram came after a later one, which nobody could be found for, or a later part came
+    /// alone: the datagram is lost.
+    FragmentOutOfOrder = 5, "Send datagrams that fit into the path's MTU ('tracepath DESTINATION' in the pod finds it), or find what reorders packets on the way.";
+    /// A transport protocol that cannot be translated, or an ICMP message without a flow that it is about.
+    ProtocolNotTranslated = 6, "Only TCP, UDP, SCTP and echo are translated. For GRE, ESP and the like use 'netpath network set NAME --no-masquerade PREFIX' and have PREFIX route back to the pods.";
+    /// No free source port was found towards this destination.
+    SnatExhausted = 7, "'netpath status' names the destinations. Widen snat.ports, add snat.addresses, or shorten flows.timeouts; 'netpath flow ls --destination D' shows who holds the ports.";
+    /// The flow table is full of flows that cannot be given up.
+    FlowTableFull = 8, "Raise flows.capacity (it takes effect after 'netpath uninstall'), lower flows.per_pod, or find the pod that opens so many with 'netpath flow ls --sort age'.";
+    /// The gateway's own address was sent something else than a ping, or a route of the network drops this destination.
+    RouteDrop = 9, "Pods have no service at the gateway's address (169.254.1.1, fe80::1): use the address of the node or of the service that is meant.";
+    /// From outside to a pod's own address, which only pods and nodes of the cluster may reach.
+    InboundDenied = 10, "If outside may open connections to these pods, 'netpath network set NAME --inbound any'. If the packet was an answer, its flow had ended: raise the timeout in flows.timeouts.";
+    /// The uplink has no address of this family that flows could be translated to.
+    NoSourceAddress = 11, "Give the uplink an address of the packet's family ('ip addr' shows what it has), or name another uplink.";
+    /// The host stack forwarded a packet with a pod's address to an uplink, where it may not leave untranslated:
+    /// the pod has just gone, or the node's rules send what is for the node or a pod to the wire.
+    Untranslated = 12, "A few after 'pod rm' are normal. If they go on, 'ip rule' and 'ip route get DESTINATION from POD iif INTERFACE' show who sends the packet to the uplink.";
+    /// The kernel refused to make the packet writable: it was out of memory for packets.
+    RewriteFailed = 13, "Look for memory pressure: 'dmesg' for allocation failures, and vm.min_free_kbytes.";
+    /// An answer came with its last hop used up; the node's stack would take it for its own and reset the connection.
+    TtlExpired = 14, "Look for a routing loop between the peer and this node with 'traceroute', or a peer that sends with a tiny TTL.";
+    /// The programs have not been told of the node yet, or not of this uplink.
+    NotReady = 15, "It passes within a second of the agent's start. If it lasts, 'netpath status' tells what keeps the agent from writing its tables.";
+    /// A pod sent to a destination that is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4; ::, ::1, fe80::/10).
+    MartianDestination = 16, "Look at the pod's configuration for 'localhost', 0.0.0.0 or an unset address where a peer's belongs.";
     /// The pod has as many flows as one pod may have.
-    PodFlowLimit = 17, "Raise flows.per_pod, or see what the pod opens with 'netpath flow ls --pod POD'.";
-    /// SCTP's port cannot change, and another flow to this destination has it.
-    SnatPortTaken = 18, "Two pods use one SCTP port towards one peer: give one of them another port.";
+    PodFlowLimit = 17, "See what the pod opens with 'netpath flow ls --pod POD --sort age'; if it is meant to, raise flows.per_pod and send the agent SIGHUP.";
+    /// SCTP keeps its source port, and another flow to this destination has it.
+    SnatPortTaken = 18, "Give one of the two pods another local SCTP port, or add an address to snat.addresses.";
 }
 
 #[cfg(test)]
@@ -77,11 +85,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_rows_below_the_classes() {
+    fn every_reason_has_a_row_a_meaning_and_an_advice() {
+        let rows = include_str!("../../../docs/DROPS.md").lines().filter(|line| line.starts_with("| `"));
+        let mut listed: std::collections::BTreeSet<_> = rows.collect();
         for &reason in DropReason::ALL {
             assert!((reason as u8) < 64);
+            let row = format!("| `{}` | {} | {} |", reason.name(), reason.meaning(), reason.advice());
+            assert!(listed.remove(row.as_str()), "docs/DROPS.md lacks, or has otherwise:\n{row}");
             assert_eq!(DropReason::from_u8(reason as u8), Some(reason));
-            assert!(!reason.advice().is_empty());
+            let (meaning, advice) = (reason.meaning(), reason.advice());
+            assert!(
+                meaning.ends_with(['.', ')']) && advice.ends_with('.'),
+                "{}: {meaning} {advice}",
+                reason.name()
+            );
+            assert!(
+                !meaning.contains("  ") && meaning.len() < 250 && advice.len() < 250,
+                "{}",
+                reason.name()
+            );
         }
+        assert!(listed.is_empty(), "docs/DROPS.md has what is no reason: {listed:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! EVENTS: ring buffer of [`Event`].
+//! EVENTS: ring buffer of [`Event`]. EVENT_LOSSES: per-CPU array, [`EventLoss`] → events that are not in it (u64).
 
 use super::Addr;
 
@@ -45,6 +45,32 @@ impl Program {
             3 => Some(Self::FromUplink),
             4 => Some(Self::ToUplink),
             _ => None,
+        }
+    }
+}
+
+/// Why nobody is told of an event; also its row in EVENT_LOSSES.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventLoss {
+    /// A drop so soon after one for the same reason on the same CPU that it is only counted.
+    Drops = 0,
+    /// A flow so soon after another on the same CPU that it is only in the table.
+    Flows = 1,
+    /// The ring was full: the agent reads too slowly.
+    RingFull = 2,
+}
+
+impl EventLoss {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Drops, Self::Flows, Self::RingFull];
+
+    /// Stable name, as in metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drops => "drops-held-back",
+            Self::Flows => "flows-held-back",
+            Self::RingFull => "ring-full",
         }
     }
 }

@@ -186,13 +186,13 @@ impl Ring {
         Self(RingBuf::with_byte_size(bytes, 0))
     }
 
-    /// Fills and submits one record; lost if the ring is full, which userspace sees as a gap.
+    /// Fills and submits one record. Returns whether there was room for it.
     #[inline(always)]
-    pub fn submit<T: Copy + 'static>(&self, fill: impl FnOnce(&mut MaybeUninit<T>)) {
-        if let Some(mut entry) = self.0.reserve::<T>(0) {
-            fill(&mut entry);
-            entry.submit(0);
-        }
+    pub fn submit<T: Copy + 'static>(&self, fill: impl FnOnce(&mut MaybeUninit<T>)) -> bool {
+        let Some(mut entry) = self.0.reserve::<T>(0) else { return false };
+        fill(&mut entry);
+        entry.submit(0);
+        true
     }
 }
 

@@ -2,7 +2,7 @@
 //! counter.
 
 use aya_ebpf::macros::map;
-use netpath_common::abi::{Addr, COUNTER_SLOTS, DropReason, Event, EventKind, FlowKey, Program};
+use netpath_common::abi::{Addr, COUNTER_SLOTS, DropReason, Event, EventKind, EventLoss, FlowKey, Program};
 
 use crate::{
     bpf::{
@@ -19,6 +19,10 @@ static EVENTS: Ring = Ring::new(256 * 1024);
 #[map]
 static EVENT_TIMES: PerCpu<u64> = PerCpu::new(COUNTER_SLOTS);
 
+/// Per [`EventLoss`]: events that are not in the ring.
+#[map]
+static EVENT_LOSSES: PerCpu<u64> = PerCpu::new(EventLoss::ALL.len() as u32);
+
 /// Quiet time after an event of one drop reason, ns.
 const DROP_INTERVAL: u64 = 10_000_000;
 /// Quiet time after a flow event, ns.
@@ -27,22 +31,20 @@ const FLOW_INTERVAL: u64 = 1_000_000;
 /// Tells of a drop. Not inlined: it is off the fast path, and its code would stand in every program's middle.
 #[inline(never)]
 pub fn dropped(packet: &Packet, headers: &Headers, program: Program, reason: DropReason) {
-    let Some(time) = allowed(reason as u32, DROP_INTERVAL) else { return };
+    let Some(time) = allowed(reason as u32, DROP_INTERVAL) else { return lost(EventLoss::Drops) };
     let event = Event {
         time,
         kind: EventKind::Drop as u8,
         reason: reason as u8,
         ..describe(packet, &headers.key, program)
     };
-    EVENTS.submit::<Event>(|slot| {
-        slot.write(event);
-    });
+    submit(event);
 }
 
 /// Tells of a new flow and its translation.
 #[inline(never)]
 pub fn flow(packet: &Packet, headers: &Headers, program: Program, translated: &Addr, port: u16) {
-    let Some(time) = allowed(0, FLOW_INTERVAL) else { return };
+    let Some(time) = allowed(0, FLOW_INTERVAL) else { return lost(EventLoss::Flows) };
     let event = Event {
         time,
         kind: EventKind::Flow as u8,
@@ -50,9 +52,24 @@ pub fn flow(packet: &Packet, headers: &Headers, program: Program, translated: &A
         translated_port: port,
         ..describe(packet, &headers.key, program)
     };
-    EVENTS.submit::<Event>(|slot| {
+    submit(event);
+}
+
+#[inline(always)]
+fn submit(event: Event) {
+    let told = EVENTS.submit::<Event>(|slot| {
         slot.write(event);
     });
+    if !told {
+        lost(EventLoss::RingFull);
+    }
+}
+
+#[inline(always)]
+fn lost(why: EventLoss) {
+    if let Some(count) = EVENT_LOSSES.get_mut(why as u32) {
+        *count += 1;
+    }
 }
 
 #[inline(always)]

@@ -2,7 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use netpath_common::abi::{self, Addr, DropReason, EventKind, Program};
+use netpath_common::abi::{self, Addr, DropReason, EventKind, EventLoss, Program};
+use tokio::time::MissedTickBehavior;
 
 use super::{Agent, lock, registry::Entry, view::unix_ms};
 use crate::{
@@ -10,25 +11,54 @@ use crate::{
     datapath::{Events, monotonic_ns},
 };
 
-/// Pause after a failure to read the ring, so that a lasting one does not burn a core.
+/// Pause after a failure to read the ring, so that a lasting one does not burn a core; and between looks at what is
+/// missing in it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// Reads the ring until the agent ends.
     pub(super) async fn event_loop(self: Arc<Self>, mut ring: Events) {
         let mut ending = self.ending.subscribe();
+        let mut looks = tokio::time::interval(PAUSE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lost = None;
         loop {
             let event = tokio::select! {
-                event = ring.next() => event,
+                event = ring.next() => Some(event),
+                _ = looks.tick() => None,
                 _ = ending.wait_for(|ending| *ending) => return,
+            };
+            let Some(event) = event else {
+                self.tell_losses(&mut lost).await;
+                continue;
             };
             self.note("events", &event.as_ref().map(|_| ()));
             match event {
-                // Fails if nobody listens.
-                Ok(event) => drop(self.events.send(Arc::new(self.describe_event(&event)))),
+                Ok(event) => {
+                    let event = self.describe_event(&event);
+                    self.metrics.told(&event.kind);
+                    // Fails if nobody listens.
+                    let _ = self.events.send(Arc::new(event));
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Tells who listens what is missing since the last look; `told` is what was lost by then.
+    async fn tell_losses(&self, told: &mut Option<Vec<(EventLoss, u64)>>) {
+        if self.events.receiver_count() == 0 {
+            *told = None;
+            return;
+        }
+        let Ok(now) = self.on_datapath(|datapath| datapath.event_losses()).await else { return };
+        for ((why, before), (_, now)) in told.iter().flatten().zip(&now) {
+            if now > before {
+                let event = Event::of_loss(unix_ms(), why.name(), now - before);
+                let _ = self.events.send(Arc::new(event));
+            }
+        }
+        *told = Some(now);
     }
 
     fn describe_event(&self, event: &abi::Event) -> Event {
@@ -40,6 +70,7 @@ impl Agent {
             time_ms: wall_clock_ms(event.time),
             kind: if is_flow { "flow" } else { "drop" }.into(),
             reason: DropReason::from_u8(event.reason).map(|reason| reason.name().into()),
+            lost: None,
             interface: concerned
                 .as_ref()
                 .and_then(|entry| entry.host_of(event.ifindex))

@@ -4,8 +4,8 @@
 //! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs,
 //! `problems` says what it could not, `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs
-//! tell, `view`, `flows`, `snat` and `trace` answer the API, `notify` tells the service manager, `uninstall` takes everything
-//! away.
+//! tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts, `notify` tells the service manager, `uninstall`
+//! takes everything away.
 
 mod advertisements;
 mod error;
@@ -13,6 +13,7 @@ mod events;
 mod flows;
 mod forwarding;
 mod links;
+mod metrics;
 mod network;
 mod networks;
 mod node;
@@ -46,8 +47,11 @@ use std::{
 
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
+pub(crate) use self::view::unix_ms;
 pub use self::{error::AgentError, start::run, uninstall::uninstall};
-use self::{node::NodeState, notify::Progress, problems::Problems, registry::Registry, state::State};
+use self::{
+    metrics::Metrics, node::NodeState, notify::Progress, problems::Problems, registry::Registry, state::State,
+};
 use crate::{
     api::types::Event,
     config::Config,
@@ -76,6 +80,7 @@ pub struct Agent {
     /// The programs of traces, which run one at a time.
     dry_run: Arc<Mutex<DryRun>>,
     progress: Progress,
+    pub(crate) metrics: Metrics,
     events: broadcast::Sender<Arc<Event>>,
     /// Held by whoever makes the node right, so that nobody writes what he read before a change.
     node_changes: tokio::sync::Mutex<()>,
@@ -112,7 +117,7 @@ impl Agent {
     }
 
     /// Notes what is wrong with an object that every pass looks at, or that nothing is. Tells the log when that changes.
-    fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
+    pub(crate) fn note<E: std::fmt::Display>(&self, object: &str, outcome: &Result<(), E>) {
         self.note_as(object, outcome, false);
     }
 
@@ -126,8 +131,13 @@ impl Agent {
         let news = lock(&self.problems).note(object, outcome.clone(), backs_off);
         match outcome {
             Ok(()) if news => tracing::info!("{object}: well again"),
-            Err(problem) if news => tracing::warn!("{object}: {problem}"),
-            _ => {}
+            Err(problem) => {
+                self.metrics.failed(object);
+                if news {
+                    tracing::warn!("{object}: {problem}");
+                }
+            }
+            Ok(()) => {}
         }
     }
 

@@ -49,6 +49,11 @@ impl Problems {
         news
     }
 
+    /// How many objects something is wrong with.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether an object's turn has come.
     pub(super) fn turn(&self, object: &str) -> Turn {
         match self.0.get(object).map(|problem| problem.again) {

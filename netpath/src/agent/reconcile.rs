@@ -157,6 +157,7 @@ impl Agent {
     }
 
     async fn pass_over(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
+        let begun = Instant::now();
         let seen = self.ensure_node().await;
         // After the tables: no program makes another binding to an address that is gone.
         self.note("bindings", &self.drop_lost_bindings(&seen).await);
@@ -164,6 +165,7 @@ impl Agent {
         if !*self.ending.borrow() {
             self.note("leftovers", &self.drop_leftovers().await);
         }
+        self.metrics.passed(extent, begun.elapsed());
     }
 
     /// Removes endpoints and links without a pod, and programs from what is neither a pod's interface nor an uplink.

@@ -11,6 +11,16 @@ impl Agent {
         Arc::clone(&lock(&self.config))
     }
 
+    /// Number of the group that may read from the API.
+    pub(crate) fn api_group(&self) -> Option<u32> {
+        self.config().api_group
+    }
+
+    /// Where metrics are served over TCP.
+    pub(crate) fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.config().metrics_listen.clone()
+    }
+
     /// Takes a configuration over; the next pass, which begins at once, makes the kernel match it, the next sweep the
     /// flows. What cannot be read, is not valid or changes what is fixed at the start changes nothing; it is told in the
     /// log. Returns whether it was taken.

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, node::NodeState, notify, ranges::Ranges, reconcile::Extent,
-    registry::Registry, state::State, uninstall::remove_all,
+    Agent, AgentError, Uninstall, blocking, lock, metrics::Metrics, node::NodeState, notify, ranges::Ranges,
+    reconcile::Extent, registry::Registry, state::State, uninstall::remove_all,
 };
 use crate::{
     api::server,
@@ -56,9 +56,11 @@ pub async fn run(
     let (agent, mut uninstall) = Agent::open(config, store).await?;
     let mut tasks = agent.begin().await?;
     let socket = agent.config().paths.socket();
-    let listener = server::bind(&socket).await?;
+    let mut group = agent.api_group();
+    let listener = server::bind(&socket, group).await?;
     // Served until the answers are out, that of `uninstall` included.
     let (end_server, server_ends) = watch::channel(false);
+    let metrics = tokio::spawn(server::metrics::serve(Arc::clone(&agent), server_ends.clone()));
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
     tracing::info!(socket = %socket.display(), node = agent.config().node, "ready");
     tasks.spawn(Arc::clone(&agent).tell_loop(serving.abort_handle()));
@@ -68,7 +70,12 @@ pub async fn run(
             asked = uninstall.recv() => break asked,
         }
         notify::reloading().await;
-        notify::reloaded(agent.reload(blocking(reread.clone()).await).await).await;
+        let reloaded = agent.reload(blocking(reread.clone()).await).await;
+        if group != agent.api_group() {
+            group = agent.api_group();
+            agent.note("api.group", &server::open_to(&socket, group));
+        }
+        notify::reloaded(reloaded).await;
     };
     notify::stopping().await;
     agent.end(tasks).await;
@@ -87,7 +94,7 @@ pub async fn run(
         }
     };
     end_server.send_replace(true);
-    if timeout(GRACE, serving).await.is_err() {
+    if timeout(GRACE, async { tokio::join!(serving, metrics) }).await.is_err() {
         tracing::warn!("a client did not take its answer in time");
     }
     // A socket that nobody answers would look like a hanging agent.
@@ -220,6 +227,7 @@ impl Agent {
             swept: Mutex::new(Swept::default()),
             dry_run,
             progress: notify::Progress::new(),
+            metrics: Metrics::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),

@@ -70,6 +70,7 @@ impl Agent {
         let was = lock(&self.problems).turn(CROWDING) != Turn::Well;
         self.note(CROWDING, &room(is_crowded(swept.entries, self.flow_entries, was)));
         let ceilings = ceilings(&pods, &opened, &swept, self.flows_per_pod());
+        self.metrics.swept(&swept);
         *lock(&self.swept) = swept;
         let agent = Arc::clone(self);
         let write = move |datapath: &mut Datapath| {

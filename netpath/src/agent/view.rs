@@ -93,21 +93,26 @@ impl Agent {
         self.all_networks().into_iter().map(describe).collect()
     }
 
-    /// Drop reasons with packets.
+    /// Drop reasons with packets, or all.
     ///
     /// # Errors
     /// If a counter cannot be read.
-    pub async fn drops(&self) -> Result<Vec<Drop>, AgentError> {
+    pub async fn drops(&self, all: bool) -> Result<Vec<Drop>, AgentError> {
         let read = |datapath: &mut Datapath| {
             let row = |&reason: &DropReason| {
                 let counter = datapath.drops(reason)?;
-                let (reason, advice) = (reason.name().into(), reason.advice().into());
-                Ok(Drop { reason, packets: counter.packets, bytes: counter.bytes, advice })
+                Ok(Drop {
+                    reason: reason.name().into(),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                    meaning: reason.meaning().into(),
+                    advice: reason.advice().into(),
+                })
             };
             DropReason::ALL.iter().map(row).collect::<Result<Vec<_>, DatapathError>>()
         };
         let mut drops = self.on_datapath(read).await?;
-        drops.retain(|drop| drop.packets > 0);
+        drops.retain(|drop| all || drop.packets > 0);
         Ok(drops)
     }
 
@@ -185,6 +190,6 @@ fn traffic(datapath: &Datapath) -> Result<Vec<Traffic>, DatapathError> {
 }
 
 /// Milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -24,8 +24,9 @@ use crate::api::types::{
     Trace, TraceRequest,
 };
 
-/// How long an answer may take. Listing a full flow table takes the agent a few seconds.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
+/// a request.
+const ANSWER: Duration = Duration::from_secs(65);
 
 /// A client of one agent. Every request is a connection of its own, so the client outlives restarts of the agent.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ impl Client {
         Self { socket: socket.into(), patience: ANSWER }
     }
 
-    /// The same client, waiting `patience` for each answer instead of 30 s.
+    /// The same client, waiting `patience` for each answer instead of 65 s.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -126,6 +127,17 @@ impl Client {
     /// What the programs would do with a packet.
     pub async fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
         self.post("/v1/trace", request).await
+    }
+
+    /// All drop reasons.
+    pub async fn all_drops(&self) -> Result<Vec<Drop>, ClientError> {
+        self.get("/v1/drops?all=true").await
+    }
+
+    /// Everything there is to measure, in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/metrics", None).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Events from now on, until the stream is dropped or the agent ends.

@@ -1,66 +1,100 @@
-//! The agent's end of the API.
+//! The agent's end of the API: routes, and what holds for all of them. The handlers are in a file a topic.
 
+mod connection;
+mod events;
 mod failure;
-mod listener;
+mod flows;
+pub(crate) mod metrics;
+mod networks;
+mod node;
+mod openapi;
+mod peer;
+mod pods;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 use std::{
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::PermissionsExt as _,
+    fs, io,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
-    Json, Router,
-    body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path as Segment, Query, Request, State, rejection::*},
-    http::{StatusCode, header},
+    Extension, Json, Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{MatchedPath, Request, State, rejection::BytesRejection},
+    http::{HeaderName, HeaderValue, Method},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, patch, post},
 };
-use futures::{Stream, StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, watch},
+    sync::{Semaphore, watch},
     time::timeout,
 };
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{failure::Refusal, listener::Limited};
-use super::types::{
-    Drop, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
+pub use self::openapi::document;
+pub(crate) use self::peer::open_to;
+use self::{
+    connection::{Client, Room},
+    failure::Refusal,
+    peer::Socket,
 };
 use crate::{
     agent::{Agent, AgentError},
     store::private_dir,
 };
 
+/// Version of the API: the first part of every path, and a header of every answer.
+const API: &str = "v1";
 /// Largest request, bytes.
 const BODY_LIMIT: usize = 64 * 1024;
+/// How long a request may take to be here as a whole.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// Longest time for an answer; event streams have none, nor has `uninstall`.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections at once; more wait in the socket's queue.
-const CONNECTIONS: usize = 128;
-/// Event streams at once, so that forgotten ones leave connections for everybody else.
-const STREAMS: usize = 32;
+/// Connections at once: root's, of which more wait in the socket's queue, and others'.
+const CONNECTIONS: (usize, usize) = (128, 32);
+/// Requests that change something at once, and others; more wait for their turn. Apart, so that whoever looks does not
+/// wait for a hundred pods to be made.
+const AT_WORK: (usize, usize) = (32, 64);
+/// Lists of flows at once: each is a walk over the table.
+const WALKS: usize = 4;
+/// Event streams at once, root's and others', so that forgotten ones leave connections for everybody else.
+const STREAMS: (usize, usize) = (32, 8);
 
 #[derive(Clone)]
 struct App {
     agent: Arc<Agent>,
-    streams: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    walks: Arc<Semaphore>,
+    streams: (Arc<Semaphore>, Arc<Semaphore>),
 }
 
-/// Listens on a socket that only root can use. A socket that nobody answers is replaced.
+impl App {
+    fn new(agent: Arc<Agent>) -> Self {
+        let slots = |count| Arc::new(Semaphore::new(count));
+        Self {
+            agent,
+            changes: slots(AT_WORK.0),
+            reads: slots(AT_WORK.1),
+            walks: slots(WALKS),
+            streams: (slots(STREAMS.0), slots(STREAMS.1)),
+        }
+    }
+}
+
+/// Listens on a socket that only root can use, and the group if one is given by number. A socket that nobody answers is
+/// replaced.
 ///
 /// # Errors
 /// If somebody answers on it, or the file system refuses.
-pub async fn bind(socket: &Path) -> Result<UnixListener, AgentError> {
+pub async fn bind(socket: &Path, group: Option<u32>) -> Result<UnixListener, AgentError> {
     let doing = || format!("listening on {}", socket.display());
     if let Some(dir) = socket.parent() {
         private_dir(dir)?;
@@ -74,9 +108,9 @@ pub async fn bind(socket: &Path) -> Result<UnixListener, AgentError> {
         _ => {}
     }
     let listener = UnixListener::bind(socket).map_err(AgentError::io(doing()))?;
-    // Others cannot write to the directory, and to connect one has to write to the socket, which the usual umask
-    // leaves to its owner already.
-    fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(AgentError::io(doing()))?;
+    // Until then: others cannot write to the directory, and to connect one has to write to the socket, which the usual
+    // umask leaves to its owner already.
+    open_to(socket, group)?;
     Ok(listener)
 }
 
@@ -86,38 +120,91 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>, mut ends: watch::R
         // A sender that is gone has ended as well.
         let _ = ends.wait_for(|end| *end).await;
     };
-    let served = axum::serve(Limited::new(listener, CONNECTIONS), router(agent));
-    if let Err(error) = served.with_graceful_shutdown(ended).await {
-        tracing::error!("serving the API: {error}");
-    }
+    let router = router(App::new(Arc::clone(&agent)));
+    let rooms = (Room::new(CONNECTIONS.0), Room::new(CONNECTIONS.1));
+    connection::serve(Socket { listener, agent }, rooms, router, ended).await;
 }
 
-fn router(agent: Arc<Agent>) -> Router {
-    let app = App { agent, streams: Arc::new(Semaphore::new(STREAMS)) };
-    let timed = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/pods", get(pods).post(pod_add))
-        .route("/v1/pods/{name}", get(pod).patch(pod_set).delete(pod_rm))
-        .route("/v1/networks", get(networks).post(network_add))
-        .route("/v1/networks/{name}", patch(network_set).delete(network_rm))
-        .route("/v1/flows", get(flows).delete(flush))
-        .route("/v1/drops", get(drops))
-        .route("/v1/trace", post(trace::trace))
-        .layer(middleware::from_fn(in_time));
+/// Routes whose answers take a limited time. `.routes` takes none without its part of the document.
+fn timed() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(node::status))
+        .routes(routes!(pods::list, pods::add))
+        .routes(routes!(pods::show, pods::set, pods::rm))
+        .routes(routes!(networks::list, networks::add))
+        .routes(routes!(networks::set, networks::rm))
+        .routes(routes!(flows::list, flows::flush))
+        .routes(routes!(node::drops))
+        .routes(routes!(trace::trace))
+        .routes(routes!(node::metrics))
+        .routes(routes!(node::openapi))
+}
+
+/// Those that take as long as it takes.
+fn untimed() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(events::stream)).routes(routes!(node::uninstall))
+}
+
+fn router(app: App) -> Router {
+    let timed = Router::from(timed()).layer(middleware::from_fn_with_state(app.clone(), in_time));
     timed
-        .route("/v1/events", get(events))
-        .route("/v1/uninstall", post(uninstall))
+        .merge(Router::from(untimed()))
         .fallback(async |request: Request| Refusal::no_path(request.uri().path()))
         .method_not_allowed_fallback(async |request: Request| {
             Refusal::no_method(request.method(), request.uri())
         })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(whole))
+        .layer(middleware::from_fn(peer::permit))
+        .layer(middleware::from_fn_with_state(app.clone(), measure))
         .with_state(app)
 }
 
-/// Limits how long an answer may take; also how long a client may take to send its request.
-async fn in_time(request: Request, next: Next) -> Response {
-    match timeout(TIMEOUT, next.run(request)).await {
+/// Measures how long an answer takes, and says which version gives it.
+async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let known = [Method::GET, Method::POST, Method::PATCH, Method::DELETE];
+    let method = known.into_iter().find(|known| known == request.method());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut answer = next.run(request).await;
+    app.agent.metrics.answered(
+        method.as_ref().map_or("other", Method::as_str),
+        route.as_deref().unwrap_or("other"),
+        answer.status().as_u16(),
+        begun.elapsed(),
+    );
+    for (name, value) in [("netpath-api", API), ("netpath-version", env!("CARGO_PKG_VERSION"))] {
+        answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// Waits until a request is here as a whole: nothing is held for one that is not.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match timeout(BODY_TIME, to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Err(error)) => Refusal::unread(format!("{error} ({BODY_LIMIT} bytes)")).into_response(),
+        Err(_) => {
+            Refusal::unread(format!("it was not here within {} s", BODY_TIME.as_secs())).into_response()
+        }
+    }
+}
+
+/// Limits how many are at work, and how long an answer may take.
+async fn in_time(
+    State(app): State<App>,
+    Extension(client): Extension<Arc<Client>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let slots = if request.method() == Method::GET { &app.reads } else { &app.changes };
+    let work = async {
+        let _busy = client.busy();
+        // Nobody closes it.
+        let _slot = slots.acquire().await;
+        next.run(request).await
+    };
+    match timeout(TIMEOUT, work).await {
         Ok(answer) => answer,
         Err(_) => Refusal::late(TIMEOUT).into_response(),
     }
@@ -125,155 +212,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
-async fn status(State(app): State<App>) -> Answer<Status> {
-    Ok(Json(app.agent.status().await?))
-}
-
-async fn pods(State(app): State<App>) -> Answer<Vec<Pod>> {
-    Ok(Json(app.agent.pods().await?))
-}
-
-async fn pod(State(app): State<App>, name: Result<Segment<String>, PathRejection>) -> Answer<Pod> {
-    let Segment(name) = name?;
-    Ok(Json(app.agent.pod(&name).await?))
-}
-
-async fn pod_add(
-    State(app): State<App>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<Pod>), Refusal> {
-    let wanted: PodAdd = parse(body)?;
-    let pod = app.agent.pod_add(&wanted).await?;
-    Ok((StatusCode::CREATED, Json(app.agent.pod(pod.name.as_str()).await?)))
-}
-
-async fn pod_set(
-    State(app): State<App>,
-    name: Result<Segment<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Pod> {
-    let Segment(name) = name?;
-    let change: PodSet = parse(body)?;
-    app.agent.pod_set(&name, &change).await?;
-    Ok(Json(app.agent.pod(&name).await?))
-}
-
-async fn pod_rm(
-    State(app): State<App>,
-    name: Result<Segment<String>, PathRejection>,
-) -> Result<StatusCode, Refusal> {
-    let Segment(name) = name?;
-    app.agent.pod_rm(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn networks(State(app): State<App>) -> Json<Vec<Network>> {
-    Json(app.agent.networks())
-}
-
-async fn network_add(
-    State(app): State<App>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<Network>), Refusal> {
-    let wanted: NetworkAdd = parse(body)?;
-    Ok((StatusCode::CREATED, Json(app.agent.network_add(&wanted).await?)))
-}
-
-async fn network_set(
-    State(app): State<App>,
-    name: Result<Segment<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Network> {
-    let Segment(name) = name?;
-    let change: NetworkSet = parse(body)?;
-    Ok(Json(app.agent.network_set(&name, &change).await?))
-}
-
-async fn network_rm(
-    State(app): State<App>,
-    name: Result<Segment<String>, PathRejection>,
-) -> Result<StatusCode, Refusal> {
-    let Segment(name) = name?;
-    app.agent.network_rm(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 /// A request's JSON.
 fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
     serde_json::from_slice(&body?).map_err(|error| Refusal::body(&error))
-}
-
-type Filter = Result<Query<FlowFilter>, QueryRejection>;
-
-async fn flows(State(app): State<App>, filter: Filter) -> Result<Response, Refusal> {
-    let Query(filter) = filter?;
-    let body = Body::from_stream(array(app.agent.flows(&filter).await?));
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-}
-
-/// One array of all rows, as they come: a full table is never in memory as a whole.
-fn array(rows: impl Stream<Item = Result<Vec<Flow>, AgentError>>) -> impl Stream<Item = io::Result<Bytes>> {
-    let mut separator = "";
-    let text = move |rows: Result<Vec<Flow>, AgentError>| {
-        let mut text = Vec::new();
-        for row in rows.map_err(io::Error::other)? {
-            text.extend_from_slice(separator.as_bytes());
-            separator = ",";
-            serde_json::to_writer(&mut text, &row)?;
-        }
-        Ok(Bytes::from(text))
-    };
-    let one = |text| stream::iter([Ok(Bytes::from_static(text))]);
-    one(b"[").chain(rows.map(text)).chain(one(b"]"))
-}
-
-async fn flush(State(app): State<App>, filter: Filter) -> Answer<Flushed> {
-    let Query(filter) = filter?;
-    Ok(Json(Flushed { removed: app.agent.flush_flows(&filter).await? }))
-}
-
-async fn drops(State(app): State<App>) -> Answer<Vec<Drop>> {
-    Ok(Json(app.agent.drops().await?))
-}
-
-async fn uninstall(State(app): State<App>) -> Result<StatusCode, Refusal> {
-    app.agent.request_uninstall().await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Newline-delimited JSON until the client leaves or the agent ends.
-async fn events(State(app): State<App>) -> Result<Response, Refusal> {
-    let permit = app.streams.clone().try_acquire_owned().map_err(|_| Refusal::streams(STREAMS))?;
-    let mut ending = app.agent.ending();
-    let ended = async move {
-        let _ = ending.wait_for(|ending| *ending).await;
-    };
-    let lines = lines(app.agent.subscribe(), permit).take_until(Box::pin(ended));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
-}
-
-type Subscription = tokio::sync::broadcast::Receiver<Arc<super::types::Event>>;
-
-/// A line an event. A client that is too slow loses events, never the agent's memory.
-fn lines(
-    subscription: Subscription,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Bytes, serde_json::Error>> {
-    stream::unfold((subscription, permit), |(mut subscription, permit)| async {
-        loop {
-            match subscription.recv().await {
-                Ok(event) => {
-                    let line = serde_json::to_vec(&*event).map(|mut line| {
-                        line.push(b'\n');
-                        Bytes::from(line)
-                    });
-                    return Some((line, (subscription, permit)));
-                }
-                Err(RecvError::Lagged(lost)) => {
-                    tracing::debug!(lost, "a subscriber is too slow for all events");
-                }
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    })
 }

@@ -1,5 +1,7 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
+mod event;
+mod failure;
 mod filter;
 mod trace;
 
@@ -7,14 +9,17 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
+    event::Event,
+    failure::{Failure, FailureCode},
     filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol},
     trace::{Trace, TraceRequest, TracedPacket, TracedProgram, TracedStage, TracedWay},
 };
 
 /// `POST /v1/pods`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PodAdd {
     /// Name of the pod, unique on the node.
@@ -24,9 +29,11 @@ pub struct PodAdd {
     pub networks: Vec<String>,
     /// Addresses wanted, one of each network and family at most; the agent chooses the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// Addresses that the pod may use on its first interface beside its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub allowed_addresses: Vec<IpAddr>,
     /// Whether outside sees the pod's own address, even if its networks say otherwise.
     #[serde(default)]
@@ -46,7 +53,7 @@ pub struct PodAdd {
 }
 
 /// `PATCH /v1/pods/NAME`: what is absent stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PodSet {
     /// Outside sees the pod's own address, whatever its networks say.
@@ -55,13 +62,14 @@ pub struct PodSet {
 }
 
 /// A pod, in `GET /v1/pods` and as the answer to `POST`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pod {
     /// Name.
     pub name: String,
     /// Network of its first interface.
     pub network: String,
     /// Addresses of its first interface.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// MAC of its first interface.
     pub mac: String,
@@ -74,6 +82,7 @@ pub struct Pod {
     pub interfaces: Vec<PodInterface>,
     /// Addresses that it may use beside these.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub allowed_addresses: Vec<IpAddr>,
     /// Whether outside sees its own address, even if its networks say otherwise.
     #[serde(default)]
@@ -98,13 +107,14 @@ pub struct Pod {
 }
 
 /// One of a pod's interfaces, in [`Pod`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PodInterface {
     /// Name inside the pod.
     pub name: String,
     /// Network it is in.
     pub network: String,
     /// Its addresses.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// Its MAC.
     pub mac: String,
@@ -115,18 +125,20 @@ pub struct PodInterface {
 }
 
 /// `POST /v1/networks`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkAdd {
     /// Name of the network, unique on the node.
     pub name: String,
     /// Prefixes that pods' addresses come from, one of each family at most.
+    #[schema(value_type = Vec<String>)]
     pub subnets: Vec<IpNet>,
     /// Whether traffic to outside carries the node's address; yes if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<bool>,
     /// Destinations that see the pod's own address all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub no_masquerade: Vec<IpNet>,
     /// `cluster` or `any`: who may open connections to a pod's own address; `cluster` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,7 +149,7 @@ pub struct NetworkAdd {
 }
 
 /// `PATCH /v1/networks/NAME`: what is absent stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSet {
     /// Whether traffic to outside carries the node's address.
@@ -145,6 +157,7 @@ pub struct NetworkSet {
     pub masquerade: Option<bool>,
     /// Destinations that see the pod's own address all the same, in place of those so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
     pub no_masquerade: Option<Vec<IpNet>>,
     /// `cluster` or `any`: who may open connections to a pod's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,16 +168,18 @@ pub struct NetworkSet {
 }
 
 /// A network, in `GET /v1/networks` and as the answer to `POST` and `PATCH`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Network {
     /// Name.
     pub name: String,
     /// Prefixes pods' addresses come from.
+    #[schema(value_type = Vec<String>)]
     pub subnets: Vec<IpNet>,
     /// Whether traffic to outside carries the node's address.
     pub masquerade: bool,
     /// Destinations that see the pod's own address all the same.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub no_masquerade: Vec<IpNet>,
     /// `cluster` or `any`: who may open connections to a pod's own address.
     pub inbound: String,
@@ -175,19 +190,22 @@ pub struct Network {
 }
 
 /// A flow, in `GET /v1/flows` ([`FlowFilter`]): both directions in one row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// Who opened it.
+    #[schema(value_type = String)]
     pub source: IpAddr,
     /// Its port; the identifier for an echo.
     pub source_port: u16,
     /// To whom.
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     /// Its port.
     pub destination_port: u16,
     /// What the source was translated to, if it was.
+    #[schema(value_type = Option<String>)]
     pub translated_source: Option<IpAddr>,
     /// Translated port.
     pub translated_port: Option<u16>,
@@ -209,8 +227,17 @@ pub struct Flow {
     pub reply_bytes: u64,
 }
 
-/// One drop reason with packets, in `GET /v1/drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Query of `GET /v1/drops`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct DropFilter {
+    /// Reasons without packets as well.
+    pub all: bool,
+}
+
+/// One drop reason, in `GET /v1/drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drop {
     /// Stable name of the reason.
     pub reason: String,
@@ -218,12 +245,15 @@ pub struct Drop {
     pub packets: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// What to look at.
+    /// What it means.
+    #[serde(default)]
+    pub meaning: String,
+    /// What to do.
     pub advice: String,
 }
 
 /// A traffic class, in [`Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
     /// Stable name of the class.
     pub class: String,
@@ -234,7 +264,7 @@ pub struct Traffic {
 }
 
 /// A program where it is attached, in [`Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProgramStatus {
     /// Name in the ELF.
     pub name: String,
@@ -247,7 +277,7 @@ pub struct ProgramStatus {
 }
 
 /// Use of the SNAT range, in [`Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnatStatus {
     /// `FIRST-LAST`.
     pub range: String,
@@ -257,6 +287,7 @@ pub struct SnatStatus {
     pub exhausted: u64,
     /// What flows are translated to: the pool, else what the uplinks have.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// Destinations that no port was free for, those with most packets; ten at most.
     #[serde(default)]
@@ -267,9 +298,10 @@ pub struct SnatStatus {
 }
 
 /// A destination that no port was free for, in [`SnatStatus`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExhaustedDestination {
     /// Its address.
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     /// Its port; 0 for an echo.
     pub port: u16,
@@ -282,7 +314,7 @@ pub struct ExhaustedDestination {
 }
 
 /// A row of a histogram, in [`SnatStatus`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnatTries {
     /// Ports tried, more than the row before has.
     pub up_to: u32,
@@ -291,7 +323,7 @@ pub struct SnatTries {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the agent.
     pub version: String,
@@ -322,67 +354,4 @@ pub struct Status {
     pub store: String,
     /// What is wrong now, in words; empty is well.
     pub problems: Vec<String>,
-}
-
-/// One line of `GET /v1/events` (newline-delimited JSON until the client leaves).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Wall clock, milliseconds since 1970.
-    pub time_ms: u64,
-    /// `drop` or `flow`.
-    pub kind: String,
-    /// Drop reason, for a drop.
-    pub reason: Option<String>,
-    /// The pod concerned, if one is.
-    pub pod: Option<String>,
-    /// Interface the program ran on.
-    pub interface: String,
-    /// The program.
-    pub program: String,
-    /// `tcp`, `udp`, `icmp`, or the number.
-    pub protocol: String,
-    /// Source address; absent if the packet was not parsed that far.
-    pub source: Option<IpAddr>,
-    /// Its port.
-    pub source_port: u16,
-    /// Destination address.
-    pub destination: Option<IpAddr>,
-    /// Its port.
-    pub destination_port: u16,
-    /// For a flow: translated source.
-    pub translated_source: Option<IpAddr>,
-    /// Translated port.
-    pub translated_port: Option<u16>,
-    /// Packet length, bytes.
-    pub length: u32,
-}
-
-/// Body of every answer with a status of 400 and above.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What kind of failure.
-    pub code: FailureCode,
-    /// What was being done, on which object, and the reason.
-    pub message: String,
-    /// What to try, if there is something.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-/// Kinds of failure, each with its HTTP status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureCode {
-    /// 400: the request is not valid.
-    Invalid,
-    /// 404: no such object.
-    NotFound,
-    /// 409: exists already, or the address is taken.
-    Conflict,
-    /// 507: addresses or slots ran out.
-    Exhausted,
-    /// 500: the kernel or the store refused.
-    Internal,
-    /// 503: the agent cannot do it now.
-    Unavailable,
 }

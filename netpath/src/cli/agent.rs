@@ -4,9 +4,14 @@ use anyhow::Context;
 use clap::Subcommand;
 use tokio::runtime;
 
-use super::{Global, failure::Usage};
+use super::{
+    Global,
+    failure::Usage,
+    output::{json, print},
+};
 use crate::{
     agent,
+    api::server::document,
     config::{AgentFlags, Config},
 };
 
@@ -20,18 +25,23 @@ pub enum Command {
     /// on the machine is removed by `netpath uninstall`.
     ///
     /// SIGHUP makes it read its configuration again: snat.ports, snat.addresses, flows.timeouts, flows.per_pod, masquerade,
-    /// no_masquerade, inbound and mtu change at once; for the rest it has to be restarted, and a file that changes any of
+    /// no_masquerade, inbound, mtu, api.group and metrics.listen change at once; for the rest it has to be restarted, and a file that changes any of
     /// it, or is not valid, changes nothing.
     #[command(after_help = "Examples:
   netpath agent run                            the default route's interface is the uplink
   netpath agent run --uplink eth0 -v
   netpath agent run --config /etc/netpath/netpath.toml
   netpath --instance two agent run             a second agent, with its own socket, state and pins")]
-    Run(AgentFlags),
+    Run(Box<AgentFlags>),
+    /// Print the API's document: OpenAPI, as GET /v1/openapi.json has it
+    Openapi,
 }
 
 pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
-    let Command::Run(flags) = command;
+    let flags = match command {
+        Command::Run(flags) => flags,
+        Command::Openapi => return print(&json(document(), true)?),
+    };
     let config = Config::load(flags, &global.instance).map_err(Usage::new)?;
     // Two threads serve the API and the event ring while a pass of the reconcile loop is at work.
     let runtime = runtime::Builder::new_multi_thread()

@@ -9,6 +9,7 @@ mod failure;
 mod flow;
 mod lab;
 mod man;
+mod metrics;
 mod monitor;
 mod network;
 mod output;
@@ -108,6 +109,8 @@ pub enum Command {
     Status,
     /// Find what on this node keeps netpath from working, and say how to put it right; changes nothing
     Doctor(doctor::Args),
+    /// Print everything there is to measure, in Prometheus' text format
+    Metrics,
     /// Remove everything netpath put on this machine and restore what it changed
     Uninstall,
     /// A network of namespaces on this machine, to look at, check and measure
@@ -157,6 +160,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => capture::run(global, &args)?,
         Command::Status => status::run(global)?,
         Command::Doctor(args) => return doctor::run(global, args),
+        Command::Metrics => metrics::run(global)?,
         Command::Uninstall => uninstall::run(global)?,
         Command::Lab(command) => return lab::run(global, &command),
         Command::Completions(args) => completions::run(&args)?,

@@ -30,6 +30,10 @@ pub(super) struct File {
     pub(super) flows: Flows,
     #[serde(default)]
     pub(super) datapath: Datapath,
+    #[serde(default)]
+    pub(super) api: Api,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
     pub(super) run_dir: Option<Spanned<PathBuf>>,
     pub(super) state_dir: Option<Spanned<PathBuf>>,
     pub(super) pin_dir: Option<Spanned<PathBuf>>,
@@ -76,6 +80,20 @@ pub(super) struct FlowTimeouts {
 #[serde(deny_unknown_fields)]
 pub(super) struct Datapath {
     pub(super) attach: Option<Spanned<String>>,
+}
+
+/// `[api]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) group: Option<Spanned<String>>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<OneOrMore>>,
 }
 
 /// One text or a list of them. Not derived: serde's way of trying one form after the other loses the places.

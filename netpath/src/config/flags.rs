@@ -51,6 +51,12 @@ pub struct AgentFlags {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
     pub attach: Option<String>,
+    /// Group that may read from the API, by name or number [default: none, root alone may]
+    #[arg(long, value_name = "GROUP", env = "NETPATH_API_GROUP")]
+    pub api_group: Option<String>,
+    /// Address and port to serve metrics on over HTTP; may be repeated [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "NETPATH_METRICS_LISTEN", value_delimiter = ',')]
+    pub metrics_listen: Vec<String>,
     /// Directory of socket and lock [default: /run/netpath/INSTANCE]
     #[arg(long, value_name = "DIR", env = "NETPATH_RUN_DIR")]
     pub run_dir: Option<PathBuf>,

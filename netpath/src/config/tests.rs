@@ -108,6 +108,31 @@ fn a_flag_wins_over_the_file() {
 }
 
 #[test]
+fn who_is_answered_and_where() {
+    let off = load("", |_| {}).unwrap();
+    assert_eq!((off.api_group, off.metrics_listen), (None, vec![]));
+    let one = load("api.group = \"root\"\nmetrics.listen = \"127.0.0.1:9464\"", |_| {}).unwrap();
+    assert_eq!((one.api_group, one.metrics_listen), (Some(0), vec!["127.0.0.1:9464".parse().unwrap()]));
+    let both = load("api.group = \"4711\"\nmetrics.listen = [\"0.0.0.0:1\", \"[::]:1\"]", |_| {}).unwrap();
+    assert_eq!(both.api_group, Some(4711));
+    assert_eq!(both.metrics_listen, ["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()]);
+    let flag = load("metrics.listen = \"nonsense\"", |flags| {
+        flags.metrics_listen = vec!["[::1]:1".to_owned()];
+    });
+    assert_eq!(flag.unwrap().metrics_listen, ["[::1]:1".parse().unwrap()]);
+    assert_eq!(
+        refused("[metrics]\nlisten = \"::1:9464\"\n"),
+        ", line 2): metrics.listen has '::1:9464', which is not an address with a port; write addresses with ports, such as \
+         metrics.listen = [\"127.0.0.1:9464\", \"[::1]:9464\"]"
+    );
+    let messages = refused("[api]\ngroup = \"nobodies\"\n");
+    assert!(
+        messages.contains("'nobodies', and there is no such group; make it with 'groupadd"),
+        "{messages}"
+    );
+}
+
+#[test]
 fn messages_name_file_line_key_and_what_to_write() {
     assert_eq!(
         refused("node = \"n\"\nblock = \"10.61.0.5/24\"\n"),
@@ -168,6 +193,18 @@ fn every_rule_refuses() {
         "flows.capacity = 0",
         "flows.capacity = 99999999",
         "datapath.attach = \"xdp\"",
+        "api.group = \"no-such-group\"",
+        "api.group = \"\"",
+        "metrics.listen = \"9464\"",
+        "metrics.listen = \"127.0.0.1\"",
+        "metrics.listen = \"localhost:9464\"",
+        "metrics.listen = \"127.0.0.1:0\"",
+        "metrics.listen = \"127.0.0.1:65536\"",
+        "metrics.listen = \"224.0.0.1:9464\"",
+        "metrics.listen = \"255.255.255.255:9464\"",
+        "metrics.listen = \"[ff02::1]:9464\"",
+        "metrics.listen = \"[::ffff:127.0.0.1]:9464\"",
+        "metrics.listen = [\"[::1]:9464\", \"[::1]:9464\"]",
         "run_dir = \"run\"",
         "pin_dir = \"\"",
         &format!("run_dir = \"/{}\"", "x".repeat(97)),

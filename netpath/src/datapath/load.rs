@@ -43,7 +43,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 21] = [
+pub const TABLES: [Table; 22] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -66,6 +66,7 @@ pub const TABLES: [Table; 21] = [
     table::<u32, ()>("HEADERS", false, true),
     table::<u32, Trace>("TRACE", false, true),
     table::<u32, u64>("EVENT_TIMES", false, true),
+    table::<u32, u64>("EVENT_LOSSES", false, true),
     table::<(), ()>("EVENTS", false, true),
 ];
 

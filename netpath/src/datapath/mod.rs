@@ -78,6 +78,7 @@ pub struct Datapath {
     gateway_mac: [u8; 6],
     attach: AttachKind,
     events: Option<RingBuf<aya::maps::MapData>>,
+    losses: events::Losses,
 }
 
 impl Datapath {
@@ -94,7 +95,8 @@ impl Datapath {
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
-        Ok(Self { ebpf, tables, limits, pins, gateway_mac, attach: options.attach, events })
+        let losses = events::Losses::take(&mut ebpf)?;
+        Ok(Self { ebpf, tables, limits, pins, gateway_mac, attach: options.attach, events, losses })
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.

@@ -1,11 +1,14 @@
 //! Debian packages.
 
-use std::sync::OnceLock;
+use std::{ffi::OsStr, fs, path::Path, sync::OnceLock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::Purpose;
-use crate::process::{as_root, command, output, run, say};
+use crate::{
+    process::{as_root, command, output, run, say},
+    workspace,
+};
 
 /// A package to install, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +171,7 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
 /// On `PATH`, or where Debian keeps what only root runs.
 fn is_there(program: &str) -> bool {
     which::which(program).is_ok()
-        || ["/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(program).is_file())
+        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// Fetches the lists of packages, once.
@@ -209,6 +212,38 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
     install.args(["-qq", "-o=Dpkg::Use-Pty=0", "install", "-y", "--no-install-recommends", "--no-remove"]);
     install.args(packages.iter().map(|package| &package.name));
     run(&mut install).context("installing Debian packages")
+}
+
+/// Downloads a package and unpacks it into a directory: nothing of it is installed, and no service of it starts.
+///
+/// # Errors
+/// No network, or the directory cannot be written.
+pub(crate) fn unpack(package: &str, dir: &Path) -> Result<()> {
+    let download = dir.join("download");
+    fs::create_dir_all(&download).with_context(|| format!("making {}", download.display()))?;
+    // apt's own user may not see this directory; what it fetches is checked against a signed list either way.
+    let sandbox = "-o=APT::Sandbox::User=root";
+    run(command("apt-get").args(["-qq", sandbox, "download", package]).current_dir(&download))?;
+    let files = fs::read_dir(&download).with_context(|| format!("reading {}", download.display()))?;
+    let deb =
+        files.flatten().map(|file| file.path()).find(|path| path.extension() == Some(OsStr::new("deb")));
+    let deb = deb.with_context(|| format!("apt-get downloaded no .deb into {}", download.display()))?;
+    run(command("dpkg-deb").arg("--extract").arg(&deb).arg(dir))?;
+    fs::remove_dir_all(&download).with_context(|| format!("removing {}", download.display()))
+}
+
+/// Prometheus and promtool, which the tests of metrics ask. Unpacked only: an installed one would serve on the machine.
+///
+/// # Errors
+/// apt has none, or it cannot be fetched.
+pub(crate) fn prometheus() -> Result<()> {
+    let dir = workspace::state().join("prometheus");
+    if is_there("promtool") || dir.join("usr/bin/promtool").is_file() {
+        return Ok(());
+    }
+    update()?;
+    say("fetching and unpacking prometheus, once: tests of metrics ask it; nothing of it is installed");
+    unpack("prometheus", &dir)
 }
 
 /// apt-get as root, never asking.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::image;
 use crate::{
@@ -102,18 +102,8 @@ fn unpack(dir: &Path, package: &str) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
     }
-    let download = dir.join("download");
-    fs::create_dir_all(&download).with_context(|| format!("making {}", download.display()))?;
-    // apt's own user may not see this directory; what it fetches is checked against a signed list either way.
-    let sandbox = "-o=APT::Sandbox::User=root";
-    run(command("apt-get").args(["-qq", sandbox, "download", package]).current_dir(&download))?;
-    let Some(deb) = entries(&download)?.into_iter().find(|path| path.extension() == Some(OsStr::new("deb")))
-    else {
-        bail!("apt-get downloaded no .deb into {}", download.display());
-    };
     let all = dir.join("all");
-    run(command("dpkg-deb").arg("--extract").arg(&deb).arg(&all))?;
-
+    packages::unpack(package, &all)?;
     let version = package.trim_start_matches(PREFIX);
     fs::rename(all.join(format!("boot/vmlinuz-{version}")), dir.join("vmlinuz")).context("taking vmlinuz")?;
     let from = ["lib/modules", "usr/lib/modules"].map(|place| all.join(place).join(version));
@@ -130,9 +120,7 @@ fn unpack(dir: &Path, package: &str) -> Result<()> {
     if !compressed.is_empty() {
         run(command("xz").args(["--decompress", "--"]).args(&compressed))?;
     }
-    for done in [all, download] {
-        fs::remove_dir_all(&done).with_context(|| format!("removing {}", done.display()))?;
-    }
+    fs::remove_dir_all(&all).with_context(|| format!("removing {}", all.display()))?;
     run(command("busybox").arg("depmod").arg("-b").arg(dir).arg(version))?;
     ensure!(modules.join("modules.dep").is_file(), "depmod made no {}/modules.dep", modules.display());
     Ok(())

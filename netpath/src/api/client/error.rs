@@ -33,7 +33,7 @@ impl ClientError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::NotReachable { reason, .. } if reason.contains("ermission") => {
-                Some("run it as root: the socket is root's")
+                Some("run it as root, or as a member of the group api.group if the configuration names one")
             }
             Self::NotReachable { .. } => Some(
                 "start the agent with `netpath agent run`, or name another one with `--instance`; \

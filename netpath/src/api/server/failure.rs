@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::API;
 use crate::{
     agent::AgentError,
     api::types::{Failure, FailureCode},
@@ -17,8 +18,7 @@ use crate::{
 /// A failure as an answer.
 pub(super) struct Refusal(Failure);
 
-const PATHS: &str =
-    "/v1/ has status, pods, pods/NAME, networks, networks/NAME, flows, drops, trace, events and uninstall";
+const PATHS: &str = "GET /v1/openapi.json lists all paths, as 'netpath agent openapi' does";
 
 impl Refusal {
     fn new(code: FailureCode, message: impl Into<String>, hint: Option<&str>) -> Self {
@@ -31,7 +31,33 @@ impl Refusal {
     }
 
     pub(super) fn no_path(path: &str) -> Self {
+        let version = path.split('/').nth(1).unwrap_or_default();
+        let is_version = version.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+        if is_version && version != API {
+            let message =
+                format!("there is no {path}: this agent has version {API} of the API, not {version}");
+            return Self::new(FailureCode::NotFound, message, Some("use a client of the agent's version"));
+        }
         Self::new(FailureCode::NotFound, format!("there is no {path}"), Some(PATHS))
+    }
+
+    pub(super) fn stranger() -> Self {
+        let message = "only root may use the agent, and members of the group api.group may read";
+        Self::new(
+            FailureCode::Forbidden,
+            message,
+            Some("run it as root, or have yourself added to the group"),
+        )
+    }
+
+    pub(super) fn read_only() -> Self {
+        let message = "members of the group api.group may read, and only root may change anything";
+        Self::new(FailureCode::Forbidden, message, Some("run it as root"))
+    }
+
+    /// A request that is not all there in time, or too large.
+    pub(super) fn unread(reason: impl Into<String>) -> Self {
+        Self::new(FailureCode::Invalid, format!("reading the request: {}", reason.into()), None)
     }
 
     pub(super) fn no_method(method: &Method, uri: &Uri) -> Self {
@@ -43,8 +69,8 @@ impl Refusal {
         Self::new(FailureCode::Unavailable, message, Some("look again in a moment"))
     }
 
-    pub(super) fn streams(limit: usize) -> Self {
-        let message = format!("{limit} clients read events already");
+    pub(super) fn streams() -> Self {
+        let message = "as many clients read events as may already";
         Self::new(FailureCode::Unavailable, message, Some("end one of them"))
     }
 }
@@ -70,6 +96,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.0.code {
             FailureCode::Invalid => StatusCode::BAD_REQUEST,
+            FailureCode::Forbidden => StatusCode::FORBIDDEN,
             FailureCode::NotFound => StatusCode::NOT_FOUND,
             FailureCode::Conflict => StatusCode::CONFLICT,
             FailureCode::Exhausted => StatusCode::INSUFFICIENT_STORAGE,

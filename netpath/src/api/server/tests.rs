@@ -1,6 +1,6 @@
 //! The API over its socket, with the client that the command line uses and with what no client should send.
 
-use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,7 +14,10 @@ use crate::{
     agent::testing::{Node, Running, named, with_node},
     api::{
         client::{Client, ClientError},
-        types::{Failure, FailureCode, FlowSort, FlowState},
+        types::{
+            Drop, Failure, FailureCode, Flow, FlowFilter, FlowSort, FlowState, Network, NetworkAdd,
+            NetworkSet, Pod,
+        },
     },
     store::memory::MemoryStore,
 };
@@ -29,7 +32,7 @@ struct Served {
 async fn served(node: &Node) -> Served {
     let running = node.start(Arc::new(MemoryStore::default())).await.unwrap();
     let socket = node.config.paths.socket();
-    let listener = bind(&socket).await.unwrap();
+    let listener = bind(&socket, None).await.unwrap();
     let (end, ends) = watch::channel(false);
     let server = tokio::spawn(serve(listener, Arc::clone(&running.agent), ends));
     Served { running, socket, end, server }
@@ -135,7 +138,11 @@ fn every_refusal_is_json() {
         let Served { running, socket, end, server } = served(&node).await;
         let large = format!("{{\"name\": \"{}\"}}", "x".repeat(BODY_LIMIT));
         for (request, status, words) in [
-            (ask("GET /v2/status", ""), 404, "/v2/status"),
+            (ask("GET /v2/status", ""), 404, "version v1 of the API, not v2"),
+            (ask("GET /v1/nothing", ""), 404, "/v1/nothing"),
+            (ask("GET /status", ""), 404, "/status"),
+            (ask("GET /v1/drops?all=maybe", ""), 400, "`false`"),
+            (ask("GET /v1/drops?most=true", ""), 400, "most"),
             (ask("PUT /v1/pods", ""), 400, "PUT"),
             (ask("GET /v1/pods/none", ""), 404, "'none'"),
             (ask("GET /v1/pods/%ff", ""), 400, "UTF-8"),
@@ -176,6 +183,83 @@ fn every_refusal_is_json() {
             let (got, failure) = raw(&socket, &request).await;
             assert_eq!(got, status, "{failure:?}");
             assert!(failure.message.contains(words), "{failure:?}");
+            assert!(is_documented(&request, status), "{request} {status}");
+        }
+        running.stop().await;
+        end.send_replace(true);
+        server.await.unwrap();
+    });
+}
+
+/// Whether the document knows a request's answer; of what is no route there is nothing to know.
+fn is_documented(request: &str, status: u16) -> bool {
+    let (method, target) = request.split_once(' ').unwrap();
+    let path = target.split([' ', '?']).next().unwrap();
+    let path = match path.split('/').collect::<Vec<_>>()[..] {
+        ["", "v1", kind @ ("pods" | "networks"), _] => format!("/v1/{kind}/{{name}}"),
+        _ => path.to_owned(),
+    };
+    let document = serde_json::to_value(document()).unwrap();
+    let operation = &document["paths"][&path][method.to_lowercase()];
+    let known = operation["responses"].as_object().map(|all| all.contains_key(&status.to_string()));
+    known.unwrap_or(matches!(status, 404 | 400))
+}
+
+/// The document in docs/ is the agent's own, and every failure in it is told in the same way.
+#[test]
+fn the_document_is_that_of_the_routes() {
+    let own = serde_json::to_value(document()).unwrap();
+    let kept: serde_json::Value =
+        serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("docs/openapi.json");
+    assert!(kept == own, "stale: netpath agent openapi > docs/openapi.json");
+    let mut names = BTreeSet::new();
+    for (path, item) in own["paths"].as_object().unwrap() {
+        assert!(path.starts_with("/v1/"), "{path}");
+        for (method, operation) in item.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            assert!(operation["summary"].as_str().is_some_and(|words| words.len() > 5), "{what}: summary");
+            let name = operation["operationId"].as_str().unwrap_or_else(|| panic!("{what}: operationId"));
+            assert!(names.insert(name.to_owned()), "{what}: {name} is another's");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(
+                    response["description"].as_str().is_some_and(|words| words.len() > 2),
+                    "{what} {status}"
+                );
+                let schema = &response["content"]["application/json"]["schema"]["$ref"];
+                let failure = schema == "#/components/schemas/Failure";
+                assert_eq!(failure, status.as_str() >= "400", "{what} {status}: {schema}");
+            }
+        }
+    }
+    let text = own.to_string();
+    for name in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(own["components"]["schemas"][name].is_object(), "{name} is nowhere");
+    }
+    for schema in own["components"]["schemas"].as_object().unwrap().values() {
+        assert!(schema["description"].is_string(), "{schema}");
+    }
+}
+
+/// Routes come from `.routes`, with their part of the document; a plain `.route` would have none.
+#[test]
+fn no_route_is_without_its_document() {
+    assert!(!include_str!("../server.rs").contains(".route("));
+}
+
+#[test]
+fn every_answer_says_its_version() {
+    with_node(async |node| {
+        let Served { running, socket, end, server } = served(&node).await;
+        for line in ["GET /v1/pods", "GET /v9/pods", "PUT /v1/pods"] {
+            let mut stream = UnixStream::connect(&socket).await.unwrap();
+            stream.write_all(ask(line, "").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("netpath-api: v1\r\n"), "{line}: {answer}");
+            assert!(
+                answer.contains(concat!("netpath-version: ", env!("CARGO_PKG_VERSION"))),
+                "{line}: {answer}"
+            );
         }
         running.stop().await;
         end.send_replace(true);
@@ -222,11 +306,11 @@ fn uninstall_answers_when_it_is_done() {
 fn streams_and_sockets_are_limited_to_one_owner_and_some() {
     with_node(async |node| {
         let Served { running, socket, end, server } = served(&node).await;
-        let error = bind(&socket).await.unwrap_err().to_string();
+        let error = bind(&socket, None).await.unwrap_err().to_string();
         assert!(error.contains("another agent answers there"), "{error}");
         let client = Client::new(&socket);
         let mut streams = Vec::new();
-        for _ in 0..STREAMS {
+        for _ in 0..STREAMS.0 {
             streams.push(client.events().await.unwrap());
         }
         assert!(matches!(client.events().await, Err(ClientError::Refused(_))));
@@ -238,6 +322,6 @@ fn streams_and_sockets_are_limited_to_one_owner_and_some() {
         end.send_replace(true);
         server.await.unwrap();
         // Nobody answers any more: the file is in nobody's way.
-        bind(&socket).await.unwrap();
+        bind(&socket, None).await.unwrap();
     });
 }

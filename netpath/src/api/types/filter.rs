@@ -5,10 +5,12 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Query of `GET /v1/flows` and `DELETE /v1/flows`. What is absent does not matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct FlowFilter {
     /// Name of the pod that the flow belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,14 +56,14 @@ impl FlowFilter {
 }
 
 /// Answer to `DELETE /v1/flows`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Flushed {
     /// Flows removed.
     pub removed: u64,
 }
 
 /// State of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowState {
     /// No reply yet
@@ -75,7 +77,7 @@ pub enum FlowState {
 }
 
 /// What comes first in a list of flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowSort {
     /// Those with most bytes, both directions together
@@ -87,8 +89,9 @@ pub enum FlowSort {
 }
 
 /// An IP protocol, by name or number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct Protocol(pub u8);
 
 const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];
@@ -114,8 +117,9 @@ impl FromStr for Protocol {
 }
 
 /// An address, or all below a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct Prefix(pub IpNet);
 
 impl fmt::Display for Prefix {

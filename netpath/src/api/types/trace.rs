@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Protocol;
 
 /// `POST /v1/trace`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TraceRequest {
     /// Who sends: a pod's name, an address of a pod, of the node or outside, or `node`.
@@ -31,6 +32,7 @@ pub struct TraceRequest {
     pub ttl: Option<u8>,
     /// Address that the sender claims to have; its own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub source_address: Option<IpAddr>,
     /// Uplink where a packet from outside comes in, or one of the node leaves; as the node's routes say if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,7 +40,7 @@ pub struct TraceRequest {
 }
 
 /// Answer to `POST /v1/trace`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Trace {
     /// The packet's way.
     pub forward: TracedWay,
@@ -49,7 +51,7 @@ pub struct Trace {
 }
 
 /// A packet's way through the programs, and where it ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TracedWay {
     /// The programs that it meets, in order.
     pub programs: Vec<TracedProgram>,
@@ -67,7 +69,7 @@ pub struct TracedWay {
 }
 
 /// What one program decides.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TracedProgram {
     /// Name of the program.
     pub program: String,
@@ -78,7 +80,7 @@ pub struct TracedProgram {
 }
 
 /// A decision. What does not belong to it is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TracedStage {
     /// `parse`, `guard`, `endpoint`, `route`, `next_hop`, `flow`, `translation`, `deliver` or `drop`.
@@ -93,12 +95,14 @@ pub struct TracedStage {
     pub interface: Option<String>,
     /// `next_hop`: the neighbour; `translation`: the new address.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// `translation`: the new port; of a new flow one that is free now, and not promised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// `next_hop`: the source address of the route, where the kernel tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub source: Option<IpAddr>,
     /// `next_hop`, `endpoint`: MTU, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,15 +116,17 @@ pub struct TracedStage {
 }
 
 /// A packet's addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TracedPacket {
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// Source address.
+    #[schema(value_type = String)]
     pub source: IpAddr,
     /// Its port; the identifier of an echo.
     pub source_port: u16,
     /// Destination address.
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     /// Its port; the identifier of an echo.
     pub destination_port: u16,

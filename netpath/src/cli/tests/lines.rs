@@ -40,7 +40,11 @@ fn documented_lines_are_understood() {
         "netpath flow flush --protocol 47 --source 2001:db8::/32 -o json",
         "netpath flow flush --all -o json",
         "netpath drop ls",
+        "netpath drop ls --all -o json",
         "netpath monitor",
+        "netpath monitor --pod a --pod b --reason Malformed --protocol tcp --address 10.0.0.0/8 --port 80",
+        "netpath metrics",
+        "netpath agent openapi",
         "netpath monitor --pod web --drops",
         "netpath status",
         "netpath uninstall",
@@ -110,6 +114,9 @@ fn wrong_lines_are_refused_with_status_2() {
         "netpath flow ls --source 10.0.0.0/33",
         "netpath flow ls --port 65536",
         "netpath flow ls --sort pod",
+        "netpath monitor --address 10.0.0.0/33",
+        "netpath monitor --port 65536",
+        "netpath monitor --protocol gre",
     ];
     for line in lines {
         let Err(error) = parse(line) else { panic!("{line}: taken") };

@@ -127,15 +127,22 @@ icmp   10.244.0.2 id 77  192.0.2.9 id 77  -                   unreplied    web  
 #[test]
 fn drops() {
     let drop: Drop = sample(json!({
-        "reason": "SpoofedSource", "packets": 12, "bytes": 720, "advice": "the pod sends from an address not its own",
+        "reason": "SpoofedSource", "packets": 12, "bytes": 720, "meaning": "Not its own.", "advice": "Look.",
     }));
+    let none = Drop { reason: "Multicast".into(), packets: 0, bytes: 0, ..drop.clone() };
     assert_eq!(
-        drop::render(&[drop]),
+        drop::render(&[drop, none]),
         "\
-REASON         PACKETS  BYTES  ADVICE
-SpoofedSource       12  720 B  the pod sends from an address not its own
+REASON         PACKETS  BYTES
+SpoofedSource       12  720 B
+  Not its own.
+  try: Look.
+Multicast            0    0 B
+  Not its own.
+  try: Look.
 "
     );
+    assert_eq!(drop::render(&[]), "REASON  PACKETS  BYTES\n");
 }
 
 #[test]
@@ -143,17 +150,15 @@ fn status_says_what_is_wrong() {
     assert_eq!(
         status::render(&status()),
         "\
+problems  none
 node      n1
 agent     0.1.0, process 42, up 3m12s
 uplinks   eth0
 store     redb /var/lib/netpath/default/state.redb
 pods      1
-flows     5 of 262144
+programs  from_pod 1 (tcx)
+flows     5 of 262144 (0 %)
 snat      ports 32768-49151, 2 in use, 0 packets found none free
-problems  none
-
-PROGRAM   INTERFACE  ATTACH  ID
-from_pod  np1        tcx      9
 
 TRAFFIC     PACKETS    BYTES
 pod_to_pod       10  1.0 KiB
@@ -161,39 +166,65 @@ pod_to_pod       10  1.0 KiB
     );
     let problems = vec!["eth0 is down".to_owned(), "no default route".to_owned()];
     let text = status::render(&Status { problems, ..status() });
-    assert!(text.contains("problems\n  eth0 is down\n  no default route\n\n"), "{text}");
+    assert!(text.starts_with("problems  2\n  eth0 is down\n  no default route\nnode "), "{text}");
+}
+
+#[test]
+fn status_fits_on_one_screen_whatever_there_is() {
+    let program = |name: &str, at: usize| {
+        sample(json!({"name": name, "interface": format!("np{at}"), "id": at, "attach": "tcx"}))
+    };
+    let class = |class: &str| sample(json!({"class": class, "packets": 1, "bytes": 1}));
+    let classes = [
+        "local",
+        "to-node",
+        "translated",
+        "routed",
+        "to-stack",
+        "reply",
+        "inbound",
+        "from-stack",
+        "neighbour",
+    ];
+    let busy = Status {
+        programs: (0..500).flat_map(|at| [program("from_pod", at), program("to_pod", at)]).collect(),
+        traffic: classes.map(class).to_vec(),
+        ..status()
+    };
+    let text = status::render(&busy);
+    assert!(text.contains("programs  from_pod 500, to_pod 500 (tcx)\n"), "{text}");
+    assert!(text.lines().count() <= 24, "{text}");
+    let problems: Vec<_> = (0..40).map(|pod| format!("pod p{pod}: gone")).collect();
+    let text = status::render(&Status { problems, traffic: vec![], ..busy });
+    assert!(text.contains("  pod p9: gone\n  and 30 more; -o json has all\nnode "), "{text}");
+    assert!(text.lines().count() <= 24, "{text}");
 }
 
 #[test]
 fn status_shows_where_ports_are_scarce() {
     let mut tight = status();
+    let to = |last: u8| json!({"destination": format!("192.0.2.{last}"), "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"});
     tight.snat = sample(json!({
         "range": "40000-40009", "in_use": 10, "exhausted": 7, "addresses": ["198.51.100.1", "2001:db8::1"],
         "exhausted_destinations": [
-            {"destination": "192.0.2.9", "port": 443, "protocol": "tcp", "packets": 6, "pod": "web"},
-            {"destination": "2001:db8::9", "port": 0, "protocol": "icmpv6", "packets": 1, "pod": "7"},
+            to(9), {"destination": "2001:db8::9", "port": 0, "protocol": "icmpv6", "packets": 1, "pod": "7"}, to(8), to(7),
         ],
         "tries": [{"up_to": 1, "bindings": 90}, {"up_to": 2, "bindings": 0}, {"up_to": 4, "bindings": 3}],
     }));
     let text = status::render(&tight);
     assert!(
         text.contains(
-            "snat      ports 40000-40009 of 198.51.100.1,2001:db8::1, 10 in use, 7 packets found none free"
-        ),
-        "{text}"
-    );
-    assert!(
-        text.contains(
-            "
+            "\
+snat      ports 40000-40009 of 198.51.100.1,2001:db8::1, 10 in use, 7 packets found none free
+tried     ports until one was free: up to 1: 90, up to 4: 3
+
 NO FREE PORT TO  PROTO   PACKETS  LAST POD
 192.0.2.9:443    tcp           6  web
 2001:db8::9      icmpv6        1  7
+192.0.2.8:443    tcp           6  web
+and 1 more; -o json has all
 
-PORTS TRIED  BINDINGS
-    up to 1        90
-    up to 4         3
-
-PROGRAM"
+TRAFFIC"
         ),
         "{text}"
     );

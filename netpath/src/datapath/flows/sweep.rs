@@ -17,7 +17,7 @@ use std::{collections::HashMap as Collected, ops::RangeInclusive};
 
 use aya::maps::MapError;
 use netpath_common::{
-    abi::{Flow, FlowKey},
+    abi::{Addr, Flow, FlowKey},
     logic::flow_state::{Timeouts, is_assured},
 };
 use nix::{errno::Errno, time::ClockId};
@@ -35,6 +35,10 @@ const ORPHAN: u64 = 60 * SECOND;
 /// half a million of them, and orphans are rare.
 const TURNS: u64 = 12;
 const TURN: u64 = 5 * SECOND;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+/// Destinations whose bindings are counted. One that takes many ports is met early in a walk, wherever its flows hash to.
+const DESTINATIONS: usize = 4096;
 
 const SCTP: u8 = 132;
 
@@ -72,6 +76,9 @@ pub struct Swept {
     pub strays: Option<RangeInclusive<u16>>,
     /// Of those that stay, pairs with source translation.
     pub translated: u64,
+    /// Of those, how many each destination (address, port in network order or 0 for an echo, protocol) has; of 4,096
+    /// destinations at most.
+    pub destinations: Collected<(Addr, u16, u8), u64>,
     /// Reply halves removed because their original was gone.
     pub orphans: u64,
     /// Of those that stay, how many each pod has.
@@ -103,6 +110,18 @@ impl Swept {
         self.translated = self.translated.saturating_sub(is_translated(original).into());
         if let Some(count) = self.of_pods.get_mut(&original.pod) {
             *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Counts a binding at its destination.
+    fn count_destination(&mut self, key: &FlowKey, original: &Flow) {
+        // An echo's port is its identifier, which is the pod's.
+        let port = if matches!(key.proto, ICMP | ICMPV6) { 0 } else { key.dport };
+        let to = (key.dst, port, key.proto);
+        if is_translated(original)
+            && (self.destinations.len() < DESTINATIONS || self.destinations.contains_key(&to))
+        {
+            *self.destinations.entry(to).or_default() += 1;
         }
     }
 }
@@ -142,6 +161,7 @@ impl FlowTable {
                     if !is_assured(key.proto, flow) {
                         unassured.count(rules.now.saturating_sub(flow.last_seen));
                     }
+                    swept.count_destination(key, flow);
                 }
             }
         }
@@ -289,7 +309,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_idle_reply_is_asked_once_a_minute(sport: u16, dport: u16, dst: [u32; 4], begin in 0u64..1 << 50) {
-            let key = FlowKey { sport, dport, dst: netpath_common::abi::Addr(dst), ..FlowKey::default() };
+            let key = FlowKey { sport, dport, dst: Addr(dst), ..FlowKey::default() };
             let reply = Flow { last_seen: begin, ..Flow::EMPTY };
             let asked = |now| is_asked(&key, &reply, now);
             prop_assert!(!(0..=TURNS).any(|turn| asked(begin + turn * TURN)), "young");
