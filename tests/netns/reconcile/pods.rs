@@ -16,8 +16,10 @@ for_both_families!(
     the_rules_of_a_second_interface_come_back,
 );
 
-fn the_nodes_side_of_a_pod_comes_back(family: Family) {
-    let scene = Scene::new(&family, "");
+/// Name of a breakage, what breaks, what shows it, the words of what is whole, and whether live flows may lose packets.
+type Row = (&'static str, String, String, String, bool);
+
+fn rows_outside(scene: &Scene) -> Vec<Row> {
     let (host, own, flag) = (&scene.a.pod.interface, scene.side.address(&scene.a), scene.side.flag());
     // Kernels before 6.2 rename only what is down.
     let rename = format!(
@@ -25,7 +27,7 @@ fn the_nodes_side_of_a_pod_comes_back(family: Family) {
     );
     let (link, version) = (format!("ip link show {host}"), if scene.side.v6 { "ipv6" } else { "ipv4" });
     let forwarding = format!("net/{version}/conf/{host}/forwarding");
-    let rows = [
+    vec![
         (
             "host route deleted",
             format!("ip {flag} route del {own} dev {host}"),
@@ -43,7 +45,7 @@ fn the_nodes_side_of_a_pod_comes_back(family: Family) {
             false,
         ),
         ("host end down", format!("ip link set {host} down"), link.clone(), "state UP".into(), true),
-        ("host end renamed", rename, link.clone(), host.clone(), netpath_tests::kernel::older((6, 2))),
+        ("host end renamed", rename, link.clone(), format!("{host}@"), netpath_tests::kernel::older((6, 2))),
         ("MTU changed", format!("ip link set {host} mtu 1300"), link.clone(), "mtu 1500".into(), false),
         (
             "MAC changed",
@@ -73,22 +75,25 @@ fn the_nodes_side_of_a_pod_comes_back(family: Family) {
             format!("dev {host}"),
             false,
         ),
-    ];
-    for (name, breaks, shows, words, disturbs) in rows {
+    ]
+}
+
+fn the_nodes_side_of_a_pod_comes_back(family: Family) {
+    let scene = Scene::new(&family, "");
+    for (name, breaks, shows, words, disturbs) in rows_outside(&scene) {
         let breakage = Breakage { name, netns: scene.netns(), breaks, disturbs, within: ANNOUNCED };
         scene.comes_back(&breakage, &shows, &words);
     }
     assert_eq!(scene.problems(), [""; 0]);
 }
 
-fn the_inside_of_a_pod_comes_back(family: Family) {
-    let scene = Scene::new(&family, "");
+fn rows_inside(scene: &Scene) -> Vec<Row> {
     let (own, flag) = (scene.side.address(&scene.a), scene.side.flag());
     let (gateway, length) = if scene.side.v6 { ("fe80::1", 128) } else { ("169.254.1.1", 32) };
     let rename =
         "ip link set eth0 name other 2>/dev/null || { ip link set eth0 down; ip link set eth0 name other; }";
     let old = netpath_tests::kernel::older((6, 2));
-    let rows = [
+    vec![
         (
             "gateway's neighbour flushed",
             format!("ip neigh del {gateway} dev eth0"),
@@ -110,7 +115,7 @@ fn the_inside_of_a_pod_comes_back(family: Family) {
             format!("{own}/"),
             true,
         ),
-        ("peer renamed", rename.into(), "ip link show eth0".into(), "eth0".into(), old),
+        ("peer renamed", rename.into(), "ip link show eth0".into(), "eth0@".into(), old),
         (
             "peer down",
             "ip link set eth0 down".into(),
@@ -125,8 +130,12 @@ fn the_inside_of_a_pod_comes_back(family: Family) {
             "LOOPBACK,UP".into(),
             false,
         ),
-    ];
-    for (name, breaks, shows, words, disturbs) in rows {
+    ]
+}
+
+fn the_inside_of_a_pod_comes_back(family: Family) {
+    let scene = Scene::new(&family, "");
+    for (name, breaks, shows, words, disturbs) in rows_inside(&scene) {
         let breakage = Breakage { name, netns: &scene.a.netns, breaks, disturbs, within: ANNOUNCED };
         scene.comes_back(&breakage, &shows, &words);
     }

@@ -44,20 +44,8 @@ fn the_uplink_comes_and_goes(family: Family) {
             (!said.contains("from_uplink") || !said.contains("to_uplink")).then_some(said)
         });
     }
-    // A configured uplink that is not there is told, while the interface goes on under its other name.
     if !old {
-        let breakage = Breakage {
-            name: "renamed",
-            netns: scene.netns(),
-            breaks: "ip link set up0 name wan0".into(),
-            disturbs: false,
-            within: ANNOUNCED,
-        };
-        let told = |problems: Vec<String>| problems.iter().any(|problem| problem.starts_with("uplink up0: "));
-        scene.is_repaired(&breakage, || (!told(scene.problems())).then(|| "no problem is told".to_owned()));
-        let breakage =
-            Breakage { name: "its name is back", breaks: "ip link set wan0 name up0".into(), ..breakage };
-        scene.is_repaired(&breakage, || told(scene.problems()).then(|| "the problem stays".to_owned()));
+        renamed(&scene);
     }
     // While its programs are gone the node's own stack answers what is not for it, and resets connections through SNAT.
     let said = shell(scene.netns(), &recreated);
@@ -69,6 +57,22 @@ fn the_uplink_comes_and_goes(family: Family) {
     let c = scene.node.pod("c");
     scene.live = Live::start(&scene.node, &scene.side, &scene.a, &c);
     assert_eq!(scene.problems(), [""; 0]);
+}
+
+/// A configured uplink that is not there is told, while the interface goes on under its other name.
+fn renamed(scene: &Scene) {
+    let breakage = Breakage {
+        name: "renamed",
+        netns: scene.netns(),
+        breaks: "ip link set up0 name wan0".into(),
+        disturbs: false,
+        within: ANNOUNCED,
+    };
+    let told = |problems: Vec<String>| problems.iter().any(|problem| problem.starts_with("uplink up0: "));
+    scene.is_repaired(&breakage, || (!told(scene.problems())).then(|| "no problem is told".to_owned()));
+    let breakage =
+        Breakage { name: "its name is back", breaks: "ip link set wan0 name up0".into(), ..breakage };
+    scene.is_repaired(&breakage, || told(scene.problems()).then(|| "the problem stays".to_owned()));
 }
 
 fn default(scene: &Scene) -> String {

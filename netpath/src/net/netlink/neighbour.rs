@@ -81,14 +81,21 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<Permanent> {
     let (mut address, mut mac) = (None, None);
     for attribute in message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(v4.into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(v6.into()),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
-            _ => {}
+            other => address = destination(&other).or(address),
         }
     }
     let permanent = message.header.state == NeighbourState::Permanent;
     permanent.then_some(Permanent { ifindex: message.header.ifindex, address: address?, mac: mac? })
+}
+
+/// The IP address of an entry.
+pub(super) fn destination(attribute: &NeighbourAttribute) -> Option<IpAddr> {
+    match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

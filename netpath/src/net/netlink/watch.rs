@@ -25,7 +25,7 @@ use rtnetlink::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{ROUTE_PROTOCOL, route::address as address_of, survey::aligned};
+use super::{ROUTE_PROTOCOL, neighbour::destination, route::address as address_of, survey::aligned};
 use crate::net::{NetError, Netns};
 
 /// What is announced of the namespace itself and of pods. Neighbours of other links are too many to look at, and routes
@@ -71,10 +71,6 @@ const DELETED_QDISC: u16 = 37;
 const DELETED_FILTER: u16 = 45;
 const NEW_SETTINGS: u16 = 80;
 
-/// Where `ndm_state` is, and what it says of an address that nobody is asked about (`NUD_NOARP`).
-const NEIGHBOUR_STATE: usize = HEADER + if cfg!(target_endian = "little") { 8 } else { 9 };
-const NOARP: u8 = 0x40;
-
 /// What may have changed since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
@@ -82,9 +78,9 @@ pub struct Hints {
     pub lost: bool,
     /// Links, addresses, settings or routes of the namespace itself.
     pub node: bool,
-    /// Neighbours or filters of these of its links.
+    /// Filters of these of its links.
     pub links: HashSet<u32>,
-    /// Routes to these addresses.
+    /// Routes to these addresses, or neighbours that have them.
     pub addresses: HashSet<IpAddr>,
     /// Something inside these namespaces, by the numbers that links to them tell.
     pub inside: HashSet<i32>,
@@ -193,23 +189,17 @@ fn note_all(mut bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
 }
 
 fn note(message: u16, bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
-    // Those of multicast groups come and go by themselves, on every link.
-    if matches!(message, NEW_NEIGHBOUR | DELETED_NEIGHBOUR) && bytes.get(NEIGHBOUR_STATE) == Some(&NOARP) {
-        return;
-    }
     match (message, namespace) {
         // Ours are on the node's side only.
         (DELETED_QDISC | DELETED_FILTER, None) => {
             hints.links.insert(index_of(bytes));
         }
-        (NEW_NEIGHBOUR | DELETED_NEIGHBOUR, None) => {
-            hints.links.insert(index_of(bytes));
-        }
+        (NEW_NEIGHBOUR | DELETED_NEIGHBOUR, number) => note_neighbour(bytes, number, hints),
         (NEW_LINK | DELETED_LINK | NEW_ADDRESS | DELETED_ADDRESS | NEW_SETTINGS, None) => hints.node = true,
         (NEW_ROUTE | DELETED_ROUTE, None) => note_route(bytes, hints),
         (
-            NEW_LINK | DELETED_LINK | NEW_ADDRESS | DELETED_ADDRESS | NEW_ROUTE | DELETED_ROUTE
-            | NEW_NEIGHBOUR | DELETED_NEIGHBOUR | NEW_RULE | DELETED_RULE | NEW_SETTINGS,
+            NEW_LINK | DELETED_LINK | NEW_ADDRESS | DELETED_ADDRESS | NEW_ROUTE | DELETED_ROUTE | NEW_RULE
+            | DELETED_RULE | NEW_SETTINGS,
             Some(number),
         ) => {
             hints.inside.insert(number);
@@ -218,7 +208,24 @@ fn note(message: u16, bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
     }
 }
 
-/// `ndm_ifindex` or `tcm_ifindex`.
+/// Neighbours of multicast groups come and go by themselves, on every link.
+fn note_neighbour(bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
+    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { return };
+    let NetlinkPayload::InnerMessage(
+        RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour),
+    ) = message.payload
+    else {
+        return;
+    };
+    let address = neighbour.attributes.iter().find_map(destination).filter(|address| !address.is_multicast());
+    match (address, namespace) {
+        (Some(address), None) => hints.addresses.insert(address),
+        (Some(_), Some(number)) => hints.inside.insert(number),
+        (None, _) => false,
+    };
+}
+
+/// `tcm_ifindex`.
 fn index_of(bytes: &[u8]) -> u32 {
     let index = bytes.get(HEADER + 4..HEADER + 8).and_then(|index| index.try_into().ok());
     u32::from_ne_bytes(index.unwrap_or_default())
@@ -294,7 +301,7 @@ mod tests {
                     pair.node.replace_neighbour(index, address, [2; 6]).await.unwrap();
                 })
                 .await;
-                assert!(neighbour.links.contains(&index), "{address}: {neighbour:?}");
+                assert!(neighbour.addresses.contains(&address), "{address}: {neighbour:?}");
                 let route = Route {
                     prefix: address.into(),
                     kind: RouteKind::Unicast,
