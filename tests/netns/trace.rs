@@ -23,7 +23,7 @@ use netpath_common::abi::{
     PodCounter, SNAT_TRY_ROWS, TrafficClass,
 };
 use netpath_tests::{
-    for_both_families,
+    for_both_families, kernel,
     node::{Node, run_in},
     scene::Family,
     side::{Echo, Side, connected, dual},
@@ -169,6 +169,7 @@ fn spoof(netns: &Netns, side: &Side, source: &str, to: IpAddr) {
 fn what_is_dropped_or_answered_in_the_trace_is_so_in_truth(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
+    kernel::forward_ipv6(&node.topology.node.netns);
     let verdict = |request: &TraceRequest, verdict: &str, reason: Option<&str>| {
         let way = traced(&node, request).forward;
         assert_eq!((way.verdict.as_str(), way.reason.as_deref()), (verdict, reason), "{request:?}: {way:#?}");

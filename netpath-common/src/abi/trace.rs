@@ -12,7 +12,8 @@ pub enum TraceStage {
     /// netpath's own route: `code` is a [`RouteKind`](super::RouteKind), `number` is 1 if the way says masquerade.
     Route = 1,
     /// The kernel's FIB: `code` is what `bpf_fib_lookup` returned, `number` the interface, `addr` the next hop, `other` the
-    /// route's source address (unspecified if the kernel does not tell it), `extra` the route's MTU.
+    /// route's source address (unspecified if the kernel does not tell it), `extra` the route's MTU if a neighbour was found
+    /// or the packet is too large.
     NextHop = 2,
     /// A flow was found: `code` is its [`Rewrite`](super::Rewrite), to `addr` and `port`; `number` is its pod, `extra` 1 if
     /// the packet is of the reply direction.

@@ -94,7 +94,9 @@ impl View {
 
     fn next_hop(&self, hop: &Hop, step: &TraceStep) -> TracedStage {
         let interface = self.interface_name(step.number);
-        let mtu = Some(step.extra).filter(|mtu| *mtu != 0);
+        // Without a neighbour, kernels before 6.3 tell no MTU of the route.
+        let mtu = if step.code == NO_NEIGHBOUR { self.mtu_of(step.number) } else { step.extra };
+        let mtu = Some(mtu).filter(|mtu| *mtu != 0);
         let decision = match step.code {
             FOUND | NO_NEIGHBOUR => {
                 let to = step.addr.to_ip();
