@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use netpath_common::{
-    abi::{Addr, Counter, DropReason, EventLoss, PodCounter, TrafficClass},
-    logic::port_choice::MAX_TRIES,
-};
+use netpath_common::abi::{Addr, Counter, DropReason, EventLoss, PodCounter, TrafficClass};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
@@ -203,11 +200,11 @@ impl Agent {
             "Packets dropped because no port was free, of the ten destinations with most of them.",
             snat.exhausted_destinations.iter().map(exhausted).collect(),
         );
-        let last = snat.tries.len().saturating_sub(1);
-        let bound = |(at, up_to)| if at == last { f64::INFINITY } else { f64::from(up_to) };
-        debug_assert!(snat.tries.iter().take(last).all(|row| row.up_to <= MAX_TRIES));
-        scrape.tries =
-            snat.tries.iter().enumerate().map(|(at, row)| (bound((at, row.up_to)), row.bindings)).collect();
+        scrape.tries = snat.tries.iter().map(|row| (f64::from(row.up_to), row.bindings)).collect();
+        // A histogram ends with no bound.
+        if let Some((bound, _)) = scrape.tries.last_mut() {
+            *bound = f64::INFINITY;
+        }
         Ok(())
     }
 

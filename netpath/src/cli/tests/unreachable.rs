@@ -15,6 +15,9 @@ fn commands_end_with_status_3_if_nobody_listens() {
         "flow flush --all",
         "drop ls",
         "monitor",
+        "monitor --reason Malformed",
+        "metrics",
+        "drop ls --all",
         "status",
     ];
     for line in lines {
