@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -42,6 +42,8 @@ pub struct Node {
     pub client: Client,
     /// The runtime everything asynchronous runs on.
     pub runtime: Runtime,
+    /// The agent that is started next.
+    pub binary: PathBuf,
     agent: Child,
 }
 
@@ -66,15 +68,15 @@ impl Node {
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
         configure(configuration);
-        let agent = spawn_agent(&topology.node.netns);
-        Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, agent }
+        let binary = binary();
+        let agent = spawn_agent(&topology.node.netns, &binary, &[]);
+        Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, binary, agent }
     }
 
     /// Gives the running agent another configuration, as an operator would (SIGHUP).
     pub fn reconfigure(&self, configuration: &str) {
         configure(configuration);
-        let agent = nix::unistd::Pid::from_raw(self.agent.id().try_into().expect("process id"));
-        nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
     }
 
     /// Waits until the agent answers.
@@ -83,7 +85,8 @@ impl Node {
         while let Err(error) = self.runtime.block_on(self.client.status()) {
             let ended = self.agent.try_wait().expect("agent");
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?} {error}\n{}", log());
-            std::thread::yield_now();
+            // Not yielding: an agent that starts needs the core.
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -106,10 +109,36 @@ impl Node {
         self.agent.wait().expect("wait");
     }
 
+    /// SIGTERM, as systemd would; waits for the end.
+    pub fn stop(&mut self) {
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).expect("SIGTERM");
+        let status = self.agent.wait().expect("wait");
+        assert!(status.success(), "{status}");
+    }
+
     /// Starts an agent again.
     pub fn restart(&mut self) {
-        self.agent = spawn_agent(&self.topology.node.netns);
+        self.spawn();
         self.wait_ready();
+    }
+
+    /// Starts an agent again without waiting for it.
+    pub fn spawn(&mut self) {
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, &[]);
+    }
+
+    /// Starts an agent that is to refuse: waits for its end and returns what it printed, its log included.
+    pub fn refused(&mut self, flags: &[&str]) -> String {
+        let before = log().len();
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, flags);
+        let status = self.agent.wait().expect("wait");
+        let said = log().split_off(before);
+        assert!(!status.success(), "it did not refuse:\n{said}");
+        said
+    }
+
+    fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.agent.id().try_into().expect("process id"))
     }
 
     /// Packets dropped for a reason, by its stable name.
@@ -162,12 +191,12 @@ pub fn binary() -> PathBuf {
 }
 
 /// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.
-fn spawn_agent(node: &Netns) -> Child {
+fn spawn_agent(node: &Netns, binary: &Path, flags: &[&str]) -> Child {
     let own = Netns::current().expect("own namespace");
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).args(["-v", "agent", "run"]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(["-v", "agent", "run"]).args(flags);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

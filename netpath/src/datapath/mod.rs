@@ -45,7 +45,7 @@ pub const POD_SLOTS: u32 = 4096;
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Directory on bpffs that holds this instance's pins; a subdirectory per ABI version is made in it.
+    /// Directory on bpffs that holds this instance's pins.
     pub pin_dir: PathBuf,
     /// MAC of all host ends; the programs answer ARP with it.
     pub gateway_mac: [u8; 6],
