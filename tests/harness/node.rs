@@ -44,6 +44,8 @@ pub struct Node {
     pub runtime: Runtime,
     /// The agent that is started next.
     pub binary: PathBuf,
+    /// What `setpriv` does to it beside.
+    pub wrapper: &'static [&'static str],
     agent: Child,
 }
 
@@ -69,8 +71,15 @@ impl Node {
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
         configure(configuration);
         let binary = binary();
-        let agent = spawn_agent(&topology.node.netns, &binary, &[]);
-        Self { topology, client: Client::new("/run/netpath/default/agent.sock"), runtime, binary, agent }
+        let agent = spawn_agent(&topology.node.netns, &binary, &[], &[]);
+        Self {
+            topology,
+            client: Client::new("/run/netpath/default/agent.sock"),
+            runtime,
+            binary,
+            wrapper: &[],
+            agent,
+        }
     }
 
     /// Gives the running agent another configuration, as an operator would (SIGHUP).
@@ -124,13 +133,13 @@ impl Node {
 
     /// Starts an agent again without waiting for it.
     pub fn spawn(&mut self) {
-        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, &[]);
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, self.wrapper, &[]);
     }
 
     /// Starts an agent that is to refuse: waits for its end and returns what it printed, its log included.
     pub fn refused(&mut self, flags: &[&str]) -> String {
         let before = log().len();
-        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, flags);
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, self.wrapper, flags);
         let status = self.agent.wait().expect("wait");
         let said = log().split_off(before);
         assert!(!status.success(), "it did not refuse:\n{said}");
@@ -191,12 +200,18 @@ pub fn binary() -> PathBuf {
 }
 
 /// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.
-fn spawn_agent(node: &Netns, binary: &Path, flags: &[&str]) -> Child {
+fn spawn_agent(node: &Netns, binary: &Path, wrapper: &[&str], flags: &[&str]) -> Child {
     let own = Netns::current().expect("own namespace");
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(["-v", "agent", "run"]).args(flags);
+    command
+        .args(["--pdeathsig", "KILL"])
+        .args(wrapper)
+        .arg("--")
+        .arg(binary)
+        .args(["-v", "agent", "run"])
+        .args(flags);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

@@ -292,7 +292,12 @@ fn read_blocks(mut stream: TcpStream, streamed: &AtomicU64) -> io::Result<()> {
 }
 
 fn ask(to: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.connect_timeout(&to.into(), PATIENCE).map_err(|error| {
+        let own = socket.local_addr().ok().and_then(|own| own.as_socket()).map(|own| own.port());
+        io::Error::other(format!("{error}, from port {own:?}"))
+    })?;
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&MARK)?;
     let mut buffer = Vec::new();

@@ -13,4 +13,5 @@ mod restart;
 mod routing;
 mod sctp;
 mod snat;
+mod state;
 mod uninstall;

@@ -26,8 +26,8 @@ const KILLS: usize = 12;
 const STOPS: usize = 3;
 /// The longest time an agent lives, as far as it is killed in the middle of what it does.
 const LIFE: Duration = Duration::from_millis(700);
-/// Small, so that it can be filled: 30 addresses.
-const BLOCKS: &str = "block = [\"10.61.0.0/27\", \"fd00:61::/64\"]";
+/// A block that can be filled, of 30 addresses; and room for the flows of all short connections of half a minute.
+const BLOCKS: &str = "block = [\"10.61.0.0/27\", \"fd00:61::/64\"]\n[flows]\ncapacity = 65536";
 const CAPACITY: usize = 30;
 /// Pods that come and go.
 const COMING: usize = 5;
@@ -119,6 +119,7 @@ fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
     let totals = traffic.finish();
     let Totals { sent, lost, connections, reset, streamed } = totals;
     println!("{changes} pods added or removed, {streamed} bytes streamed");
+    println!("drops: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
     println!("sent {sent} lost {lost}, connections {connections} reset {reset}, kills {kills}, seed {seed}");
     tidy::check(&node, &["a", "b"]);
     no_address_is_leaked(&node);

@@ -177,9 +177,10 @@ impl Agent {
         store: Arc<dyn Store>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
-        let registry = Registry::new(networks(&config, &state).await?, pods);
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
+        state.check_complete(&config.instance, &pods, &netlink.links().await?)?;
+        let registry = Registry::new(networks(&config, &state).await?, pods);
         mount_bpffs(&config.paths, &state).await?;
         let attach = config.attach.unwrap_or_else(AttachKind::best);
         let options = Options {

@@ -99,7 +99,7 @@ pub enum Command {
     /// Show the agent, its programs, tables and problems
     Status,
     /// Remove everything netpath put on this machine and restore what it changed
-    Uninstall,
+    Uninstall(uninstall::Flags),
     /// A network of namespaces on this machine, to look at, check and measure
     #[command(subcommand)]
     Lab(lab::Command),
@@ -144,7 +144,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Status => status::run(global)?,
-        Command::Uninstall => uninstall::run(global)?,
+        Command::Uninstall(flags) => uninstall::run(global, &flags)?,
         Command::Lab(command) => return lab::run(global, &command),
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,
