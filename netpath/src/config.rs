@@ -57,6 +57,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How programs are attached; the best the kernel has if absent.
     pub attach: Option<AttachKind>,
+    /// Whether to start although the flows have a layout that this build does not know, and without them.
+    pub forget_flows: bool,
 }
 
 /// A setting that is not valid, or a file that cannot be read.
@@ -135,6 +137,7 @@ impl Config {
             flows_per_pod: flows::per_pod(&source)?,
             timeouts: flows::timeouts(&source)?,
             attach: value::attach(&source)?,
+            forget_flows: flags.forget_flows,
         })
     }
 }

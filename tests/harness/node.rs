@@ -88,6 +88,11 @@ impl Node {
         nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
     }
 
+    /// Gives the next agent another configuration.
+    pub fn configure(&self, configuration: &str) {
+        configure(configuration);
+    }
+
     /// Waits until the agent answers.
     pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -133,13 +138,18 @@ impl Node {
 
     /// Starts an agent again without waiting for it.
     pub fn spawn(&mut self) {
-        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, self.wrapper, &[]);
+        self.spawn_with(&[]);
+    }
+
+    /// The same with flags.
+    pub fn spawn_with(&mut self, flags: &[&str]) {
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, self.wrapper, flags);
     }
 
     /// Starts an agent that is to refuse: waits for its end and returns what it printed, its log included.
     pub fn refused(&mut self, flags: &[&str]) -> String {
         let before = log().len();
-        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, self.wrapper, flags);
+        self.spawn_with(flags);
         let status = self.agent.wait().expect("wait");
         let said = log().split_off(before);
         assert!(!status.success(), "it did not refuse:\n{said}");

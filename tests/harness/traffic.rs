@@ -1,6 +1,7 @@
 //! What flows while agents come and go, counted to the packet.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -37,7 +38,7 @@ pub struct Traffic {
 }
 
 /// The end of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Packets sent, each once.
     pub sent: u64,
@@ -49,6 +50,8 @@ pub struct Totals {
     pub reset: u64,
     /// Bytes that streams brought.
     pub streamed: u64,
+    /// Packets of each sender.
+    pub by_sender: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -234,6 +237,7 @@ impl Traffic {
         for probe in &self.probes {
             let (sent, lost) = (probe.sent.load(Relaxed), probe.lost());
             totals.sent += sent;
+            totals.by_sender.insert(probe.what.clone(), sent);
             totals.lost += lost.len() as u64;
             println!("{}: sent {sent} lost {}", probe.what, lost.len());
             if let (Some(first), Some(last)) = (lost.first(), lost.last()) {

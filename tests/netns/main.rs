@@ -15,3 +15,4 @@ mod sctp;
 mod snat;
 mod state;
 mod uninstall;
+mod upgrade;

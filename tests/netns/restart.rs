@@ -117,7 +117,7 @@ fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
     node.stop();
     node.restart();
     let totals = traffic.finish();
-    let Totals { sent, lost, connections, reset, streamed } = totals;
+    let Totals { sent, lost, connections, reset, streamed, .. } = totals;
     println!("{changes} pods added or removed, {streamed} bytes streamed");
     println!("drops: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
     println!("sent {sent} lost {lost}, connections {connections} reset {reset}, kills {kills}, seed {seed}");

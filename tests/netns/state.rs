@@ -13,6 +13,8 @@ use netpath_tests::{
 
 use super::restart::traffic;
 
+/// Room for the flows of all short connections of half a minute.
+const ROOM: &str = "[flows]\ncapacity = 65536";
 const MAIN: &str = "/mnt/state/state.redb";
 const COPY: &str = "/mnt/state/state.copy";
 
@@ -51,7 +53,7 @@ for_both_families!(a_damaged_state_is_made_again_at_restart);
 
 fn a_damaged_state_is_made_again_at_restart(family: Family) {
     let side = Side::of(&family);
-    let (mut node, a, b) = dual("");
+    let (mut node, a, b) = dual(ROOM);
     let traffic = traffic(&node, &side, &a, &b);
     let told = |node: &Node| {
         let mut pods = node.runtime.block_on(node.client.pods()).expect("pods");
@@ -61,6 +63,7 @@ fn a_damaged_state_is_made_again_at_restart(family: Family) {
         pods
     };
     for (damage, apply) in DAMAGES {
+        println!("before {damage}: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
         node.pod(&format!("of {damage}").replace(' ', "-"));
         let before = told(&node);
         node.kill();
@@ -73,6 +76,7 @@ fn a_damaged_state_is_made_again_at_restart(family: Family) {
         let _ = fs::remove_dir("/mnt/state/state.redb.damaged");
     }
     let totals = traffic.finish();
+    println!("at the end: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
     assert_eq!((totals.lost, totals.reset), (0, 0), "{totals:?}");
 }
 
@@ -80,7 +84,7 @@ for_both_families!(a_state_that_is_lost_for_good_is_refused_and_pods_go_on);
 
 fn a_state_that_is_lost_for_good_is_refused_and_pods_go_on(family: Family) {
     let side = Side::of(&family);
-    let (mut node, a, b) = dual("");
+    let (mut node, a, b) = dual(ROOM);
     let traffic = traffic(&node, &side, &a, &b);
     node.kill();
     let sound = [MAIN, COPY].map(|file| fs::read(file).expect("state"));
@@ -119,7 +123,7 @@ fn a_state_that_is_lost_for_good_is_refused_and_pods_go_on(family: Family) {
 
 #[test]
 fn a_state_that_may_not_be_read_is_refused_and_not_replaced() {
-    let (mut node, ..) = dual("");
+    let (mut node, ..) = dual(ROOM);
     node.kill();
     let before = fs::read(MAIN).expect("state");
     chown(MAIN, Some(1000), Some(1000)).expect("chown");
@@ -138,7 +142,7 @@ fn a_state_that_may_not_be_read_is_refused_and_not_replaced() {
 
 #[test]
 fn without_any_state_uninstall_removes_all_that_it_finds() {
-    let (mut node, ..) = dual("");
+    let (mut node, ..) = dual(ROOM);
     node.kill();
     for file in [MAIN, COPY] {
         fs::write(file, "damaged").expect("written");

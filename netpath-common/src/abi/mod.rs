@@ -18,7 +18,7 @@ pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use drop_reason::DropReason;
 pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
 pub use event::{Event, EventKind, Program};
-pub use flow::{Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite};
+pub use flow::{Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};

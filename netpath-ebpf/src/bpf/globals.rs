@@ -15,6 +15,17 @@ static GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0x00, 0x00, 0x01];
 #[unsafe(no_mangle)]
 static FIB_FLAGS: u32 = 0;
 
+/// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.
+#[unsafe(no_mangle)]
+static FLOW_BEFORE_BYTES: u32 = 0;
+
+/// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.
+#[inline(always)]
+pub fn flow_before_bytes() -> u32 {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
+    unsafe { core::ptr::read_volatile(&FLOW_BEFORE_BYTES) }
+}
+
 /// The MAC of every host end.
 #[inline(always)]
 pub fn gateway_mac() -> [u8; 6] {

@@ -1,7 +1,7 @@
 //! The agent: one process a node, which holds the desired state and makes the kernel match it.
 //!
-//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
-//! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
+//! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what
+//! outlives it and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
 //! after the node itself, `reconcile` repairs, `sweep` ends flows, `reload` takes a new configuration, `events` reads what
 //! the programs tell, `view`, `flows` and `snat` answer the API, `uninstall` takes everything away.
 
@@ -22,6 +22,7 @@ mod snat;
 mod start;
 mod state;
 mod sweep;
+mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

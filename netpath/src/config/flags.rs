@@ -51,6 +51,9 @@ pub struct AgentFlags {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
     pub attach: Option<String>,
+    /// Start although the flows are those of a later build, which this one does not know: they are lost
+    #[arg(long)]
+    pub forget_flows: bool,
     /// Directory of socket and lock [default: /run/netpath/INSTANCE]
     #[arg(long, value_name = "DIR", env = "NETPATH_RUN_DIR")]
     pub run_dir: Option<PathBuf>,

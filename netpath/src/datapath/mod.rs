@@ -10,6 +10,7 @@ mod events;
 mod flows;
 mod limits;
 mod load;
+mod moving;
 mod pins;
 mod qdisc;
 mod tables;
@@ -49,10 +50,12 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// MAC of all host ends; the programs answer ARP with it.
     pub gateway_mac: [u8; 6],
-    /// Entries of FLOWS; a flow takes two. An existing table keeps its size.
+    /// Entries of FLOWS; a flow takes two. Flows of a table with another size are moved.
     pub flow_entries: u32,
     /// How programs are attached.
     pub attach: AttachKind,
+    /// Whether to go on without the flows of an agent whose layout this build does not know.
+    pub forget_flows: bool,
 }
 
 /// A program where it is attached.
@@ -73,6 +76,7 @@ pub struct Datapath {
     limits: Limits,
     pins: Pins,
     attach: AttachKind,
+    moving: bool,
     events: Option<RingBuf<aya::maps::MapData>>,
 }
 
@@ -85,11 +89,42 @@ impl Datapath {
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
-        let mut ebpf = load::load(options, &pins)?;
+        let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
+        let mut ebpf = load::load(options, &pins, &plan)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
-        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, events })
+        Ok(Self { ebpf, tables, limits, pins, attach: options.attach, moving: plan.before != 0, events })
+    }
+
+    /// Whether flows are still to be moved from an earlier agent's table: [`take_over`](Self::take_over) and
+    /// [`move_flows`](Self::move_flows), and then load again.
+    pub fn is_moving(&self) -> bool {
+        self.moving
+    }
+
+    /// Puts these programs into every pinned link of an earlier agent, each in one step. Those of interfaces that are gone
+    /// lose their pins. (clsact filters have no pins.)
+    ///
+    /// # Errors
+    /// The kernel's reason for the first that failed, after trying all.
+    pub fn take_over(&mut self) -> Result<(), DatapathError> {
+        let mut outcome = Ok(());
+        for (_, name, pin) in self.pins.all_links()? {
+            let Some(program) = PROGRAMS.into_iter().find(|program| program.name() == name) else { continue };
+            let classifier = load::classifier(&mut self.ebpf, program)?;
+            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
+        }
+        outcome
+    }
+
+    /// Moves the flows of an earlier agent's table into this one. No program of another loading may run. Returns how many
+    /// entries.
+    ///
+    /// # Errors
+    /// The kernel's reason; loading again goes on from there.
+    pub fn move_flows(&mut self) -> Result<u64, DatapathError> {
+        moving::move_all(&self.pins)
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.

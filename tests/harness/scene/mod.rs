@@ -93,6 +93,7 @@ impl Scene {
             gateway_mac: GATEWAY_MAC,
             flow_entries,
             attach: AttachKind::best(),
+            forget_flows: false,
         };
         let mut datapath = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
         let (a, b) = (Pod::new(2, a), Pod::new(3, b));

@@ -6,6 +6,7 @@
 mod bind;
 mod open;
 mod related;
+mod table;
 
 use aya_ebpf::macros::map;
 use netpath_common::{
@@ -13,6 +14,7 @@ use netpath_common::{
     logic::tcp::{self, FIN, RST, SYN},
 };
 
+use self::table::FLOWS;
 pub use self::{
     bind::bind,
     open::track,
@@ -21,13 +23,10 @@ pub use self::{
 use crate::{
     bpf::{
         helper,
-        map::{Hash, PerCpu, add, store},
+        map::{PerCpu, add, store},
     },
     packet::{ETHERNET, Headers, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
 };
-
-#[map]
-static FLOWS: Hash<FlowKey, Flow> = Hash::new(262_144);
 
 /// Room to build an entry in: two of them do not fit on a program's stack beside the rest.
 #[map]
