@@ -52,6 +52,13 @@ impl Table {
         if flow.is_none() && at == PULL && pull(key) { OWN.get_mut(key) } else { flow }
     }
 
+    /// The value of a key, unless it still has to be moved: for who looks for flows to remove, and is called so deep that
+    /// there is no stack left to move one.
+    #[inline(always)]
+    pub(super) fn get_here(&self, key: &FlowKey) -> Option<&'static Flow> {
+        if state() == STAY { BEFORE.get(key) } else { OWN.get(key) }
+    }
+
     /// Inserts if the key is not there.
     #[inline(always)]
     pub(super) fn insert_new(&self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
