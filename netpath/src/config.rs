@@ -67,6 +67,8 @@ pub struct Config {
     pub api_group: Option<u32>,
     /// Where metrics are served over TCP.
     pub metrics_listen: Vec<SocketAddr>,
+    /// Whether to start although the flows have a layout that this build does not know, and without them.
+    pub forget_flows: bool,
 }
 
 /// A setting that is not valid, or a file that cannot be read.
@@ -147,6 +149,7 @@ impl Config {
             attach: value::attach(&source)?,
             api_group: serving::group(&source)?,
             metrics_listen: serving::listen(&source)?,
+            forget_flows: flags.forget_flows,
         })
     }
 

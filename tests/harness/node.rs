@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -44,8 +44,11 @@ pub struct Node {
     pub client: Client,
     /// The runtime everything asynchronous runs on.
     pub runtime: Runtime,
+    /// The agent that is started next.
+    pub binary: PathBuf,
     agent: Child,
-    launcher: Vec<String>,
+    /// A command, with its arguments, that becomes the agent.
+    pub launcher: Vec<String>,
 }
 
 impl Node {
@@ -80,9 +83,10 @@ impl Node {
     ) -> Self {
         configure(configuration);
         let launcher: Vec<_> = launcher.iter().map(ToString::to_string).collect();
-        let agent = spawn_agent(&topology.node.netns, &launcher);
+        let binary = binary();
+        let agent = spawn_agent(&topology.node.netns, &binary, &launcher, &[]);
         let client = Client::new("/run/netpath/default/agent.sock");
-        Self { topology, client, runtime, agent, launcher }
+        Self { topology, client, runtime, binary, agent, launcher }
     }
 
     /// Sends the agent a signal.
@@ -97,13 +101,19 @@ impl Node {
         self.signal(Signal::SIGHUP);
     }
 
+    /// Gives the next agent another configuration.
+    pub fn configure(&self, configuration: &str) {
+        configure(configuration);
+    }
+
     /// Waits until the agent answers.
     pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = self.runtime.block_on(self.client.status()) {
             let ended = self.agent.try_wait().expect("agent");
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?} {error}\n{}", log());
-            std::thread::yield_now();
+            // Not yielding: an agent that starts needs the core.
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -131,10 +141,37 @@ impl Node {
         self.agent.wait().expect("wait");
     }
 
+    /// SIGTERM, as systemd would; waits for the end.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.agent.wait().expect("wait");
+        assert!(status.success(), "{status}");
+    }
+
     /// Starts an agent again.
     pub fn restart(&mut self) {
-        self.agent = spawn_agent(&self.topology.node.netns, &self.launcher);
+        self.spawn();
         self.wait_ready();
+    }
+
+    /// Starts an agent again without waiting for it.
+    pub fn spawn(&mut self) {
+        self.spawn_with(&[]);
+    }
+
+    /// The same with flags.
+    pub fn spawn_with(&mut self, flags: &[&str]) {
+        self.agent = spawn_agent(&self.topology.node.netns, &self.binary, &self.launcher, flags);
+    }
+
+    /// Starts an agent that is to refuse: waits for its end and returns what it printed, its log included.
+    pub fn refused(&mut self, flags: &[&str]) -> String {
+        let before = log().len();
+        self.spawn_with(flags);
+        let status = self.agent.wait().expect("wait");
+        let said = log().split_off(before);
+        assert!(!status.success(), "it did not refuse:\n{said}");
+        said
     }
 
     /// Packets dropped for a reason, by its stable name.
@@ -187,12 +224,13 @@ pub fn binary() -> PathBuf {
 }
 
 /// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.
-fn spawn_agent(node: &Netns, launcher: &[String]) -> Child {
+fn spawn_agent(node: &Netns, binary: &Path, launcher: &[String], flags: &[&str]) -> Child {
     let own = Netns::current().expect("own namespace");
     let log =
         std::fs::File::options().create(true).append(true).open(format!("{DIR}/agent.log")).expect("log");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).args(launcher).arg(binary()).args(["-v", "agent", "run"]);
+    command.args(["--pdeathsig", "KILL", "--"]).args(launcher).arg(binary);
+    command.args(["-v", "agent", "run"]).args(flags);
     command.args(["--config", &format!("{DIR}/agent.toml")]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");

@@ -20,6 +20,8 @@ mod restart;
 mod routing;
 mod sctp;
 mod snat;
+mod state;
 mod systemd;
 mod trace;
 mod uninstall;
+mod upgrade;

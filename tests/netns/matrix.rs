@@ -32,6 +32,7 @@ fn matrix_with_tcx() {
             gateway_mac: [2, 0, 0, 0, 0, 1],
             flow_entries: 1024,
             attach: AttachKind::Tcx,
+            forget_flows: false,
         });
         assert!(matches!(refused, Err(DatapathError::NoTcx)), "refused, with the reason");
         return;

@@ -1,67 +1,75 @@
-//! Invariant 2: the agent can stop and crash; no packet of a live flow is lost.
+//! Invariant 2: the agent can stop and crash, at any moment; no packet of a live flow is lost, and nothing is left half-made.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
+use netpath::{
+    api::{client::Client, types::PodAdd},
+    lab::checks::LabPod,
+};
 use netpath_tests::{
     for_both_families,
-    node::{Node, PATIENCE},
+    node::Node,
+    random::Random,
     scene::Family,
-    side::Side,
+    side::{Echo, Side},
+    tidy,
+    traffic::{Totals, Traffic},
 };
 
-/// Rounds of `kill -9` and start.
-const ROUNDS: usize = 5;
+/// Rounds of `kill -9`, unless the environment asks for another number: a hundred take longer than CI may.
+const KILLS: usize = 12;
+/// Rounds of stop and start.
+const STOPS: usize = 3;
+/// The longest time an agent lives, as far as it is killed in the middle of what it does.
+const LIFE: Duration = Duration::from_millis(700);
+/// A block that can be filled, of 30 addresses; and room for the flows of all short connections of half a minute.
+const BLOCKS: &str = "block = [\"10.61.0.0/27\", \"fd00:61::/64\"]\n[flows]\ncapacity = 65536";
+const CAPACITY: usize = 30;
+/// Pods that come and go.
+const COMING: usize = 5;
 
-/// What flows while agents come and go, counted as it goes.
-#[derive(Default)]
-struct Traffic {
-    stop: AtomicBool,
-    echoes: AtomicU64,
-    bytes: AtomicU64,
+/// Every kind of traffic of a family.
+pub(super) fn traffic(node: &Node, side: &Side, a: &LabPod, b: &LabPod) -> Traffic {
+    let outside = &node.topology.outside.netns;
+    let (near, far) = (Echo::start(&a.netns, side.address(a)), Echo::start(outside, side.outside));
+    let mut traffic = Traffic::default();
+    traffic.pings("ping b to a", &b.netns, side.address(a));
+    traffic.pings("ping a to outside", &a.netns, side.outside);
+    traffic.datagrams("datagrams b to a", &b.netns, near.address);
+    traffic.datagrams("datagrams b to outside", &b.netns, far.address);
+    traffic.stream(&a.netns, outside, side.outside);
+    traffic.stream(&b.netns, &a.netns, side.address(a));
+    traffic.short_connections(&b.netns, outside, side.outside);
+    traffic.moves("before anything happens");
+    traffic
 }
 
-impl Traffic {
-    /// Datagrams there and back. Each is sent once: a lost one stops the exchange, and the test.
-    fn datagrams(&self, client: &UdpSocket, server: &UdpSocket) {
-        let to = server.local_addr().unwrap();
-        let mut sent = 0_u64;
-        while !self.stop.load(Ordering::Relaxed) {
-            client.send_to(&sent.to_be_bytes(), to).unwrap();
-            let mut buffer = [0; 8];
-            let (_, from) = server.recv_from(&mut buffer).expect("a datagram was lost on its way");
-            server.send_to(&buffer, from).unwrap();
-            client.recv_from(&mut buffer).expect("an answer was lost");
-            assert_eq!(u64::from_be_bytes(buffer), sent);
-            sent += 1;
-            self.echoes.fetch_add(1, Ordering::Relaxed);
+/// Adds and removes pods until it is told to stop; the agent may be gone at any moment.
+fn come_and_go(client: &Client, stop: &AtomicBool, seed: u64) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let (mut random, mut done) = (Random::new(seed), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let name = format!("c{}", random.below(COMING));
+        let outcome = if random.once_in(2) {
+            let wanted = PodAdd { name, ..PodAdd::default() };
+            runtime.block_on(client.pod_add(&wanted)).map(drop)
+        } else {
+            runtime.block_on(client.pod_rm(&name))
+        };
+        match outcome {
+            Ok(()) => done += 1,
+            // No agent, or a pod that is there already or not: the next one.
+            Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
-
-    /// Bytes over one connection through SNAT, there and back.
-    fn through_snat(&self, mut stream: &TcpStream, mut peer: &TcpStream) {
-        let mut buffer = [0; 16];
-        while !self.stop.load(Ordering::Relaxed) {
-            stream.write_all(b"sixteen bytes...").unwrap();
-            peer.read_exact(&mut buffer).expect("the connection broke on its way out");
-            peer.write_all(&buffer).unwrap();
-            stream.read_exact(&mut buffer).expect("the connection broke on its way back");
-            self.bytes.fetch_add(16, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until both have moved on.
-    fn moves(&self, when: &str) {
-        let (echoes, bytes) = (self.echoes.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        wait_for(|| self.echoes.load(Ordering::Relaxed) > echoes + 100, &format!("datagrams {when}"));
-        wait_for(|| self.bytes.load(Ordering::Relaxed) > bytes + 500, &format!("through SNAT {when}"));
-    }
+    done
 }
 
-/// Ends the traffic even if a check fails, so that the test fails instead of hanging.
+/// Ends the churn even if a check fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -73,57 +81,61 @@ impl Drop for Stop<'_> {
 for_both_families!(crash_and_restart_of_the_agent_lose_no_packet);
 
 fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
+    let kills = std::env::var("NETPATH_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    let seed = Random::seed("NETPATH_SEED");
+    println!("seed {seed}");
     let side = Side::of(&family);
-    let mut node = Node::start("");
+    let mut node = Node::start(BLOCKS);
     let (a, b) = (node.pod("a"), node.pod("b"));
-    let own = [side.address(&a), side.address(&b)];
-    let traffic = Traffic::default();
-    let server = a.netns.enter(|| UdpSocket::bind((own[0], 7000))).unwrap().unwrap();
-    let client = b.netns.enter(|| UdpSocket::bind((own[1], 7000))).unwrap().unwrap();
-    let listener =
-        node.topology.outside.netns.enter(|| TcpListener::bind((side.outside, 7001))).unwrap().unwrap();
-    let stream = a.netns.enter(|| TcpStream::connect((side.outside, 7001))).unwrap().expect("connected");
-    let (peer, seen) = listener.accept().unwrap();
-    assert_eq!(seen.ip(), side.node);
-    let outside =
-        node.topology.outside.netns.enter(|| UdpSocket::bind((side.outside, 7002))).unwrap().unwrap();
-    let inside = b.netns.enter(|| UdpSocket::bind((own[1], 7002))).unwrap().unwrap();
-    for socket in [&server, &client, &outside, &inside] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let traffic = traffic(&node, &side, &a, &b);
+    for _ in 0..STOPS {
+        node.stop();
+        traffic.moves("without an agent");
+        node.restart();
+        traffic.moves("with the next agent");
     }
-    for socket in [&stream, &peer] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    std::thread::scope(|threads| {
-        let _stop = Stop(&traffic.stop);
-        threads.spawn(|| traffic.datagrams(&client, &server));
-        threads.spawn(|| traffic.datagrams(&inside, &outside));
-        threads.spawn(|| traffic.through_snat(&stream, &peer));
-        for round in 0..ROUNDS {
+    let mut random = Random::new(seed);
+    let (stop, client) = (AtomicBool::new(false), node.client.clone());
+    let changes = thread::scope(|threads| {
+        let _stop = Stop(&stop);
+        let churn = threads.spawn(|| come_and_go(&client, &stop, seed));
+        for _ in 0..kills {
+            // One in four at any moment of its start, the others while pods are added and removed.
+            if !random.once_in(4) {
+                node.wait_ready();
+            }
+            let end = Instant::now() + Duration::from_millis(random.below(LIFE.as_millis() as usize) as u64);
+            thread::sleep(end - Instant::now());
             node.kill();
-            traffic.moves("without an agent");
-            node.restart();
-            traffic.moves("with the next agent");
-            println!("round {round}: {:?} echoes, {:?} bytes, none lost", traffic.echoes, traffic.bytes);
+            node.spawn();
         }
+        node.wait_ready();
+        traffic.moves("with the last agent");
+        stop.store(true, Ordering::Relaxed);
+        churn.join().expect("churn")
     });
-    let pods = node.runtime.block_on(node.client.pods()).unwrap();
-    for (pod, address) in pods.iter().zip(own) {
-        assert!(
-            pod.addresses.contains(&address),
-            "{address} is no longer {}'s: {:?}",
-            pod.name,
-            pod.addresses
-        );
-    }
-    assert!(pods.iter().all(|pod| pod.state == "ready"));
-    node.pod("c");
+    node.stop();
+    node.restart();
+    let totals = traffic.finish();
+    let Totals { sent, lost, connections, reset, streamed, .. } = totals;
+    println!("{changes} pods added or removed, {streamed} bytes streamed");
+    println!("drops: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
+    println!("sent {sent} lost {lost}, connections {connections} reset {reset}, kills {kills}, seed {seed}");
+    tidy::check(&node, &["a", "b"]);
+    no_address_is_leaked(&node);
+    assert_eq!((lost, reset), (0, 0), "seed {seed}");
+    assert!(changes > 0, "no pod was added or removed");
 }
 
-fn wait_for(done: impl Fn() -> bool, what: &str) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !done() {
-        assert!(std::time::Instant::now() < deadline, "{what}: no progress");
-        std::thread::yield_now();
-    }
+/// Fills the block: every address that no pod of the list has can be had.
+fn no_address_is_leaked(node: &Node) {
+    let mut pods = node.runtime.block_on(node.client.pods()).expect("pods").len();
+    let error = loop {
+        let wanted = PodAdd { name: format!("fill{pods}"), ..PodAdd::default() };
+        match node.runtime.block_on(node.client.pod_add(&wanted)) {
+            Ok(_) => pods += 1,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert_eq!(pods, CAPACITY, "{error}");
 }

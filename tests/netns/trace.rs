@@ -19,7 +19,7 @@ use netpath::{
     net::Netns,
 };
 use netpath_common::abi::{
-    ABI_VERSION, COUNTER_SLOTS, Counter, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey,
+    COUNTER_SLOTS, Counter, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, PIN_SCHEME,
     PodCounter, SNAT_TRY_ROWS, TrafficClass,
 };
 use netpath_tests::{
@@ -218,7 +218,7 @@ fn what_is_dropped_or_answered_in_the_trace_is_so_in_truth(family: Family) {
 /// Every entry of the tables that the attached programs write, but for what the link says by itself.
 fn written() -> BTreeMap<&'static str, String> {
     fn open(name: &str) -> MapData {
-        let path = format!("/sys/fs/bpf/netpath/default/v{ABI_VERSION}/maps/{name}");
+        let path = format!("/sys/fs/bpf/netpath/default/v{PIN_SCHEME}/maps/{name}");
         MapData::from_pin(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
     fn hash<K: Plain + std::fmt::Debug, V: Plain + std::fmt::Debug>(map: Map) -> String {

@@ -6,6 +6,7 @@
 mod bench;
 mod fuzz;
 mod lint;
+mod next;
 mod package;
 mod process;
 mod run;
@@ -42,6 +43,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build what a later version might be, for the tests of upgrades; `test` does it as well
+    Next,
     /// Run tests on older kernels, in emulated machines
     Vm(vm::Arguments),
     /// Run the programs on damaged packets: a million of them, from a new seed
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::setup(setup::Purpose::Everything).map(|_| ()),
         Command::Run { args } => run::run(&args),
         Command::Test { args } => test::test(&args),
+        Command::Next => next::build(),
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
         Command::Bench(benchmark) => bench::bench(&benchmark),

@@ -46,10 +46,27 @@ pub enum FlowDirection {
     Reply = 1,
 }
 
+/// Where flows are while they move into FLOWS from the table of an earlier build: FLOWS_MOVE, array of one u32.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Move {
+    /// In the earlier table: programs of the earlier build still run, and know no other.
+    Stay = 0,
+    /// In either. What is in the earlier table only is moved by whoever needs it; nothing is written there any more.
+    Pull = 1,
+    /// In FLOWS.
+    Done = 2,
+}
+
 /// Bit of [`Flow::peer_seen`]: the other half has had a packet. No TCP flag that is kept has this bit.
 pub const PEER_SEEN: u8 = 0x80;
 
 /// One direction of a flow. The pair's state is a function of both halves (`logic::flow_state`).
+///
+/// How it grows (docs/UPGRADE.md): a field takes bytes that were zero, and 0 in it means that nothing is known, since programs
+/// of an earlier build make and keep such records as well. If there are none left, fields are added at the end, in multiples
+/// of eight bytes: another layout, told by its size, into which the agent moves the flows. What is there is never moved nor
+/// given another meaning.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {

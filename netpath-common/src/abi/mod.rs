@@ -19,15 +19,17 @@ pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use drop_reason::DropReason;
 pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
 pub use event::{Event, EventKind, EventLoss, Program};
-pub use flow::{Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite};
+pub use flow::{Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
 pub use route::{NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
 pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 
-/// Version of every record here together. Part of the pin path, so builds with other layouts never share a map.
-pub const ABI_VERSION: u32 = 2;
+/// Version of how pins are named, and part of their path; never of what a table holds. Builds find each other's links and
+/// tables by it: one with another number would attach its programs beside the earlier one's, and lose its flows. A table of
+/// another layout is found by its sizes.
+pub const PIN_SCHEME: u32 = 2;
 
 /// Declares that a record is plain bytes to aya and asserts its size.
 macro_rules! record {

@@ -19,6 +19,17 @@ static FIB_FLAGS: u32 = 0;
 #[unsafe(no_mangle)]
 static DRY_RUN: u32 = 0;
 
+/// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.
+#[unsafe(no_mangle)]
+static FLOW_BEFORE_BYTES: u32 = 0;
+
+/// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.
+#[inline(always)]
+pub fn flow_before_bytes() -> u32 {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
+    unsafe { core::ptr::read_volatile(&FLOW_BEFORE_BYTES) }
+}
+
 /// The MAC of every host end.
 #[inline(always)]
 pub fn gateway_mac() -> [u8; 6] {

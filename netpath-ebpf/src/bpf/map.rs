@@ -54,6 +54,22 @@ impl<K, V> Hash<K, V> {
         }
         let _ = self.0.remove(key);
     }
+
+    /// Reads the first `bytes` bytes of a record, a multiple of eight and no more than the table's records have; what is
+    /// behind them stays in `to` as it is. Returns whether the key is there.
+    #[inline(always)]
+    pub fn read_start(&self, key: &K, bytes: u32, to: &mut V) -> bool {
+        let Some(from) = self.0.get_ptr(key) else { return false };
+        let (from, to) = (from.cast::<u64>(), core::ptr::from_mut(to).cast::<u64>());
+        for word in 0..size_of::<V>() / 8 {
+            if word < bytes as usize / 8 {
+                // SAFETY: within both records, whose addresses and sizes are multiples of eight. Volatile: what is behind
+                // `bytes` must not be read, not even ahead of the question.
+                unsafe { to.add(word).write(core::ptr::read_volatile(from.add(word))) }
+            }
+        }
+        true
+    }
 }
 
 /// A hash table that forgets what was not used for longest when it is full. The same holds of its entries.

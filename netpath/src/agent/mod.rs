@@ -1,11 +1,11 @@
 //! The agent: one process a node, which holds the desired state and makes the kernel match it.
 //!
-//! `start` brings it up and down, `state` is what outlives it and `registry` the same in memory (with `networks`, who has
-//! which address), `pods` and `network` do what requests ask for, `links` is the kernel's side of a pod, `node` looks
-//! after the node itself (`reserved` its ports, `ranges` which of them, `forwarding` its own stack), `reconcile` repairs,
-//! `problems` says what it could not, `sweep` ends flows, `reload` takes a new configuration, `events` reads what the programs
-//! tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts, `notify` tells the service manager, `uninstall`
-//! takes everything away.
+//! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
+//! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
+//! `links` is the kernel's side of a pod, `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
+//! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
+//! `notify` tells the service manager, `uninstall` takes everything away.
 
 mod advertisements;
 mod error;
@@ -30,6 +30,7 @@ mod snat;
 mod start;
 mod state;
 mod sweep;
+mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

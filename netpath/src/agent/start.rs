@@ -186,29 +186,19 @@ impl Agent {
         store: Arc<dyn Store>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
-        let registry = Registry::new(networks(&config, &state).await?, pods);
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
+        state.check_complete(&config.instance, &pods, &netlink.links().await?)?;
+        let registry = Registry::new(networks(&config, &state).await?, pods);
         ensure_bpffs(&config.paths, &state).await?;
         let attach = config.attach.unwrap_or_else(AttachKind::best);
-        let options = Options {
-            pin_dir: config.paths.pin_dir.clone(),
-            gateway_mac: GATEWAY_MAC.0,
-            flow_entries: config.flow_entries,
-            attach,
-        };
-        let load = move || {
-            let datapath = Datapath::load(&options)?;
-            let capacity = datapath.flow_table()?.capacity();
-            // What an earlier agent's bindings hold.
-            let ranges = Ranges::of(&datapath.node()?);
-            Ok::<_, AgentError>((datapath, capacity, ranges))
-        };
-        let (datapath, flow_entries, ranges) = blocking(load).await?;
+        let (datapath, flow_entries) = load(&config, attach).await?;
+        // What an earlier agent's bindings hold.
+        let ranges = Ranges::of(&datapath.node()?);
         if flow_entries != config.flow_entries {
             tracing::warn!(
                 flow_entries,
-                "the flow table keeps the size it was made with until 'netpath uninstall'"
+                "the flow table has another size than configured, for its flows to fit"
             );
         }
         let (uninstall, asked) = mpsc::channel(1);
@@ -245,6 +235,7 @@ impl Agent {
     pub(super) async fn begin(self: &Arc<Self>) -> Result<JoinSet<()>, AgentError> {
         self.look().await?;
         self.check_node()?;
+        self.take_over().await?;
         self.pass(Extent::Full).await;
         let mut tasks = JoinSet::new();
         if let Some(ring) = lock(&self.datapath).take_events()? {
@@ -275,6 +266,23 @@ impl Agent {
         let config = self.config();
         remove_all(&config.instance, &config.paths, pods, self.state.host().await, &self.netlink).await
     }
+}
+
+/// Loads the programs. Returns them with the entries of their flow table.
+pub(super) async fn load(config: &Config, attach: AttachKind) -> Result<(Datapath, u32), AgentError> {
+    let options = Options {
+        pin_dir: config.paths.pin_dir.clone(),
+        gateway_mac: GATEWAY_MAC.0,
+        flow_entries: config.flow_entries,
+        attach,
+        forget_flows: config.forget_flows,
+    };
+    blocking(move || {
+        let datapath = Datapath::load(&options)?;
+        let capacity = datapath.flow_table()?.capacity();
+        Ok((datapath, capacity))
+    })
+    .await
 }
 
 /// The configured network as it was changed at run time, and those that were added.

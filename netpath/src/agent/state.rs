@@ -2,7 +2,7 @@
 //!
 //! Everything is written down before the kernel is touched, so that a crash leaves a record of what may be half-made.
 
-use std::{fs, sync::Arc};
+use std::{collections::HashSet, fs, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,9 @@ use tokio::sync::Mutex;
 
 use super::AgentError;
 use crate::{
-    model::{Network, NetworkChange, Pod},
-    net::Netns,
+    config::Instance,
+    model::{GATEWAY_MAC, Network, NetworkChange, Pod, is_interface_of},
+    net::{Link, Netns},
     store::Store,
 };
 
@@ -88,6 +89,41 @@ impl State {
         let next = store.read(NEXT_ID).await?.unwrap_or(1);
         let host = HostChanges::here(store.read(HOST).await?, &place());
         Ok((Self { store, host: Mutex::new(host), ids: Mutex::new(Ids { next, end: next }) }, pods))
+    }
+
+    /// Whether every link of a pod that is here has its pod in the state. Without one the state is not what was written last:
+    /// an agent that believed it would take live pods apart, and give their addresses to others.
+    pub(super) fn check_complete(
+        &self,
+        instance: &Instance,
+        pods: &[Pod],
+        links: &[Link],
+    ) -> Result<(), AgentError> {
+        let known: HashSet<&str> =
+            pods.iter().flat_map(|pod| pod.interfaces.iter().map(|one| one.host.as_str())).collect();
+        let ours = |link: &&Link| {
+            link.kind.as_deref() == Some("veth")
+                && link.mac == GATEWAY_MAC.0
+                && is_interface_of(instance.name(), &link.name)
+        };
+        let strangers: Vec<&str> = links
+            .iter()
+            .filter(ours)
+            .map(|link| link.name.as_str())
+            .filter(|name| !known.contains(name))
+            .collect();
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        Err(AgentError::unfit(
+            format!(
+                "the state ({}) knows nothing of the pods whose links are here: {}",
+                self.describe(),
+                strangers.join(", ")
+            ),
+            "they go on working as they are: put the state's last backup back; or remove each with 'ip link delete', or all \
+             pods with 'netpath uninstall'",
+        ))
     }
 
     /// Kind and place of the store.

@@ -17,25 +17,43 @@ use crate::{
     datapath::{is_bpffs, remove_filters, remove_pins},
     model::{GATEWAY_MAC, Pod, is_interface_of},
     net::{Netlink, Netns},
+    store::files,
 };
 
 /// Removes everything an instance put on this host, without a running agent. No error if there is nothing. Needs
 /// neither the eBPF programs nor tables of this build's layout; without a store it finds links and pins by their names.
+/// `force` goes on where the store cannot be read: what only it knows is left.
 ///
 /// # Errors
 /// If an agent of the instance runs, or all that failed, after trying all.
-pub async fn uninstall(instance: &Instance) -> Result<(), AgentError> {
+pub async fn uninstall(instance: &Instance, force: bool) -> Result<(), AgentError> {
     start::check_root()?;
     let paths = Paths::load(instance)?;
     let _lock = start::take_lock(&paths)?;
-    let (pods, host) = if paths.store().exists() {
-        let (state, pods) = State::load(start::open_store(&paths).await?).await?;
-        (pods, state.host().await)
-    } else {
-        (Vec::new(), HostChanges::default())
-    };
     let netlink = Netlink::connect(&Netns::current()?).await?;
+    let known = if files(&paths.store()).iter().any(|file| file.exists()) {
+        recorded(&paths).await
+    } else {
+        Ok((Vec::new(), HostChanges::default()))
+    };
+    let (pods, host) = match known {
+        Err(error) if force => {
+            tracing::warn!(
+                %error,
+                "going on without the state: pods' namespaces, the blocks' routes, reserved ports and accept_ra stay"
+            );
+            let filtered = netlink.links().await?.into_iter().map(|link| link.name).collect();
+            (Vec::new(), HostChanges { filtered, ..HostChanges::default() })
+        }
+        known => known?,
+    };
     remove_all(instance, &paths, pods, host, &netlink).await
+}
+
+/// What the store knows.
+async fn recorded(paths: &Paths) -> Result<(Vec<Pod>, HostChanges), AgentError> {
+    let (state, pods) = State::load(start::open_store(paths).await?).await?;
+    Ok((pods, state.host().await))
 }
 
 /// Removes pods, then what keeps their packets from leaking, then the records. If something fails the records stay, so
@@ -116,7 +134,11 @@ fn unmount_bpffs() -> Result<(), AgentError> {
 /// Removes the files the agent made, and their directories if nothing else is in them: the configuration may have
 /// named directories that hold other things.
 fn remove_files(paths: &Paths) -> Result<(), AgentError> {
-    for file in [paths.store(), paths.socket(), paths.lock()] {
+    for file in files(&paths.store()).into_iter().chain([paths.socket(), paths.lock()]) {
+        // Somebody has put a directory in the place of a file; what is in it is not ours.
+        if file.is_dir() {
+            continue;
+        }
         absent(fs::remove_file(&file)).map_err(AgentError::io(format!("removing {}", file.display())))?;
     }
     for dir in [&paths.state_dir, &paths.run_dir] {

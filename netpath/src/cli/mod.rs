@@ -112,7 +112,7 @@ pub enum Command {
     /// Print everything there is to measure, in Prometheus' text format
     Metrics,
     /// Remove everything netpath put on this machine and restore what it changed
-    Uninstall,
+    Uninstall(uninstall::Flags),
     /// A network of namespaces on this machine, to look at, check and measure
     #[command(subcommand)]
     Lab(lab::Command),
@@ -161,7 +161,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status => status::run(global)?,
         Command::Doctor(args) => return doctor::run(global, args),
         Command::Metrics => metrics::run(global)?,
-        Command::Uninstall => uninstall::run(global)?,
+        Command::Uninstall(flags) => uninstall::run(global, &flags)?,
         Command::Lab(command) => return lab::run(global, &command),
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,

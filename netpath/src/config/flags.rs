@@ -57,6 +57,9 @@ pub struct AgentFlags {
     /// Address and port to serve metrics on over HTTP; may be repeated [default: none]
     #[arg(long, value_name = "ADDRESS:PORT", env = "NETPATH_METRICS_LISTEN", value_delimiter = ',')]
     pub metrics_listen: Vec<String>,
+    /// Start although the flows are those of a later build, which this one does not know: they are lost
+    #[arg(long)]
+    pub forget_flows: bool,
     /// Directory of socket and lock [default: /run/netpath/INSTANCE]
     #[arg(long, value_name = "DIR", env = "NETPATH_RUN_DIR")]
     pub run_dir: Option<PathBuf>,

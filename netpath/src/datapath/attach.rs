@@ -17,6 +17,7 @@ use aya::programs::{
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_detach_program},
 };
 use netpath_common::abi::Program;
+use nix::errno::Errno;
 
 use super::{
     bpf::{TcxHook, attached},
@@ -129,18 +130,12 @@ fn tcx(
     if attached_id(classifier, program, ifname, doing)? && pin.exists() {
         return Ok(());
     }
-    if pin.exists() {
-        let old = PinnedLink::from_pin(pin).map_err(kernel(doing))?;
-        let link: SchedClassifierLink = FdLink::from(old).try_into().map_err(kernel(doing))?;
-        match classifier.attach_to_link(link) {
-            Ok(_) if attached_id(classifier, program, ifname, doing)? => return Ok(()),
-            // The link's interface is gone (ENOLINK), or somebody detached it: its pin holds nothing any more.
-            Ok(_) | Err(ProgramError::SyscallError(_)) => {
-                std::fs::remove_file(pin)
-                    .map_err(kernel(format!("removing the stale pin {}", pin.display())))?;
-            }
-            Err(error) => return Err(kernel(doing)(error)),
+    if pin.exists() && replace(classifier, pin)? {
+        if attached_id(classifier, program, ifname, doing)? {
+            return Ok(());
         }
+        // Somebody detached the link: its pin holds nothing any more.
+        std::fs::remove_file(pin).map_err(kernel(format!("removing the stale pin {}", pin.display())))?;
     }
     // First on the way in; last on the way out, where to_uplink looks at what really leaves.
     let order = || if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
@@ -158,6 +153,23 @@ fn tcx(
     let link: FdLink = classifier.take_link(id).map_err(kernel(doing))?.try_into().map_err(kernel(doing))?;
     link.pin(pin).map_err(kernel(format!("pinning the link of {} on {ifname}", program.name())))?;
     Ok(())
+}
+
+/// Puts a program into a pinned link, in one step. Returns false if the link's interface is gone; its pin is then as well.
+pub(super) fn replace(classifier: &mut SchedClassifier, pin: &Path) -> Result<bool, DatapathError> {
+    let doing = || format!("replacing the program of the link {}", pin.display());
+    let old = PinnedLink::from_pin(pin).map_err(kernel(doing()))?;
+    let link: SchedClassifierLink = FdLink::from(old).try_into().map_err(kernel(doing()))?;
+    match classifier.attach_to_link(link) {
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
+        {
+            std::fs::remove_file(pin).map_err(kernel(format!("removing the stale pin {}", pin.display())))?;
+            Ok(false)
+        }
+        Err(error) => Err(kernel(doing())(error)),
+    }
 }
 
 /// Whether this very program is among the interface's tcx programs.

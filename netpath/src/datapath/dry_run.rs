@@ -15,7 +15,7 @@ use netpath_common::abi::{Program, Trace};
 
 use super::{
     error::{DatapathError, kernel},
-    load::{TABLES, classifier, open, verify},
+    load::{Constants, TABLES, classifier, open, verify},
     tables::take,
 };
 
@@ -105,7 +105,9 @@ impl DryRun {
         let loaded = match self.loaded.take() {
             Some(loaded) => loaded,
             None => {
-                let mut ebpf = open(&self.gateway_mac, true, |loader| share(loader, &self.maps))?;
+                let constants =
+                    Constants { gateway_mac: self.gateway_mac, dry_run: true, ..Constants::default() };
+                let mut ebpf = open(&constants, |loader| share(loader, &self.maps))?;
                 let trace = take!(&mut ebpf, "TRACE");
                 Loaded { ebpf, trace }
             }

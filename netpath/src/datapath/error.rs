@@ -14,10 +14,11 @@ pub enum DatapathError {
         /// The kernel's reason.
         source: std::io::Error,
     },
-    /// A pinned table has another layout than this build.
+    /// The pinned flows have a layout that this build does not know.
     #[error(
-        "reusing the pinned table {path}: it has {found}, this build wants {wanted}; \
-         stop the agent that made it and run 'netpath uninstall'"
+        "taking over the flows in {path}: the table has {found}, {what}and this build knows {wanted}; start the later \
+         build again that made it, or start this one once with --forget-flows: every connection through this node's \
+         translation is lost then"
     )]
     Layout {
         /// The pin.
@@ -26,6 +27,8 @@ pub enum DatapathError {
         found: String,
         /// Key and value sizes wanted.
         wanted: String,
+        /// What else stands in the way.
+        what: &'static str,
     },
     /// tcx was asked for where there is none.
     #[error(

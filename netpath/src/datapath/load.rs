@@ -5,6 +5,7 @@ use std::path::Path;
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier, util::KernelVersion,
 };
+use aya_obj::Object;
 use netpath_common::abi::{
     Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
     PodCounter, PodLimit, Program, Route, RouteKey, Trace,
@@ -13,6 +14,7 @@ use netpath_common::abi::{
 use super::{
     Options,
     error::{DatapathError, chain, kernel},
+    moving::{self, Plan},
     pins::Pins,
 };
 
@@ -43,7 +45,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 22] = [
+pub const TABLES: [Table; 25] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -57,6 +59,10 @@ pub const TABLES: [Table; 22] = [
     table::<u32, PodLimit>("POD_LIMITS", true, true),
     table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
     table::<u32, u64>("SNAT_TRIES", true, true),
+    // Pinned only while flows move; see `moving`.
+    table::<FlowKey, Flow>("FLOWS_BEFORE", false, true),
+    table::<u32, u32>("FLOWS_MOVE", false, true),
+    table::<u32, Flow>("FLOW_MOVED", false, true),
     table::<u32, Flow>("FLOW_SCRATCH", false, true),
     table::<u32, FlowKey>("UNREPLIED", false, true),
     table::<u32, [u32; 2]>("UNREPLIED_CURSOR", false, true),
@@ -84,13 +90,22 @@ fn fib_flags() -> u32 {
 }
 
 /// Loads all programs; nothing is attached yet.
-pub(super) fn load(options: &Options, pins: &Pins) -> Result<Ebpf, DatapathError> {
-    let mut ebpf = open(&options.gateway_mac, false, |loader| {
-        loader.map_max_entries("FLOWS", options.flow_entries);
+pub(super) fn load(options: &Options, pins: &Pins, plan: &Plan) -> Result<Ebpf, DatapathError> {
+    let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
+    let constants = Constants { gateway_mac: options.gateway_mac, flow_before: plan.before, dry_run: false };
+    let mut ebpf = open(&constants, |loader| {
+        loader.map_max_entries("FLOWS", plan.entries);
         for table in TABLES.iter().filter(|table| table.pinned) {
             let path = pins.maps.join(table.name);
-            check_pin(table, &path)?;
+            if let Some(wanted) = object.maps.get(table.name).filter(|_| table.rebuilt) {
+                replace_other(wanted, &path)?;
+            }
             loader.map_pin_path(table.name, path);
+        }
+        if plan.before != 0 {
+            for name in moving::PINNED {
+                loader.map_pin_path(name, pins.maps.join(name));
+            }
         }
         Ok(())
     })?;
@@ -100,17 +115,28 @@ pub(super) fn load(options: &Options, pins: &Pins) -> Result<Ebpf, DatapathError
     Ok(ebpf)
 }
 
+/// What a loading of the programs is told for good.
+#[derive(Default)]
+pub(super) struct Constants {
+    /// MAC of every host end.
+    pub(super) gateway_mac: [u8; 6],
+    /// Bytes of a record in the table that flows are moved from; 0 if there is none.
+    pub(super) flow_before: u32,
+    /// Whether the programs only tell what they would do.
+    pub(super) dry_run: bool,
+}
+
 /// The object with its constants set and its tables made or opened as `tables` says; no program is verified yet.
 pub(super) fn open(
-    gateway_mac: &[u8; 6],
-    dry_run: bool,
+    constants: &Constants,
     tables: impl FnOnce(&mut EbpfLoader<'_>) -> Result<(), DatapathError>,
 ) -> Result<Ebpf, DatapathError> {
-    let (flags, dry_run) = (fib_flags(), u32::from(dry_run));
+    let (flags, dry_run) = (fib_flags(), u32::from(constants.dry_run));
     let mut loader = EbpfLoader::new();
     loader
-        .override_global("GATEWAY_MAC", &gateway_mac[..], true)
+        .override_global("GATEWAY_MAC", &constants.gateway_mac[..], true)
         .override_global("FIB_FLAGS", &flags, true)
+        .override_global("FLOW_BEFORE_BYTES", &constants.flow_before, true)
         .override_global("DRY_RUN", &dry_run, true);
     tables(&mut loader)?;
     loader.load(ELF).map_err(kernel("loading the eBPF object"))
@@ -141,23 +167,20 @@ pub(super) fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut Sched
         .map_err(kernel(format!("using {name} as a tc program")))
 }
 
-/// aya reuses a pin without looking at it: a table of another layout would be read as garbage.
-fn check_pin(table: &Table, path: &Path) -> Result<(), DatapathError> {
+/// Makes room for a table of this build where a pin holds another kind of it: aya reuses a pin without looking at it, and
+/// would read it as garbage. Programs that run go on with theirs until they are replaced.
+fn replace_other(wanted: &aya_obj::Map, path: &Path) -> Result<(), DatapathError> {
     if !path.exists() {
         return Ok(());
     }
     let info =
         MapInfo::from_pin(path).map_err(kernel(format!("opening the pinned table {}", path.display())))?;
-    if (info.key_size() as usize, info.value_size() as usize) == (table.key, table.value) {
+    let kind = info.map_type().map_or(0, |kind| kind as u32);
+    let found = (kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags());
+    let wanted =
+        (wanted.map_type(), wanted.key_size(), wanted.value_size(), wanted.max_entries(), wanted.map_flags());
+    if found == wanted {
         return Ok(());
     }
-    if table.rebuilt {
-        return std::fs::remove_file(path)
-            .map_err(kernel(format!("replacing the pinned table {}", path.display())));
-    }
-    Err(DatapathError::Layout {
-        path: path.to_owned(),
-        found: format!("keys of {} and values of {} bytes", info.key_size(), info.value_size()),
-        wanted: format!("keys of {} and values of {} bytes", table.key, table.value),
-    })
+    std::fs::remove_file(path).map_err(kernel(format!("replacing the pinned table {}", path.display())))
 }

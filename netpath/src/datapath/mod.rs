@@ -11,6 +11,7 @@ mod events;
 mod flows;
 mod limits;
 mod load;
+mod moving;
 mod pins;
 pub mod probe;
 mod qdisc;
@@ -48,14 +49,16 @@ pub const POD_SLOTS: u32 = 4096;
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Directory on bpffs that holds this instance's pins; a subdirectory per ABI version is made in it.
+    /// Directory on bpffs that holds this instance's pins.
     pub pin_dir: PathBuf,
     /// MAC of all host ends; the programs answer ARP with it.
     pub gateway_mac: [u8; 6],
-    /// Entries of FLOWS; a flow takes two. An existing table keeps its size.
+    /// Entries of FLOWS; a flow takes two. Flows of a table with another size are moved.
     pub flow_entries: u32,
     /// How programs are attached.
     pub attach: AttachKind,
+    /// Whether to go on without the flows of an agent whose layout this build does not know.
+    pub forget_flows: bool,
 }
 
 /// A program where it is attached.
@@ -77,6 +80,7 @@ pub struct Datapath {
     pins: Pins,
     gateway_mac: [u8; 6],
     attach: AttachKind,
+    moving: bool,
     events: Option<RingBuf<aya::maps::MapData>>,
     losses: events::Losses,
 }
@@ -90,13 +94,54 @@ impl Datapath {
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
-        let mut ebpf = load::load(options, &pins)?;
+        let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
+        let mut ebpf = load::load(options, &pins, &plan)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
         let losses = events::Losses::take(&mut ebpf)?;
-        Ok(Self { ebpf, tables, limits, pins, gateway_mac, attach: options.attach, events, losses })
+        Ok(Self {
+            ebpf,
+            tables,
+            limits,
+            pins,
+            gateway_mac,
+            attach: options.attach,
+            moving: plan.before != 0,
+            events,
+            losses,
+        })
+    }
+
+    /// Whether flows are still to be moved from an earlier agent's table: [`take_over`](Self::take_over) and
+    /// [`move_flows`](Self::move_flows), and then load again.
+    pub fn is_moving(&self) -> bool {
+        self.moving
+    }
+
+    /// Puts these programs into every pinned link of an earlier agent, each in one step. Those of interfaces that are gone
+    /// lose their pins. (clsact filters have no pins.)
+    ///
+    /// # Errors
+    /// The kernel's reason for the first that failed, after trying all.
+    pub fn take_over(&mut self) -> Result<(), DatapathError> {
+        let mut outcome = Ok(());
+        for (_, name, pin) in self.pins.all_links()? {
+            let Some(program) = PROGRAMS.into_iter().find(|program| program.name() == name) else { continue };
+            let classifier = load::classifier(&mut self.ebpf, program)?;
+            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
+        }
+        outcome
+    }
+
+    /// Moves the flows of an earlier agent's table into this one. No program of another loading may run. Returns how many
+    /// entries.
+    ///
+    /// # Errors
+    /// The kernel's reason; loading again goes on from there.
+    pub fn move_flows(&mut self) -> Result<u64, DatapathError> {
+        moving::move_all(&self.pins)
     }
 
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netpath_common::abi::ABI_VERSION;
+use netpath_common::abi::PIN_SCHEME;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
@@ -19,7 +19,7 @@ use super::{
 
 const QDISCS: &str = "qdiscs";
 
-/// Directories of one instance and one ABI version.
+/// Directories of one instance.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
     /// `…/vN/maps`, a file a table.
@@ -33,7 +33,7 @@ pub(super) struct Pins {
 impl Pins {
     /// Makes the directories below an instance's pin directory.
     pub(super) fn create(pin_dir: &Path) -> Result<Self, DatapathError> {
-        let version = pin_dir.join(format!("v{ABI_VERSION}"));
+        let version = pin_dir.join(format!("v{PIN_SCHEME}"));
         let pins =
             Self { maps: version.join("maps"), links: version.join("links"), qdiscs: version.join(QDISCS) };
         for dir in [&pins.maps, &pins.links] {

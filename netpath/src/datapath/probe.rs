@@ -4,7 +4,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{
     error::{DatapathError, kernel},
-    load::{self, PROGRAMS},
+    load::{self, Constants, PROGRAMS},
 };
 
 /// A program among an interface's tcx programs.
@@ -25,7 +25,7 @@ pub struct TcxProgram {
 pub fn try_load() -> Result<(), DatapathError> {
     // The flow table's size takes memory and is not what is asked.
     const FEW: u32 = 64;
-    let mut ebpf = load::open(&[0; 6], false, |loader| {
+    let mut ebpf = load::open(&Constants::default(), |loader| {
         loader.map_max_entries("FLOWS", FEW);
         Ok(())
     })?;

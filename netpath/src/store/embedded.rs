@@ -1,63 +1,43 @@
-//! The default store: one redb file on the node.
+//! The default store: one redb file on the node, with a copy beside it.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    backends::InMemoryBackend,
+use redb::{Database, ReadableDatabase, ReadableTable};
+
+use super::{
+    Answer, Store, StoreError,
+    copy::Copy,
+    open::{TABLE, entries, failed_to_open, open_in_memory, open_or_restore},
 };
-
-use super::{Answer, Store, StoreError, private_dir};
-
-const TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("netpath");
-
-/// Pages kept in memory, bytes. The whole state of a node is smaller.
-const CACHE: usize = 1 << 20;
 
 /// A store in one file, for one process at a time.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     database: Arc<Database>,
     path: Arc<PathBuf>,
+    /// None for what is in memory only.
+    copy: Option<Arc<Mutex<Copy>>>,
 }
 
 impl EmbeddedStore {
-    /// Opens the store, or makes an empty one if there is no such file. Blocks.
+    /// Opens the store, or makes an empty one if there is neither such a file nor its copy. One that is missing or
+    /// damaged is made again from its copy; what was in its place stays beside it, as `….damaged`. Blocks.
     ///
     /// # Errors
-    /// If another process has it open, or if the file is not a sound store: it is then left as it is.
+    /// If another process has it open, if it cannot be read, or if neither it nor its copy is sound: all is then left as
+    /// it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        private_dir(dir)?;
-        let failed = |error: io::Error| StoreError::Failed {
-            doing: format!("opening the store {}", path.display()),
-            reason: error.to_string(),
-        };
-        let database = match fs::metadata(path) {
-            Ok(metadata) => {
-                let damaged =
-                    |reason: &str| StoreError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
-                if !metadata.is_file() {
-                    return Err(damaged("not a file"));
-                }
-                // redb takes an empty file for one to initialize.
-                if metadata.len() == 0 {
-                    return Err(damaged("empty"));
-                }
-                fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-                open_sound(path)?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, dir)?,
-            Err(error) => return Err(failed(error)),
-        };
-        Ok(Self { database: Arc::new(database), path: Arc::new(path.to_owned()) })
+        let database = open_or_restore(path)?;
+        let copy = Copy::begin(path, &entries(&database).map_err(failed_to_open(path))?);
+        let copy = copy.map_err(failed_to_open(path))?;
+        Ok(Self {
+            database: Arc::new(database),
+            path: Arc::new(path.to_owned()),
+            copy: Some(Arc::new(Mutex::new(copy))),
+        })
     }
 
     /// Opens what the file holds now, in memory: the file is neither locked nor repaired nor written. Blocks.
@@ -65,33 +45,20 @@ impl EmbeddedStore {
     /// # Errors
     /// If the file cannot be read, or is not a sound store.
     pub fn open_copy(path: &Path) -> Result<Self, StoreError> {
-        let failed = |error: io::Error| StoreError::Failed {
-            doing: format!("reading the store {}", path.display()),
-            reason: error.to_string(),
-        };
-        let bytes = fs::read(path).map_err(failed)?;
-        if bytes.is_empty() {
-            return Err(StoreError::Damaged { path: path.to_owned(), reason: "empty".to_owned() });
-        }
-        let open = || {
-            let backend = InMemoryBackend::new();
-            backend.set_len(bytes.len() as u64)?;
-            backend.write(0, &bytes)?;
-            Database::builder().set_cache_size(CACHE).create_with_backend(backend)
-        };
-        Ok(Self { database: Arc::new(sound(path, open)?), path: Arc::new(path.to_owned()) })
+        let database = Arc::new(open_in_memory(path)?);
+        Ok(Self { database, path: Arc::new(path.to_owned()), copy: None })
     }
 
     /// Runs a transaction on a blocking thread: a commit waits for the disk.
     fn run<T: Send + 'static>(
         &self,
         doing: String,
-        transaction: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+        transaction: impl FnOnce(&Self) -> Result<T, redb::Error> + Send + 'static,
     ) -> Answer<'_, T> {
         let store = self.clone();
         Box::pin(async move {
             let path = store.path.display().to_string();
-            let done = tokio::task::spawn_blocking(move || transaction(&store.database)).await;
+            let done = tokio::task::spawn_blocking(move || transaction(&store)).await;
             let failed =
                 |reason: String| StoreError::Failed { doing: format!("{doing} in the store {path}"), reason };
             match done {
@@ -100,68 +67,56 @@ impl EmbeddedStore {
             }
         })
     }
-}
 
-/// Makes an empty store aside and moves it into place, so that a crash never leaves half a file under its name.
-fn create(path: &Path, dir: &Path) -> Result<Database, StoreError> {
-    let failed =
-        |reason: String| StoreError::Failed { doing: format!("making the store {}", path.display()), reason };
-    let aside = path.with_extension("new");
-    let make = || -> Result<Database, redb::Error> {
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+    /// One change, in the copy before it is in the store: the copy is never behind, and at most one change ahead, as if the
+    /// agent had died a moment later. Returns whether the present
+    /// value was as expected.
+    fn change(
+        &self,
+        key: &str,
+        value: Option<&[u8]>,
+        expected: impl FnOnce(Option<&[u8]>) -> bool,
+    ) -> Result<bool, redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(TABLE)?;
+            if !expected(table.get(key)?.as_ref().map(|value| value.value())) {
+                return Ok(false);
+            }
+            match value {
+                Some(value) => table.insert(key, value)?,
+                None => table.remove(key)?,
+            };
         }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&aside)?;
-        let database = Database::builder().set_cache_size(CACHE).create_file(file)?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(TABLE)?;
-        transaction.commit()?;
-        fs::rename(&aside, path)?;
-        File::open(dir)?.sync_all()?;
-        Ok(database)
-    };
-    make().map_err(|error| failed(error.to_string()))
-}
-
-/// Opens a file and reads all of it. redb checks little when it opens a file that was closed in order, and panics on
-/// some damage.
-fn open_sound(path: &Path) -> Result<Database, StoreError> {
-    sound(path, || Database::builder().set_cache_size(CACHE).open(path))
-}
-
-fn sound(path: &Path, open: impl Fn() -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
-    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
-    let open = || -> Result<(Database, bool), redb::Error> {
-        let mut database = open()?;
-        let sound = database.check_integrity()?;
-        for entry in database.begin_read()?.open_table(TABLE)?.iter()? {
-            entry?;
+        let Some(copy) = &self.copy else {
+            transaction.commit()?;
+            return Ok(true);
+        };
+        let mut copy = copy.lock().unwrap_or_else(PoisonError::into_inner);
+        if copy.is_over() {
+            *copy = Copy::begin(&self.path, &entries(&self.database)?)?;
         }
-        Ok((database, sound))
-    };
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(Ok((database, true))) => Ok(database),
-        Ok(Ok((_, false))) => Err(damaged("its checksums do not match".to_owned())),
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse { path: path.to_owned() }),
-        Ok(Err(error)) => Err(damaged(error.to_string())),
-        Err(_) => Err(damaged("its pages contradict each other".to_owned())),
+        let done = copy.append(key, value).map_err(Into::into).and_then(|()| Ok(transaction.commit()?));
+        if done.is_err() {
+            copy.end();
+        }
+        done.map(|()| true)
     }
 }
 
 impl Store for EmbeddedStore {
     fn get(&self, key: &str) -> Answer<'_, Option<Vec<u8>>> {
         let owned = key.to_owned();
-        self.run(format!("reading '{key}'"), move |database| {
-            let table = database.begin_read()?.open_table(TABLE)?;
+        self.run(format!("reading '{key}'"), move |store| {
+            let table = store.database.begin_read()?.open_table(TABLE)?;
             Ok(table.get(owned.as_str())?.map(|value| value.value().to_vec()))
         })
     }
 
     fn list(&self, prefix: &str) -> Answer<'_, Vec<(String, Vec<u8>)>> {
         let owned = prefix.to_owned();
-        self.run(format!("listing '{prefix}'"), move |database| {
-            let table = database.begin_read()?.open_table(TABLE)?;
+        self.run(format!("listing '{prefix}'"), move |store| {
+            let table = store.database.begin_read()?.open_table(TABLE)?;
             let mut found = Vec::new();
             for entry in table.range(owned.as_str()..)? {
                 let (key, value) = entry?;
@@ -176,36 +131,22 @@ impl Store for EmbeddedStore {
 
     fn put(&self, key: &str, value: Vec<u8>) -> Answer<'_, ()> {
         let owned = key.to_owned();
-        self.run(format!("writing '{key}'"), move |database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(TABLE)?.insert(owned.as_str(), value.as_slice())?;
-            Ok(transaction.commit()?)
+        self.run(format!("writing '{key}'"), move |store| {
+            store.change(&owned, Some(&value), |_| true).map(drop)
         })
     }
 
     fn compare_and_swap(&self, key: &str, expected: Option<Vec<u8>>, value: Vec<u8>) -> Answer<'_, bool> {
         let owned = key.to_owned();
-        self.run(format!("writing '{key}'"), move |database| {
-            let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(TABLE)?;
-                let present = table.get(owned.as_str())?.map(|value| value.value().to_vec());
-                if present != expected {
-                    return Ok(false);
-                }
-                table.insert(owned.as_str(), value.as_slice())?;
-            }
-            transaction.commit()?;
-            Ok(true)
+        self.run(format!("writing '{key}'"), move |store| {
+            store.change(&owned, Some(&value), |present| present == expected.as_deref())
         })
     }
 
     fn delete(&self, key: &str) -> Answer<'_, ()> {
         let owned = key.to_owned();
-        self.run(format!("removing '{key}'"), move |database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(TABLE)?.remove(owned.as_str())?;
-            Ok(transaction.commit()?)
+        self.run(format!("removing '{key}'"), move |store| {
+            store.change(&owned, None, |present| present.is_some()).map(drop)
         })
     }
 

@@ -3,12 +3,14 @@
 //! [`Store`] is what a node needs of a store: bytes by key, and compare-and-swap. The methods of `dyn Store` read and
 //! write JSON with a version number, so that a later netpath can tell what it reads.
 
+mod copy;
 mod dir;
 mod embedded;
 #[cfg(test)]
 pub(crate) mod memory;
+mod open;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,15 +30,29 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is not a store, or not a sound one.
+    /// The file is not a store, or not a sound one, and no copy tells what was in it.
     #[error(
-        "opening the store {path}: it is damaged ({reason}); put a backup in its place, or move it away to start \
-         without pods"
+        "opening the store {path}: it is damaged ({reason}), and it cannot be made again from its copy {} ({copy}); put a \
+         backup of either in its place; or 'netpath uninstall --force' removes all pods to start anew",
+        copy::path_of(path).display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
+        reason: String,
+        /// What was found of its copy.
+        copy: String,
+    },
+    /// The file is there, and nobody lets us read it.
+    #[error(
+        "opening the store {path}: {reason}; it has to be root's: 'chown root {path}' and 'chmod 600 {path}', or see \
+         whether something restricts this process, like a systemd unit's capabilities"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
         reason: String,
     },
     /// A value that this build cannot read.
@@ -65,6 +81,12 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
+}
+
+/// Every file that a store in one file may have on the disk: itself, its copy, and what was in its place when it was
+/// damaged.
+pub fn files(store: &Path) -> [PathBuf; 3] {
+    [store.to_owned(), copy::path_of(store), open::aside(store)]
 }
 
 /// What a store answers, later.

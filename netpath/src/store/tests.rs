@@ -66,30 +66,94 @@ async fn a_killed_writer_leaves_a_sound_store() {
     assert_eq!(EmbeddedStore::open(&copy).unwrap().get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
 }
 
-#[tokio::test]
-async fn damage_is_refused_and_left_alone() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("node/state.redb");
-    let store = open(&dir).unwrap();
+/// A store with 200 values, closed; and every way to damage its file.
+async fn damaged(dir: &TempDir) -> Vec<Vec<u8>> {
+    let store = open(dir).unwrap();
     for n in 0..200 {
         store.put(&format!("pods/{n}"), vec![b'x'; 300]).await.unwrap();
     }
     drop(store);
-    let sound = fs::read(&path).unwrap();
+    let sound = fs::read(dir.path().join("node/state.redb")).unwrap();
     let at = sound.windows(300).position(|window| window == [b'x'; 300]).unwrap();
     let mut flipped = sound.clone();
     flipped[at + 7] ^= 1;
-    for damage in
-        [b"".to_vec(), b"not a store".to_vec(), vec![0; 8192], sound[..sound.len() / 2].to_vec(), flipped]
-    {
+    vec![b"".to_vec(), b"not a store".to_vec(), vec![0; 8192], sound[..sound.len() / 2].to_vec(), flipped]
+}
+
+#[tokio::test]
+async fn damage_without_a_copy_is_refused_and_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let [path, copy, _] = files(&dir.path().join("node/state.redb"));
+    for damage in damaged(&dir).await {
         fs::write(&path, &damage).unwrap();
-        let Err(error) = open(&dir) else { panic!("opened {} damaged bytes", damage.len()) };
-        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-        assert!(error.to_string().contains("node/state.redb"), "{error}");
-        assert_eq!(fs::metadata(&path).unwrap().len(), damage.len() as u64, "it was changed");
+        let sound = fs::read_to_string(&copy).unwrap();
+        let (first, rest) = sound.split_at(sound.len() / 2);
+        let (broken, other) = (format!("{first}?{}", &rest[1..]), sound.replace("state 1:", "state 2:"));
+        let (cut, half) = (first.to_owned(), format!("{}\n", first.rsplit_once('\n').unwrap().0));
+        for copied in [None, Some(&broken), Some(&other), Some(&cut), Some(&half), Some(&String::new())] {
+            match copied {
+                Some(text) => fs::write(&copy, text).unwrap(),
+                None => fs::remove_file(&copy).unwrap(),
+            }
+            let Err(error) = open(&dir) else { panic!("opened {} damaged bytes", damage.len()) };
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            let said = error.to_string();
+            for needed in ["node/state.redb", "node/state.copy", "backup", "--force"] {
+                assert!(said.contains(needed), "{said}");
+            }
+            assert_eq!(fs::metadata(&path).unwrap().len(), damage.len() as u64, "it was changed");
+            assert_eq!(fs::read_to_string(&copy).ok().as_ref(), copied, "it was changed");
+        }
+        fs::write(&copy, sound).unwrap();
     }
-    fs::write(&path, sound).unwrap();
-    assert_eq!(open(&dir).unwrap().list("pods/").await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn what_is_damaged_or_missing_is_made_again_from_its_copy() {
+    let dir = TempDir::new().unwrap();
+    let [path, _, aside] = files(&dir.path().join("node/state.redb"));
+    for damage in damaged(&dir).await {
+        fs::write(&path, &damage).unwrap();
+        let store = open(&dir).unwrap();
+        assert_eq!(store.list("pods/").await.unwrap().len(), 200);
+        assert_eq!(fs::metadata(&aside).unwrap().len(), damage.len() as u64);
+        // What is written and removed later is known as well.
+        store.put("pods/0", b"new".to_vec()).await.unwrap();
+        store.delete("pods/1").await.unwrap();
+        drop(store);
+        fs::remove_file(&path).unwrap();
+        let store = open(&dir).unwrap();
+        assert_eq!(store.get("pods/0").await.unwrap().as_deref(), Some(&b"new"[..]));
+        assert_eq!(store.get("pods/1").await.unwrap(), None);
+        store.put("pods/1", b"".to_vec()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_copy_does_not_grow_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let [path, copy, _] = files(&dir.path().join("node/state.redb"));
+    let store = open(&dir).unwrap();
+    let value = vec![b'v'; 10_000];
+    for n in 0..300 {
+        store.put(&format!("k/{}", n % 3), value.clone()).await.unwrap();
+    }
+    drop(store);
+    let text = fs::read_to_string(&copy).unwrap();
+    assert!(text.len() < 2 << 20, "{} bytes", text.len());
+    fs::remove_file(&path).unwrap();
+    assert_eq!(open(&dir).unwrap().list("").await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_directory_in_its_place_is_moved_aside() {
+    let dir = TempDir::new().unwrap();
+    let [path, _, aside] = files(&dir.path().join("node/state.redb"));
+    open(&dir).unwrap().put("k", b"v".to_vec()).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir_all(path.join("inside")).unwrap();
+    assert_eq!(open(&dir).unwrap().get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
+    assert!(aside.join("inside").is_dir());
 }
 
 #[tokio::test]

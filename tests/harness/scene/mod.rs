@@ -78,10 +78,26 @@ pub struct Scene {
     netlink: Netlink,
 }
 
+fn load(flow_entries: u32) -> Datapath {
+    let options = Options {
+        pin_dir: Path::new(PIN_DIR).to_owned(),
+        gateway_mac: GATEWAY_MAC,
+        flow_entries,
+        attach: AttachKind::best(),
+        forget_flows: false,
+    };
+    Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"))
+}
+
 impl Scene {
     /// A scene with the default SNAT range and room for 1,024 flow entries.
     pub fn new() -> Self {
         Self::with_flows(1024)
+    }
+
+    /// What the next agent loads, with another size of the flow table.
+    pub fn load_again(&self, flow_entries: u32) -> Datapath {
+        load(flow_entries)
     }
 
     /// The same with another size of the flow table.
@@ -89,13 +105,7 @@ impl Scene {
         isolate();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let (netlink, [a, b, uplink, vpn]) = runtime.block_on(interfaces::make());
-        let options = Options {
-            pin_dir: Path::new(PIN_DIR).to_owned(),
-            gateway_mac: GATEWAY_MAC,
-            flow_entries,
-            attach: AttachKind::best(),
-        };
-        let mut datapath = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
+        let mut datapath = load(flow_entries);
         let (a, b) = (Pod::new(2, a), Pod::new(3, b));
         let node = records::write(&mut datapath, &[a, b], uplink);
         let flows = datapath.flow_table().expect("flow table");

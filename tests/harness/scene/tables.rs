@@ -1,14 +1,14 @@
 //! Tables of the programs that only tests and later parts of the agent look into.
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use netpath_common::abi::{ABI_VERSION, Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
+use netpath_common::abi::{Exhausted, ExhaustedKey, PIN_SCHEME, PodLimit, SNAT_TRY_ROWS};
 
 use super::{PIN_DIR, Pod, Scene};
 
 impl Scene {
     /// A table by its name in the object.
     pub fn table(&self, name: &str) -> MapData {
-        let path = format!("{PIN_DIR}/v{ABI_VERSION}/maps/{name}");
+        let path = format!("{PIN_DIR}/v{PIN_SCHEME}/maps/{name}");
         MapData::from_pin(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 

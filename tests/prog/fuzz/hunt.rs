@@ -4,13 +4,15 @@ use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData};
 use netpath_common::abi::{DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool};
-use netpath_tests::scene::{DROP, Family, Ran, Scene};
+use netpath_tests::{
+    random::Random,
+    scene::{DROP, Family, Ran, Scene},
+};
 
 use super::{
     corpus::{self, Sequence},
     mutate::Mutator,
     oracle::{Finding, Oracle},
-    random::Random,
     step::Step,
 };
 

@@ -9,14 +9,13 @@ mod exits;
 mod hunt;
 mod mutate;
 mod oracle;
-mod random;
 mod step;
 mod view;
 
 use std::{env, time::Instant};
 
 use hunt::{Hunt, Setting};
-use netpath_tests::scene::Scene;
+use netpath_tests::{random::Random, scene::Scene};
 
 /// Runs of each of CI's two seeds.
 const RUNS: u64 = 200_000;
@@ -24,11 +23,6 @@ const RUNS: u64 = 200_000;
 fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
-/// A seed that no other run has; the test prints it.
-fn new_seed() -> u64 {
-    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
 }
 
 fn fuzz(seed: u64, runs: u64) {
@@ -49,7 +43,7 @@ fn fuzz_from_a_fixed_seed() {
 /// Also what `cargo xtask fuzz` runs, for longer or from a seed of its own.
 #[test]
 fn fuzz_from_a_new_seed() {
-    fuzz(number("NETPATH_FUZZ_SEED").unwrap_or_else(new_seed), number("NETPATH_FUZZ_RUNS").unwrap_or(RUNS));
+    fuzz(Random::seed("NETPATH_FUZZ_SEED"), number("NETPATH_FUZZ_RUNS").unwrap_or(RUNS));
 }
 
 /// The corpus as it stands, in every setting: what was found once is not found again.

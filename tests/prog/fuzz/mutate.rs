@@ -3,12 +3,12 @@
 use netpath_common::abi::Program;
 use netpath_tests::{
     packet::{ETHERNET, checksum, protocol},
+    random::Random,
     scene::{Family, GATEWAY_MAC, ROUTER_MAC, Scene},
 };
 
 use super::{
     oracle::{FINISHED, IP, address},
-    random::Random,
     step::{Place, Step},
     view::{View, word},
 };

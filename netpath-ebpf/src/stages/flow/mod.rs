@@ -6,6 +6,7 @@
 mod bind;
 mod open;
 mod related;
+mod table;
 
 use aya_ebpf::macros::map;
 use netpath_common::{
@@ -13,6 +14,7 @@ use netpath_common::{
     logic::tcp::{self, FIN, RST, SYN, Segment},
 };
 
+use self::table::FLOWS;
 pub use self::{
     bind::bind,
     open::{track, track_new},
@@ -21,14 +23,11 @@ pub use self::{
 use crate::{
     bpf::{
         helper,
-        map::{Hash, PerCpu, add, store},
+        map::{PerCpu, add, store},
         trace,
     },
     packet::{ETHERNET, Headers, Part, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
 };
-
-#[map]
-static FLOWS: Hash<FlowKey, Flow> = Hash::new(262_144);
 
 /// Room to build an entry in: two of them do not fit on a program's stack beside the rest.
 #[map]

@@ -161,7 +161,7 @@ impl helper::Step for Reclaim {
         }
         let Some(key) = UNREPLIED.get_mut(cursor.looked_at & (UNREPLIED_KEYS - 1)) else { return true };
         cursor.looked_at = cursor.looked_at.wrapping_add(1);
-        let Some(flow) = FLOWS.get(key) else { return false };
+        let Some(flow) = FLOWS.get_here(key) else { return false };
         if !is_original(flow) || flow_state::is_assured(key.proto, flow) {
             return false;
         }

@@ -14,6 +14,7 @@ use aya::{
 };
 use nix::libc;
 
+const LOOKUP_ELEM: libc::c_long = 1;
 /// Since Linux 6.6 for tcx.
 const PROG_QUERY: libc::c_long = 16;
 /// Since Linux 5.14 for hash tables.
@@ -77,33 +78,101 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
 
     /// Reads entries from `place` on, as many as there is room for in whole buckets, and moves `place` behind them.
     pub(super) fn read(&self, place: &mut Place, keys: &mut [K], values: &mut [V]) -> io::Result<Slice> {
-        let mut next = 0_u32;
-        let mut arguments = Batch {
-            from: place.0.as_ref().map_or(0, address),
-            next: std::ptr::from_mut(&mut next) as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: keys.len().min(values.len()) as u32,
+        let room = keys.len().min(values.len());
+        // SAFETY: keys and values have the sizes that `new` has checked, and any bytes are a `K` and a `V`.
+        unsafe { read(&self.fd, place, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room) }
+    }
+}
+
+/// A hash table whose values are `V`s without their end.
+pub(super) struct EarlierTable<K, V> {
+    fd: OwnedFd,
+    /// Bytes of a value.
+    value: usize,
+    sizes: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Pod + Default, V: Pod + Default> EarlierTable<K, V> {
+    /// The table behind aya's handle.
+    pub(super) fn new(data: &MapData) -> io::Result<Self> {
+        let info = data.info().map_err(io::Error::other)?;
+        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+        if key != size_of::<K>() || value > size_of::<V>() || !matches!(info.map_type(), Ok(MapType::Hash)) {
+            let found = format!("not a hash table of such keys and values, but of {key} and {value}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, found));
+        }
+        Ok(Self { fd: data.fd().as_fd().try_clone_to_owned()?, value, sizes: PhantomData })
+    }
+
+    /// Reads at most `room` entries from `place` on, and moves it behind them.
+    pub(super) fn read(&self, place: &mut Place, room: usize) -> io::Result<(Slice, Vec<(K, V)>)> {
+        let (mut keys, mut bytes) = (vec![K::default(); room], vec![0_u8; room * self.value]);
+        // SAFETY: keys have the size that `new` has checked, and any bytes are a `K`; for `room` values there is room.
+        let slice =
+            unsafe { read(&self.fd, place, keys.as_mut_ptr() as u64, bytes.as_mut_ptr() as u64, room) }?;
+        let count = match slice {
+            Slice::Some(count) | Slice::Last(count) => count,
+            Slice::NoRoom => 0,
+        };
+        let values = bytes.chunks_exact(self.value).map(|start| {
+            let mut value = V::default();
+            // SAFETY: `start` is no longer than a `V`, as `new` has checked, and any bytes are one.
+            unsafe {
+                std::ptr::copy_nonoverlapping(start.as_ptr(), (&raw mut value).cast(), start.len());
+            }
+            value
+        });
+        Ok((slice, keys.into_iter().zip(values).take(count).collect()))
+    }
+
+    /// Whether it has a key.
+    pub(super) fn has(&self, key: &K) -> io::Result<bool> {
+        let mut value = vec![0_u8; self.value];
+        let arguments = Element {
             fd: self.fd.as_raw_fd(),
-            element_flags: 0,
+            pad: 0,
+            key: address(key),
+            value: value.as_mut_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: the kernel reads 4 bytes at `from` if it is not 0, writes 4 at `next`, and `count` keys and values of the
-        // sizes that `new` has checked; all of it is borrowed for the call, and any bytes are a `K` and a `V`. It writes
-        // `count` as well, in `arguments`.
-        let outcome = unsafe { bpf(LOOKUP_BATCH, &raw mut arguments) };
-        let count = arguments.count as usize;
-        match outcome {
-            Ok(()) => {
-                place.0 = Some(next);
-                Ok(Slice::Some(count))
-            }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOENT) => Ok(Slice::Last(count)),
-                Some(libc::ENOSPC) => Ok(Slice::NoRoom),
-                _ => Err(error),
-            },
+        // SAFETY: the kernel reads a key and writes a value of the sizes that `new` has read; both are borrowed.
+        match unsafe { bpf(LOOKUP_ELEM, &raw const arguments) } {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            outcome => outcome.map(|()| true),
         }
+    }
+}
+
+/// Reads entries from `place` on, as many as there is room for in whole buckets, and moves `place` behind them.
+///
+/// # Safety
+/// At `keys` and `values` there is room for so many of the table's keys and values, theirs to write until the call returns.
+unsafe fn read(fd: &OwnedFd, place: &mut Place, keys: u64, values: u64, room: usize) -> io::Result<Slice> {
+    let mut next = 0_u32;
+    let mut arguments = Batch {
+        from: place.0.as_ref().map_or(0, address),
+        next: std::ptr::from_mut(&mut next) as u64,
+        keys,
+        values,
+        count: room as u32,
+        fd: fd.as_raw_fd(),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads 4 bytes at `from` if it is not 0, writes 4 at `next`, and `count` keys and values: the
+    // caller's promise. All of it is borrowed for the call. It writes `count` as well, in `arguments`.
+    let outcome = unsafe { bpf(LOOKUP_BATCH, &raw mut arguments) };
+    let count = arguments.count as usize;
+    match outcome {
+        Ok(()) => {
+            place.0 = Some(next);
+            Ok(Slice::Some(count))
+        }
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT) => Ok(Slice::Last(count)),
+            Some(libc::ENOSPC) => Ok(Slice::NoRoom),
+            _ => Err(error),
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use std::{io, path::Path};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, MapInfo};
 use netpath_common::{
-    abi::{ABI_VERSION, Flow, FlowDirection, FlowKey, Rewrite},
+    abi::{Flow, FlowDirection, FlowKey, PIN_SCHEME, Rewrite},
     logic::flow_state::{FlowState, state},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -90,7 +90,7 @@ impl FlowTable {
     /// # Errors
     /// The kernel's reason.
     pub fn of_instance(pin_dir: &Path) -> Result<Self, DatapathError> {
-        Self::open(&pin_dir.join(format!("v{ABI_VERSION}/maps/FLOWS")))
+        Self::open(&pin_dir.join(format!("v{PIN_SCHEME}/maps/FLOWS")))
     }
 
     fn over(map: HashMap<MapData, FlowKey, Flow>, capacity: u32) -> io::Result<Self> {

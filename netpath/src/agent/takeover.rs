@@ -1,0 +1,86 @@
+//! From an earlier agent's programs to this one's, without a packet between them (docs/UPGRADE.md).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Agent, AgentError, lock, registry::Entry, start::load};
+use crate::{
+    compile,
+    datapath::{AttachKind, Datapath},
+    model::{Interface, PodState},
+};
+
+impl Agent {
+    /// Puts this build's programs in the place of an earlier agent's, wherever they run, once the tables tell them all that
+    /// those knew; then moves the flows, if they are in an earlier table.
+    pub(super) async fn take_over(self: &Arc<Self>) -> Result<(), AgentError> {
+        self.replace_programs().await?;
+        if !self.on_datapath(|datapath| datapath.is_moving()).await {
+            return Ok(());
+        }
+        let entries = self.on_datapath(Datapath::move_flows).await?;
+        tracing::info!(entries, "flows moved");
+        // Once more, with programs that know of one table only.
+        let (datapath, _) = load(&self.config(), self.attach).await?;
+        *lock(&self.datapath) = datapath;
+        self.replace_programs().await
+    }
+
+    async fn replace_programs(self: &Arc<Self>) -> Result<(), AgentError> {
+        // To programs without it a pod is a stranger, and its peers are outside.
+        let interfaces = self.write_pods().await?;
+        // The rest of the tables, then the uplinks' programs.
+        self.ensure_node().await;
+        let clsact = self.attach == AttachKind::Clsact;
+        let replace = move |datapath: &mut Datapath| {
+            if clsact {
+                interfaces.iter().try_for_each(|(name, ifindex)| datapath.attach_pod(name, *ifindex))?;
+            }
+            datapath.take_over()
+        };
+        let replaced = self.on_datapath(replace).await;
+        // While flows are in an earlier table, one program left behind would not find the new ones.
+        if self.on_datapath(|datapath| datapath.is_moving()).await { Ok(replaced?) } else { Ok(()) }
+    }
+
+    /// Writes the endpoints and links of every pod whose host end is there. Returns those, by name and index.
+    async fn write_pods(&self) -> Result<Vec<(String, u32)>, AgentError> {
+        let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
+        let survey = Arc::clone(&lock(&self.node).seen.survey);
+        let indexes: BTreeMap<&str, u32> =
+            survey.links().map(|end| (end.link.name.as_str(), end.link.index)).collect();
+        let mut records = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.pod.state == PodState::Ready) {
+            for interface in &entry.pod.interfaces {
+                let Some(ifindex) = indexes.get(interface.host.as_str()) else { continue };
+                records.push(self.records(entry, interface, *ifindex)?);
+            }
+        }
+        let write = move |datapath: &mut Datapath| {
+            for (interface, endpoint, link) in &records {
+                datapath.set_link(endpoint.ifindex, *link)?;
+                interface
+                    .all_addresses()
+                    .try_for_each(|address| datapath.set_endpoint(address, *endpoint))?;
+            }
+            Ok::<_, AgentError>(
+                records
+                    .into_iter()
+                    .map(|(interface, endpoint, _)| (interface.host, endpoint.ifindex))
+                    .collect(),
+            )
+        };
+        self.on_datapath(write).await
+    }
+
+    fn records(
+        &self,
+        entry: &Entry,
+        interface: &Interface,
+        ifindex: u32,
+    ) -> Result<(Interface, netpath_common::abi::Endpoint, netpath_common::abi::Link), AgentError> {
+        let network = lock(&self.registry).network(&interface.network)?;
+        let mtu = self.mtu(&entry.pod, interface);
+        let endpoint = compile::endpoint(&network, &entry.pod, interface, ifindex, mtu);
+        Ok((interface.clone(), endpoint, compile::link(&entry.pod, interface)))
+    }
+}

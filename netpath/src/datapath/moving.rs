@@ -1,0 +1,260 @@
+//! Flows of an earlier build's table: found, moved, and when not to (docs/UPGRADE.md).
+//!
+//! The pins tell how far a move is, so that an agent goes on where another one died: `FLOWS` alone is the usual state;
+//! `FLOWS_BEFORE` alone is a move that has not begun; both with `FLOWS_MOVE` are one on its way.
+
+use std::{fs, io, path::Path, thread, time::Duration};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo};
+use netpath_common::abi::{Flow, FlowKey, Move};
+use nix::errno::Errno;
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use super::{
+    bpf::{EarlierTable, Place, Slice},
+    error::{DatapathError, kernel},
+    pins::Pins,
+};
+
+const FLOWS: &str = "FLOWS";
+const BEFORE: &str = "FLOWS_BEFORE";
+const STATE: &str = "FLOWS_MOVE";
+
+const KEY: u32 = size_of::<FlowKey>() as u32;
+const RECORD: u32 = size_of::<Flow>() as u32;
+/// The record of the first layout. Every later one begins with it.
+const FIRST_RECORD: u32 = 96;
+
+/// Far longer than any program runs.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How FLOWS is to be loaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Entries of FLOWS.
+    pub(super) entries: u32,
+    /// Bytes of a record in the table that flows are to be moved from; 0 if there is none.
+    pub(super) before: u32,
+}
+
+/// Looks what is pinned, and makes it ready to be loaded: `wanted` entries, or as many as the flows need. `forget` removes
+/// what this build cannot go on with, and the flows with it.
+pub(super) fn plan(pins: &Pins, wanted: u32, forget: bool) -> Result<Plan, DatapathError> {
+    match prepare(pins, wanted) {
+        Err(refused @ DatapathError::Layout { .. }) if forget => {
+            tracing::warn!(%refused, "all flows are forgotten, as was asked for");
+            for name in [FLOWS, BEFORE, STATE] {
+                remove(pins, name)?;
+            }
+            Ok(Plan { entries: wanted, before: 0 })
+        }
+        planned => planned,
+    }
+}
+
+fn prepare(pins: &Pins, wanted: u32) -> Result<Plan, DatapathError> {
+    let (mut flows, mut before) = (info(pins, FLOWS)?, info(pins, BEFORE)?);
+    if before.is_some() && state(pins)? == Move::Stay {
+        // Nothing is in FLOWS yet: from the beginning, perhaps with another build's idea of it.
+        remove(pins, FLOWS)?;
+        rename(pins, BEFORE, FLOWS)?;
+        (flows, before) = (before, None);
+    }
+    if before.is_none() {
+        remove(pins, STATE)?;
+    }
+    let Some(found) = flows else { return Ok(Plan { entries: wanted, before: 0 }) };
+    check(pins, &found)?;
+    if let Some(earlier) = before {
+        if found.value_size() != RECORD {
+            return Err(layout(
+                pins,
+                &found,
+                "and the move of its flows from an earlier table has not come to its end; ",
+            ));
+        }
+        return Ok(Plan { entries: found.max_entries(), before: earlier.value_size() });
+    }
+    let (same, size) = (found.value_size() == RECORD, found.max_entries());
+    if same && size == wanted {
+        return Ok(Plan { entries: size, before: 0 });
+    }
+    let least = needed(pins)?;
+    let entries = wanted.max(least);
+    // A table that is to be smaller, and whose flows would not fit; or no change after all.
+    if same && (size == entries || (size > wanted && least > wanted)) {
+        return Ok(Plan { entries: size, before: 0 });
+    }
+    rename(pins, FLOWS, BEFORE)?;
+    tracing::info!(entries, bytes = RECORD, "flows move to another table");
+    Ok(Plan { entries, before: found.value_size() })
+}
+
+/// Whether its records are those of this build or of an earlier one.
+fn check(pins: &Pins, found: &MapInfo) -> Result<(), DatapathError> {
+    let known = FIRST_RECORD..=RECORD;
+    if found.key_size() == KEY && known.contains(&found.value_size()) && found.value_size().is_multiple_of(8)
+    {
+        return Ok(());
+    }
+    Err(layout(pins, found, ""))
+}
+
+fn layout(pins: &Pins, found: &MapInfo, what: &'static str) -> DatapathError {
+    DatapathError::Layout {
+        path: pins.maps.join(FLOWS),
+        found: format!("keys of {} and records of {} bytes", found.key_size(), found.value_size()),
+        wanted: format!("keys of {KEY} and records of {FIRST_RECORD} to {RECORD} bytes"),
+        what,
+    }
+}
+
+/// Entries that the pinned flows need, with room for those that come while they move.
+fn needed(pins: &Pins) -> Result<u32, DatapathError> {
+    let (mut table, mut entries) = (open_earlier(&pins.maps.join(FLOWS))?, 0);
+    while let Some(slice) = table.next()? {
+        entries += slice.len() as u32;
+    }
+    Ok(entries + entries / 8 + 1024)
+}
+
+/// Moves all flows, once no program of another loading runs any more: then nobody inserts into the earlier table, and after
+/// a moment nobody writes to it. Returns how many entries.
+pub(super) fn move_all(pins: &Pins) -> Result<u64, DatapathError> {
+    let moved = if state(pins)? == Move::Done { 0 } else { copy(pins)? };
+    set_state(pins, Move::Done)?;
+    remove(pins, BEFORE)?;
+    remove(pins, STATE)?;
+    Ok(moved)
+}
+
+fn copy(pins: &Pins) -> Result<u64, DatapathError> {
+    set_state(pins, Move::Pull)?;
+    // Waits until every program that may have seen the earlier state has ended: a grace period of RCU. A kernel with
+    // nohz_full refuses (kernel/sched/membarrier.c); programs run for microseconds.
+    if membarrier(MembarrierCommand::Global).is_err() {
+        thread::sleep(GRACE);
+    }
+    let mut own = own_table(pins)?;
+    let mut table = open_earlier(&pins.maps.join(BEFORE))?;
+    let mut moved = 0;
+    while let Some(slice) = table.next()? {
+        for (key, flow) in &slice {
+            moved += u64::from(insert(&mut own, key, flow)?);
+            // A program has removed it meanwhile, and perhaps given its port away.
+            if !table.has(key).map_err(kernel("looking for a flow that was moved"))? {
+                let _ = own.remove(key);
+            }
+        }
+    }
+    Ok(moved)
+}
+
+/// Whether it was not there yet.
+fn insert(
+    own: &mut HashMap<MapData, FlowKey, Flow>,
+    key: &FlowKey,
+    flow: &Flow,
+) -> Result<bool, DatapathError> {
+    const NOEXIST: u64 = 1;
+    match own.insert(key, flow, NOEXIST) {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error().map(Errno::from_raw) == Some(Errno::EEXIST) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(kernel("moving a flow")(error)),
+    }
+}
+
+/// A walk over a table whose records may be shorter than this build's.
+struct Earlier {
+    table: EarlierTable<FlowKey, Flow>,
+    place: Place,
+    room: usize,
+    ended: bool,
+}
+
+impl Earlier {
+    /// Its next entries; `None` after the last.
+    fn next(&mut self) -> Result<Option<Vec<(FlowKey, Flow)>>, DatapathError> {
+        while !self.ended {
+            let (read, entries) = self
+                .table
+                .read(&mut self.place, self.room)
+                .map_err(kernel("reading the earlier flow table"))?;
+            self.ended = matches!(read, Slice::Last(_));
+            match read {
+                Slice::NoRoom => self.room *= 2,
+                _ => return Ok(Some(entries)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn has(&self, key: &FlowKey) -> io::Result<bool> {
+        self.table.has(key)
+    }
+}
+
+fn open_earlier(pin: &Path) -> Result<Earlier, DatapathError> {
+    let doing = || format!("opening the flow table {}", pin.display());
+    let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
+    let table = EarlierTable::new(&data).map_err(kernel(doing()))?;
+    Ok(Earlier { table, place: Place::default(), room: 256, ended: false })
+}
+
+fn own_table(pins: &Pins) -> Result<HashMap<MapData, FlowKey, Flow>, DatapathError> {
+    let data = MapData::from_pin(pins.maps.join(FLOWS)).map_err(kernel("opening the flow table"))?;
+    HashMap::try_from(Map::HashMap(data)).map_err(kernel("opening the flow table"))
+}
+
+/// How far a move is, as its pin tells; not begun if there is none.
+fn state(pins: &Pins) -> Result<Move, DatapathError> {
+    if info(pins, STATE)?.is_none() {
+        return Ok(Move::Stay);
+    }
+    let doing = "reading how far the flows have moved";
+    let number = state_table(pins)?.get(&0, 0).map_err(kernel(doing))?;
+    let all = [Move::Stay, Move::Pull, Move::Done];
+    all.into_iter().find(|state| *state as u32 == number).ok_or_else(|| {
+        kernel(doing)(io::Error::other(format!("{number} is not known; an agent of a later build began")))
+    })
+}
+
+fn set_state(pins: &Pins, state: Move) -> Result<(), DatapathError> {
+    state_table(pins)?.set(0, state as u32, 0).map_err(kernel("telling the programs where flows are"))
+}
+
+fn state_table(pins: &Pins) -> Result<Array<MapData, u32>, DatapathError> {
+    let doing = "opening the table that tells where flows are";
+    let data = MapData::from_pin(pins.maps.join(STATE)).map_err(kernel(doing))?;
+    Array::try_from(Map::Array(data)).map_err(kernel(doing))
+}
+
+fn info(pins: &Pins, name: &str) -> Result<Option<MapInfo>, DatapathError> {
+    let pin = pins.maps.join(name);
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let opened = MapInfo::from_pin(&pin);
+    opened.map(Some).map_err(kernel(format!("opening the pinned table {}", pin.display())))
+}
+
+fn rename(pins: &Pins, from: &str, to: &str) -> Result<(), DatapathError> {
+    fs::rename(pins.maps.join(from), pins.maps.join(to))
+        .map_err(kernel(format!("renaming the pin {from} to {to}")))
+}
+
+fn remove(pins: &Pins, name: &str) -> Result<(), DatapathError> {
+    match fs::remove_file(pins.maps.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(kernel(format!("removing the pin {name}"))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names of the tables that are pinned only while flows move.
+pub(super) const PINNED: [&str; 2] = [BEFORE, STATE];
