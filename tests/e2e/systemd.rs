@@ -83,8 +83,9 @@ fn systemd_unit_keeps_traffic_over_reload_restart_crash_and_watchdog() {
     let of_agent = |what: &str| machine.run(&format!("readlink /proc/{}/ns/{what}", pid()));
     assert_eq!(of_agent("mnt"), machine.run("readlink /proc/1/ns/mnt"), "the host's mounts");
     let status = machine.run(&format!("grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/{}/status", pid()));
-    // CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21.
-    let expected = format!("CapEff:\t{:016x}\nNoNewPrivs:\t1\nSeccomp:\t2", 1 << 12 | 1 << 19 | 1 << 21);
+    // CAP_CHOWN 0, CAP_NET_BROADCAST 11, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21.
+    let capabilities = [0, 11, 12, 19, 21].map(|number| 1_u64 << number).iter().sum::<u64>();
+    let expected = format!("CapEff:\t{capabilities:016x}\nNoNewPrivs:\t1\nSeccomp:\t2");
     assert_eq!(status, expected);
     machine.run("netpath pod add web");
     // Not a file of its name only, as in a mount namespace of the agent's own.

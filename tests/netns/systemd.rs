@@ -2,16 +2,19 @@
 //! tests/e2e/systemd.rs runs the unit itself.
 
 use std::{
-    os::unix::net::UnixDatagram,
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
     process::{Child, Command},
     time::{Duration, Instant},
 };
 
 use netpath::{
     api::types::PodAdd,
-    lab::checks::{self, Scene},
+    lab::checks::{self, LabPod, Scene},
 };
-use netpath_tests::node::{Node, PATIENCE, run_in};
+use netpath_tests::{
+    node::{Node, PATIENCE, run_in},
+    wait,
+};
 use nix::sys::signal::Signal;
 
 const UNIT: &str = include_str!("../../packaging/netpath.service");
@@ -87,9 +90,7 @@ impl Stranger {
     fn netns(&self) -> String {
         let path = format!("/proc/{}/ns/net", self.0.id());
         let own = std::fs::read_link("/proc/self/ns/net").expect("own");
-        netpath_tests::wait::until("it has a namespace of its own", || {
-            std::fs::read_link(&path).expect("it runs") != own
-        });
+        wait::until("it has a namespace of its own", || std::fs::read_link(&path).expect("it runs") != own);
         path
     }
 }
@@ -101,15 +102,34 @@ impl Drop for Stranger {
     }
 }
 
+/// A group that every system has, in no need of a name.
+const GROUP: u32 = 1;
+
+/// Deletes a pod's default route, and waits for it.
+fn route_comes_back(pod: &LabPod) {
+    run_in(&pod.netns, "ip", &["route", "delete", "default"]);
+    wait::until("the default route is back", || {
+        !run_in(&pod.netns, "ip", &["route", "show", "default"]).is_empty()
+    });
+}
+
 /// Everything an agent does, with these capabilities and no others.
 fn work(capabilities: &[&str], attach: &str) {
     let (topology, runtime) = Node::without_agent();
     let set = format!("--bounding-set=-all,{}", capabilities.join(","));
     let launcher = ["setpriv", "--no-new-privs", "--inh-caps=-all", &set, "--"];
-    let configuration = format!("[datapath]\nattach = \"{attach}\"");
+    let configuration = format!("[datapath]\nattach = \"{attach}\"\n[api]\ngroup = \"{GROUP}\"");
     let mut node = Node::with_launcher(topology, runtime, &configuration, &launcher);
     node.wait_ready();
     let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
+    let socket = std::fs::metadata(node.client.socket()).expect("socket");
+    assert_eq!(socket.gid(), GROUP);
+    // Had the first waited for a full pass, the second would wait for the next one, ten seconds later.
+    for _ in 0..2 {
+        let began = Instant::now();
+        route_comes_back(&pods[0]);
+        assert!(began.elapsed() < Duration::from_secs(8), "after {:?}", began.elapsed());
+    }
     let stranger = Stranger::start();
     node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), ..PodAdd::default() });
     let scene = Scene {
