@@ -12,8 +12,11 @@ impl Agent {
         let ours = Ports::parse(&self.state.host().await.reserved_ports);
         let present = Ports::parse(&blocking(|| sysctl::read(RESERVED_PORTS)).await?);
         let others = present.without(&ours);
-        let mut wanted = Ports::range(&self.config().snat_ports);
-        if let Some(retired) = &lock(&self.node).ranges.retired {
+        // As the programs have been told: the configuration may have changed since.
+        let ranges = lock(&self.node).ranges.clone();
+        let chosen = ranges.chosen.unwrap_or_else(|| self.config().snat_ports.clone());
+        let mut wanted = Ports::range(&chosen);
+        if let Some(retired) = &ranges.retired {
             // They may lie far apart with ports between that the host needs.
             wanted = wanted.with(&ours.within(&Ports::range(retired)));
         }

@@ -114,36 +114,6 @@ impl Datapath {
         })
     }
 
-    /// Whether flows are still to be moved from an earlier agent's table: [`take_over`](Self::take_over) and
-    /// [`move_flows`](Self::move_flows), and then load again.
-    pub fn is_moving(&self) -> bool {
-        self.moving
-    }
-
-    /// Puts these programs into every pinned link of an earlier agent, each in one step. Those of interfaces that are gone
-    /// lose their pins. (clsact filters have no pins.)
-    ///
-    /// # Errors
-    /// The kernel's reason for the first that failed, after trying all.
-    pub fn take_over(&mut self) -> Result<(), DatapathError> {
-        let mut outcome = Ok(());
-        for (_, name, pin) in self.pins.all_links()? {
-            let Some(program) = PROGRAMS.into_iter().find(|program| program.name() == name) else { continue };
-            let classifier = load::classifier(&mut self.ebpf, program)?;
-            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
-        }
-        outcome
-    }
-
-    /// Moves the flows of an earlier agent's table into this one. No program of another loading may run. Returns how many
-    /// entries.
-    ///
-    /// # Errors
-    /// The kernel's reason; loading again goes on from there.
-    pub fn move_flows(&mut self) -> Result<u64, DatapathError> {
-        moving::move_all(&self.pins)
-    }
-
     /// Attaches `from_pod` (ingress) and `to_pod` (egress) to a pod's host end, or replaces what is there. Idempotent.
     ///
     /// # Errors

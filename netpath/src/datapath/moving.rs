@@ -11,8 +11,10 @@ use nix::errno::Errno;
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::{
+    Datapath, attach,
     bpf::{EarlierTable, Place, Slice},
     error::{DatapathError, kernel},
+    load::{self, PROGRAMS},
     pins::Pins,
 };
 
@@ -35,6 +37,38 @@ pub(super) struct Plan {
     pub(super) entries: u32,
     /// Bytes of a record in the table that flows are to be moved from; 0 if there is none.
     pub(super) before: u32,
+}
+
+impl Datapath {
+    /// Whether flows are still to be moved from an earlier agent's table: [`take_over`](Self::take_over) and
+    /// [`move_flows`](Self::move_flows), and then load again.
+    pub fn is_moving(&self) -> bool {
+        self.moving
+    }
+
+    /// Puts these programs into every pinned link of an earlier agent, each in one step. Those of interfaces that are gone
+    /// lose their pins. (clsact filters have no pins.)
+    ///
+    /// # Errors
+    /// The kernel's reason for the first that failed, after trying all.
+    pub fn take_over(&mut self) -> Result<(), DatapathError> {
+        let mut outcome = Ok(());
+        for (_, name, pin) in self.pins.all_links()? {
+            let Some(program) = PROGRAMS.into_iter().find(|program| program.name() == name) else { continue };
+            let classifier = load::classifier(&mut self.ebpf, program)?;
+            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
+        }
+        outcome
+    }
+
+    /// Moves the flows of an earlier agent's table into this one. No program of another loading may run. Returns how many
+    /// entries.
+    ///
+    /// # Errors
+    /// The kernel's reason; loading again goes on from there.
+    pub fn move_flows(&mut self) -> Result<u64, DatapathError> {
+        move_all(&self.pins)
+    }
 }
 
 /// Looks what is pinned, and makes it ready to be loaded: `wanted` entries, or as many as the flows need. `forget` removes
