@@ -31,8 +31,8 @@ const CHANGED: [Edit; 8] = [
     (ENDPOINT, "pub flags: u16", "pub flags: u32"),
     (ENDPOINT, "pub reserved: u16", "pub reserved: u32"),
     (ENDPOINT, "record!(Endpoint, #)", "record!(Endpoint, #+4)"),
-    (NODE, "MAX_UPLINKS: usize = 8", "MAX_UPLINKS: usize = 12"),
-    (NODE, "record!(Node, #)", "record!(Node, #+1120)"),
+    (NODE, "MAX_UPLINKS: usize = 8", "MAX_UPLINKS: usize = 16"),
+    (NODE, "record!(Node, #)", "record!(Node, #+2240)"),
 ];
 
 /// The same, and flows whose records are longer.

@@ -56,7 +56,7 @@ drop_reasons! {
     /// No free source port was found towards this destination.
     SnatExhausted = 7, "'netpath status' names the destinations. Widen snat.ports, add snat.addresses, or shorten flows.timeouts; 'netpath flow ls --destination D' shows who holds the ports.";
     /// The flow table is full of flows that cannot be given up.
-    FlowTableFull = 8, "Raise flows.capacity (it takes effect after 'netpath uninstall'), lower flows.per_pod, or find the pod that opens so many with 'netpath flow ls --sort age'.";
+    FlowTableFull = 8, "Raise flows.capacity and restart the agent (flows stay), lower flows.per_pod, or find the pod that opens so many with 'netpath flow ls --sort age'.";
     /// The gateway's own address was sent something else than a ping, or a route of the network drops this destination.
     RouteDrop = 9, "Pods have no service at the gateway's address (169.254.1.1, fe80::1): use the address of the node or of the service that is meant.";
     /// From outside to a pod's own address, which only pods and nodes of the cluster may reach.

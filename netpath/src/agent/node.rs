@@ -170,6 +170,11 @@ impl Agent {
         for name in config.uplinks.iter().filter(|name| !seen.uplinks.iter().any(|up| up.name == **name)) {
             self.note(&format!("uplink {name}"), &Err("there is no such interface; see 'ip link'"));
         }
+        let is_uplink = |name: &str| {
+            config.uplinks.iter().any(|own| own == name) || seen.uplinks.iter().any(|up| up.name == name)
+        };
+        lock(&self.problems)
+            .forget(|object| object.strip_prefix("uplink ").is_some_and(|name| !is_uplink(name)));
         let families = families(&self.all_networks());
         for uplink in &seen.uplinks {
             let outcome = match self.ensure_uplink(uplink, &families).await {

@@ -72,6 +72,21 @@ impl Problems {
         }
     }
 
+    /// Lets an object wait again that could not be seen to in its turn: somebody else is at it.
+    pub(super) fn put_off(&mut self, object: &str) {
+        let now = Instant::now();
+        if let Some(problem) =
+            self.0.get_mut(object).filter(|problem| problem.again.is_some_and(|at| at <= now))
+        {
+            problem.again = Some(now + pause(problem.tries.max(1)));
+        }
+    }
+
+    /// Forgets what was wrong with objects that there are no more.
+    pub(super) fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        self.0.retain(|object, _| !gone(object));
+    }
+
     /// When the next pause ends.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.values().filter_map(|problem| problem.again).min()
@@ -118,6 +133,21 @@ mod tests {
 
     fn failed(problems: &mut Problems, reason: &str) -> bool {
         problems.note("pod a", Err(reason.to_owned()), true)
+    }
+
+    #[test]
+    fn what_could_not_be_seen_to_waits_and_what_is_gone_is_forgotten() {
+        let mut problems = Problems::default();
+        problems.put_off("pod a");
+        assert_eq!(problems.next(), None, "nothing is wrong with it");
+        failed(&mut problems, "no link");
+        problems.hurry(None);
+        problems.put_off("pod a");
+        assert!(problems.next().is_some_and(|next| next > Instant::now()), "or the loop would not rest");
+        problems.forget(|object| object.starts_with("uplink "));
+        assert_eq!(problems.count(), 1);
+        problems.forget(|object| object == "pod a");
+        assert_eq!(problems.count(), 0);
     }
 
     #[test]

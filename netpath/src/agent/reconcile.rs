@@ -21,7 +21,7 @@ pub(super) const FULL_PASS: Duration = Duration::from_secs(10);
 /// Announcements come in flocks: what follows the first within this is looked at with it.
 const GATHER: Duration = Duration::from_millis(50);
 /// A look is followed by so many times its own time without one, and by no more than this: a node on which something
-/// changes all the time costs a fifth of a core at the most, and what is announced is repaired within two seconds.
+/// changes all the time costs about a fifth of a core while a look is short, and what is announced is repaired within two seconds.
 const REST: u32 = 4;
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Time between looks while announcements cannot be had.

@@ -50,8 +50,11 @@ impl Agent {
         // Before the sweep: what is opened meanwhile counts against the pod, found by the sweep or not.
         let opened = self.on_datapath(move |datapath| datapath.opened_by(slots)).await?;
         let config = self.config();
-        // What the programs go by now: a new range may have been read and not told yet.
-        let ports = lock(&self.node).ranges.chosen.clone().unwrap_or(config.snat_ports.clone());
+        // What the programs go by now: not in the middle of telling them another range.
+        let ports = {
+            let _told = self.node_changes.lock().await;
+            lock(&self.node).ranges.chosen.clone().unwrap_or(config.snat_ports.clone())
+        };
         let rules = Rules { timeouts: config.timeouts, snat_ports: ports.clone(), now: monotonic_ns() };
         let swept = self.on_flows(move |flows| flows.sweep_by(&rules)).await?;
         tracing::debug!(
@@ -134,7 +137,9 @@ fn room(crowded: bool) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the flow table was more than {CROWDED} % full and has not been below {WELL} % since: flows that nobody answers are          ended early, and what is answered may leave no room for new ones (FlowTableFull); raise flows.capacity (used after          'netpath uninstall'), or lower flows.per_pod if one pod opens too many (see 'netpath flow ls')"
+        "the flow table was more than {CROWDED} % full and has not been below {WELL} % since: flows that nobody answers are ended \
+         early, and what is answered may leave no room for new ones (FlowTableFull); raise flows.capacity and restart the \
+         agent (flows stay), or lower flows.per_pod if one pod opens too many (see 'netpath flow ls')"
     ))
 }
 

@@ -174,7 +174,11 @@ fn copy(pins: &Pins) -> Result<u64, DatapathError> {
     let mut moved = 0;
     while let Some(slice) = table.next()? {
         for (key, flow) in &slice {
-            moved += u64::from(insert(&mut own, key, flow)?);
+            // There already: a program has moved it, or has made another one with this key.
+            if !insert(&mut own, key, flow)? {
+                continue;
+            }
+            moved += 1;
             // A program has removed it meanwhile, and perhaps given its port away.
             if !table.has(key).map_err(kernel("looking for a flow that was moved"))? {
                 let _ = own.remove(key);

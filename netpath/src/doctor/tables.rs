@@ -12,7 +12,7 @@ pub(super) fn flows(facts: &Facts) -> Finding {
     let advice = || {
         format!(
             "find who has them (`netpath {0}flow ls --sort bytes --limit 20`); for a larger table write capacity = {1} \
-             below [flows] in {2}; the table keeps its size until `netpath {0}uninstall`, which takes the pods along",
+             below [flows] in {2} and restart the agent; the flows move into it",
             facts.options(),
             capacity * 4,
             facts.file.display()

@@ -146,7 +146,9 @@ impl Agent {
     /// Makes one pod's kernel state right if it is not, or finishes its removal.
     async fn ensure_pod(self: &Arc<Self>, entry: Entry, doubt: Doubt, survey: &Survey) {
         // Whoever adds, changes or removes it right now holds the gate and needs no help.
-        let Ok(gate) = Arc::clone(&entry.gate).try_lock_owned() else { return };
+        let Ok(gate) = Arc::clone(&entry.gate).try_lock_owned() else {
+            return lock(&self.problems).put_off(&object(&entry.pod));
+        };
         let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return };
         let name = object(&entry.pod);
         let turn = lock(&self.problems).turn(&name);

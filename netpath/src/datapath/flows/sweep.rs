@@ -292,7 +292,9 @@ impl FlowTable {
 
 /// Whether a packet has come since a half was read, or it is another flow's by now.
 fn has_moved(now: &Flow, read: &Flow) -> bool {
-    (now.packets, now.last_seen, now.created) != (read.packets, read.last_seen, read.created)
+    // A first answer shows in the original half by `peer_seen` alone.
+    let seen = |flow: &Flow| (flow.packets, flow.last_seen, flow.created, flow.peer_seen);
+    seen(now) != seen(read)
 }
 
 /// Whether it is a reply half's turn to be asked for its original.

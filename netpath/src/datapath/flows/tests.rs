@@ -121,7 +121,8 @@ fn a_pair_expires_by_its_later_half() {
 #[test]
 fn a_packet_that_comes_just_then_saves_the_pair() {
     type Change = fn(&mut FlowPair);
-    let changes: [Change; 4] = [
+    let changes: [Change; 5] = [
+        |pair| pair.original.peer_seen ^= PEER_SEEN,
         |pair| pair.original.packets += 1,
         |pair| pair.original.last_seen += SECOND,
         |pair| pair.reply.as_mut().unwrap().packets += 1,
