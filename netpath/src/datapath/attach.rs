@@ -161,7 +161,11 @@ pub(super) fn replace(classifier: &mut SchedClassifier, pin: &Path) -> Result<bo
     let old = PinnedLink::from_pin(pin).map_err(kernel(doing()))?;
     let link: SchedClassifierLink = FdLink::from(old).try_into().map_err(kernel(doing()))?;
     match classifier.attach_to_link(link) {
-        Ok(_) => Ok(true),
+        Ok(id) => {
+            // The pin alone is to hold the link: kept open here, it would outlive its pin.
+            drop(classifier.take_link(id).map_err(kernel(doing()))?);
+            Ok(true)
+        }
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {
