@@ -135,7 +135,8 @@ pub(super) fn replace(classifier: &mut SchedClassifier, pin: &Path) -> Result<bo
     let old = PinnedLink::from_pin(pin).map_err(kernel(doing()))?;
     let link: SchedClassifierLink = FdLink::from(old).try_into().map_err(kernel(doing()))?;
     match classifier.attach_to_link(link) {
-        Ok(_) => Ok(true),
+        // aya would hold the link, and removing its pin would detach nothing.
+        Ok(id) => classifier.take_link(id).map(|_| true).map_err(kernel(doing())),
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {

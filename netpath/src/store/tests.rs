@@ -73,6 +73,8 @@ async fn damaged(dir: &TempDir) -> Vec<Vec<u8>> {
         store.put(&format!("pods/{n}"), vec![b'x'; 300]).await.unwrap();
     }
     drop(store);
+    // The copy begins with all of them.
+    drop(open(dir).unwrap());
     let sound = fs::read(dir.path().join("node/state.redb")).unwrap();
     let at = sound.windows(300).position(|window| window == [b'x'; 300]).unwrap();
     let mut flipped = sound.clone();

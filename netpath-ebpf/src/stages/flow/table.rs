@@ -42,7 +42,6 @@ impl Table {
 
     /// The value of a key, to count in.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]
     pub(super) fn get_mut(&self, key: &FlowKey) -> Option<&'static mut Flow> {
         let at = state();
         if at == STAY {
