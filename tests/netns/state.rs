@@ -13,6 +13,11 @@ use netpath_tests::{
 
 use super::restart::traffic;
 
+for_both_families!(
+    a_damaged_state_is_made_again_at_restart,
+    a_state_that_is_lost_for_good_is_refused_and_pods_go_on,
+);
+
 /// Room for the flows of all short connections of half a minute.
 const ROOM: &str = "[flows]\ncapacity = 65536";
 const MAIN: &str = "/mnt/state/state.redb";
@@ -49,8 +54,6 @@ const DAMAGES: [Damage; 6] = [
     }),
 ];
 
-for_both_families!(a_damaged_state_is_made_again_at_restart);
-
 fn a_damaged_state_is_made_again_at_restart(family: Family) {
     let side = Side::of(&family);
     let (mut node, a, b) = dual(ROOM);
@@ -79,8 +82,6 @@ fn a_damaged_state_is_made_again_at_restart(family: Family) {
     println!("at the end: {:?}", node.runtime.block_on(node.client.drops()).expect("drops"));
     assert_eq!((totals.lost, totals.reset), (0, 0), "{totals:?}");
 }
-
-for_both_families!(a_state_that_is_lost_for_good_is_refused_and_pods_go_on);
 
 fn a_state_that_is_lost_for_good_is_refused_and_pods_go_on(family: Family) {
     let side = Side::of(&family);

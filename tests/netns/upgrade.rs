@@ -17,6 +17,13 @@ use netpath_tests::{
 
 use super::restart::traffic;
 
+for_both_families!(
+    upgrade_to_a_changed_build_and_downgrade_lose_no_packet,
+    upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused,
+    crash_in_the_middle_of_an_upgrade_loses_no_packet,
+    upgrade_to_another_size_of_the_flow_table_loses_no_packet,
+);
+
 /// Room for the flows of all short connections of half a minute.
 const CAPACITY: u32 = 65_536;
 /// Kills of agents that begin a move of the flows.
@@ -96,8 +103,6 @@ fn step(node: &mut Node, traffic: &Traffic, when: &str) {
     println!("{when}: {} flows kept", before.len());
 }
 
-for_both_families!(upgrade_to_a_changed_build_and_downgrade_lose_no_packet);
-
 fn upgrade_to_a_changed_build_and_downgrade_lose_no_packet(family: Family) {
     let side = Side::of(&family);
     let (mut node, a, b) = dual(&capacity(CAPACITY));
@@ -110,8 +115,6 @@ fn upgrade_to_a_changed_build_and_downgrade_lose_no_packet(family: Family) {
     assert!(!log().contains("flows moved"), "their layout is the same");
     nothing_is_lost(&node, &side, traffic);
 }
-
-for_both_families!(upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused);
 
 fn upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused(family: Family) {
     let side = Side::of(&family);
@@ -140,8 +143,6 @@ fn upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused(family: Famil
     tidy::check(&node, &["a", "b"]);
     super::restart::traffic(&node, &side, &a, &b);
 }
-
-for_both_families!(crash_in_the_middle_of_an_upgrade_loses_no_packet);
 
 /// Each start has flows to move, into another size of table or another layout, and is killed somewhere in it.
 fn crash_in_the_middle_of_an_upgrade_loses_no_packet(family: Family) {
@@ -181,8 +182,6 @@ fn flow_tables() -> Vec<String> {
     names.sort();
     names
 }
-
-for_both_families!(upgrade_to_another_size_of_the_flow_table_loses_no_packet);
 
 fn upgrade_to_another_size_of_the_flow_table_loses_no_packet(family: Family) {
     let side = Side::of(&family);
