@@ -10,6 +10,8 @@ use netpath::{
     net::Netns,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
 use crate::{node::Node, scene::Family};
 
 /// Addresses of one family around a node.
@@ -75,6 +77,9 @@ impl Side {
     }
 }
 
+/// Bytes of room in a socket for what a busy machine's reader comes late for: no packet may be lost there.
+pub(crate) const ROOM: usize = 8 << 20;
+
 /// Something that answers every datagram with itself, on a thread of its own.
 pub struct Echo {
     /// Where it listens.
@@ -85,6 +90,7 @@ impl Echo {
     /// Starts it in a namespace; it ends with the test's process.
     pub fn start(netns: &Netns, address: IpAddr) -> Self {
         let socket = netns.enter(|| UdpSocket::bind((address, 0))).expect("namespace").expect("echo server");
+        setsockopt(&socket, RcvBufForce, &ROOM).expect("room");
         let address = socket.local_addr().expect("address");
         std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];

@@ -15,7 +15,7 @@ use std::{
 use netpath::net::Netns;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{node::PATIENCE, packet::checksum::internet};
+use crate::{node::PATIENCE, packet::checksum::internet, side::ROOM};
 
 /// Between two packets of a sender.
 const PACE: Duration = Duration::from_millis(1);
@@ -23,8 +23,6 @@ const PACE: Duration = Duration::from_millis(1);
 const PAUSE: Duration = Duration::from_millis(4);
 /// How long the last packets may be on their way.
 const LAST: Duration = Duration::from_secs(5);
-/// Room in a socket for what a busy machine's reader comes late for: no packet may be lost there.
-const ROOM: usize = 8 << 20;
 /// Last bytes of every packet: these, and its number.
 const MARK: [u8; 8] = *b"netpath.";
 
