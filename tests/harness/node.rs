@@ -1,7 +1,7 @@
 //! A node with a real agent: the lab's topology (node, router, outside) and the `netpath` binary in it.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -246,6 +246,18 @@ pub fn run_in(netns: &Netns, program: &str, arguments: &[&str]) -> String {
     let output = netns.enter(|| command.output()).expect("namespace");
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Gives an interface one more address, and waits until it is there: the kernel makes the route by which packets for an IPv6
+/// address are delivered a moment later, and loses them till then.
+pub fn add_address(netns: &Netns, address: IpAddr, interface: &str) {
+    let (host, text) = (ipnet::IpNet::from(address).to_string(), address.to_string());
+    let nodad: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
+    let said = run_in(netns, "ip", &[&["address", "add", &host, "dev", interface], nodad].concat());
+    assert_eq!(said, "", "{address} at {interface}");
+    crate::wait::until("the address is the namespace's own", || {
+        run_in(netns, "ip", &["route", "get", &text]).starts_with("local")
+    });
 }
 
 /// An address of the block that no pod has.

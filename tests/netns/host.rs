@@ -9,7 +9,7 @@ use netpath::{api::types::FlowFilter, net::Netns};
 use netpath_tests::{
     for_both_families,
     kernel::lacks,
-    node::{Node, PATIENCE, run_in},
+    node::{Node, PATIENCE, add_address, run_in},
     scene::Family,
     side::{Side, sink},
     wait::until,
@@ -78,7 +78,7 @@ fn an_address_of_the_node_on_another_interface_is_the_nodes_as_well(family: Fami
     let (topology, runtime) = Node::without_agent();
     let own = if side.v6 { "2001:db8:99::1" } else { "198.18.99.1" };
     let (router, uplink) = (side.router.to_string(), side.node.to_string());
-    run_in(&topology.node.netns, "ip", &["addr", "add", own, "dev", "lo", "nodad"]);
+    add_address(&topology.node.netns, own.parse().expect("address"), "lo");
     let arguments = [side.flag(), "route", "replace", "default", "via", &router, "dev", "up0", "src", own];
     assert_eq!(run_in(&topology.node.netns, "ip", &arguments), "");
     run_in(&topology.router.netns, "ip", &["route", "add", own, "via", &uplink]);

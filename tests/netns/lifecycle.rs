@@ -6,7 +6,7 @@ use netpath::api::{
 };
 use netpath_tests::{
     for_both_families,
-    node::{Node, PATIENCE, UNUSED, run_in},
+    node::{Node, PATIENCE, UNUSED, add_address, run_in},
     scene::Family,
     side::Side,
 };
@@ -104,7 +104,7 @@ fn a_spoofing_pod_reaches_nobody_and_is_named(family: Family) {
     let node = Node::start("");
     let (a, b) = (node.pod("a"), node.pod("b"));
     let forged = side.nobody.to_string();
-    run_in(&a.netns, "ip", &["addr", "add", &forged, "dev", "lo"]);
+    add_address(&a.netns, side.nobody, "lo");
     let target = side.address(&b).to_string();
     for to in [&target, &side.outside.to_string()] {
         let out = run_in(&a.netns, "ping", &["-c", "2", "-i", "0.01", "-W", "1", "-I", &forged, to]);

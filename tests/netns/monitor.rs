@@ -9,7 +9,7 @@ use std::{
 use netpath::net::Netns;
 use netpath_tests::{
     for_both_families,
-    node::{Node, PATIENCE, binary, run_in},
+    node::{Node, PATIENCE, add_address, binary, run_in},
     scene::Family,
     side::Side,
 };
@@ -72,7 +72,7 @@ fn filters_choose_and_lines_name_the_pod(family: Family) {
     let node = Node::start("");
     let (a, b) = (node.pod("a"), node.pod("b"));
     let forged = side.nobody.to_string();
-    run_in(&a.netns, "ip", &["addr", "add", &forged, "dev", "lo"]);
+    add_address(&a.netns, side.nobody, "lo");
     let outside = side.outside.to_string();
     let spoof = || drop(run_in(&a.netns, "ping", &["-c", "1", "-W", "0.1", "-I", &forged, &outside]));
     let ask = |pod: &Netns| drop(run_in(pod, "ping", &["-c", "1", "-W", "1", &outside]));

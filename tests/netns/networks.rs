@@ -10,7 +10,7 @@ use netpath::{
 };
 use netpath_tests::{
     kernel::forward_ipv6,
-    node::{Node, PATIENCE, run_in},
+    node::{Node, PATIENCE, add_address, run_in},
 };
 
 const BACK: [&str; 2] = ["10.62.0.0/24", "fd00:62::/64"];
@@ -226,10 +226,7 @@ fn an_allowed_address_works_and_no_other_ipv4_and_ipv6() {
     let b = Pods::add(&node, &pod("b", &[]));
     for (address, outside_address) in allowed.into_iter().zip([OUTSIDE.into(), OUTSIDE_V6.into()]) {
         let family = Family::of(address);
-        let host = ipnet::IpNet::from(address).to_string();
-        let nodad: &[&str] = if family == Family::V6 { &["nodad"] } else { &[] };
-        let arguments = [&["address", "add", &host, "dev", "eth0"], nodad].concat();
-        assert_eq!(run_in(&a.netns, "ip", &arguments), "");
+        add_address(&a.netns, address, "eth0");
         // From the pod beside it, from the node, and to outside.
         let server = bind(&a.netns, address);
         ask(&bind(&b.netns, b.at(0, family)), &server);
@@ -237,7 +234,7 @@ fn an_allowed_address_works_and_no_other_ipv4_and_ipv6() {
         let peer = ask(&server, &outside(&node, family));
         assert_eq!(peer.ip(), topology::node(family), "{family}: translated as the pod's own");
         // The same address at another pod is a forgery.
-        run_in(&b.netns, "ip", &arguments);
+        add_address(&b.netns, address, "eth0");
         let before = node.drops("SpoofedSource");
         let forger = bind(&b.netns, address);
         forger.send_to(b"?", SocketAddr::new(outside_address, 9)).expect("sent");
