@@ -192,7 +192,7 @@ impl Agent {
         let registry = Registry::new(networks(&config, &state).await?, pods);
         ensure_bpffs(&config.paths, &state).await?;
         let attach = config.attach.unwrap_or_else(AttachKind::best);
-        let (datapath, flow_entries) = load(&config, attach).await?;
+        let (datapath, flow_entries) = load(&config, attach, config.flow_entries).await?;
         // What an earlier agent's bindings hold.
         let ranges = Ranges::of(&datapath.node()?);
         if flow_entries != config.flow_entries {
@@ -268,12 +268,16 @@ impl Agent {
     }
 }
 
-/// Loads the programs. Returns them with the entries of their flow table.
-pub(super) async fn load(config: &Config, attach: AttachKind) -> Result<(Datapath, u32), AgentError> {
+/// Loads the programs, for so many entries of their flow table. Returns them with the entries it has.
+pub(super) async fn load(
+    config: &Config,
+    attach: AttachKind,
+    flow_entries: u32,
+) -> Result<(Datapath, u32), AgentError> {
     let options = Options {
         pin_dir: config.paths.pin_dir.clone(),
         gateway_mac: GATEWAY_MAC.0,
-        flow_entries: config.flow_entries,
+        flow_entries,
         attach,
         forget_flows: config.forget_flows,
     };

@@ -19,8 +19,9 @@ impl Agent {
         }
         let entries = self.on_datapath(Datapath::move_flows).await?;
         tracing::info!(entries, "flows moved");
-        // Once more, with programs that know of one table only.
-        let (datapath, _) = load(&self.config(), self.attach).await?;
+        // Once more, with programs that know of one table only; it stays what it is, even if an agent that died had begun with
+        // another size: that is for the next start.
+        let (datapath, _) = load(&self.config(), self.attach, self.flow_entries).await?;
         *lock(&self.datapath) = datapath;
         self.replace_programs().await
     }
