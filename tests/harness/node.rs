@@ -190,6 +190,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let drops = self.runtime.block_on(self.client.drops());
+            eprintln!("--- packets dropped\n{drops:#?}");
+        }
         let _ = self.agent.kill();
         let _ = self.agent.wait();
         if std::thread::panicking() {

@@ -1,8 +1,11 @@
 //! Waiting for what should happen soon.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::node::PATIENCE;
+
+/// Between two askings: short beside what is waited for, long enough to leave the processor to those who are waited for.
+const REST: Duration = Duration::from_millis(5);
 
 /// Asks again and again until it is so.
 ///
@@ -12,6 +15,6 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(REST);
     }
 }
