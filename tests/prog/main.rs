@@ -13,6 +13,7 @@ mod fuzz;
 mod host;
 mod icmp_errors;
 mod limits;
+mod moving;
 mod nd;
 mod packets;
 mod pool;

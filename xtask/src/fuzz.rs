@@ -18,7 +18,7 @@ pub(crate) fn fuzz(runs: u64, seed: Option<u64>) -> Result<()> {
     let mut nextest = runner()?;
     nextest.args(["nextest", "run", "--package", "netpath-tests", "--no-capture"]);
     // The default profile ends what takes minutes.
-    nextest.args(["--profile", "fuzz", "--filterset", "binary(prog) and test(=fuzz::fuzz_from_a_new_seed)"]);
+    nextest.args(["--profile", "long", "--filterset", "binary(prog) and test(=fuzz::fuzz_from_a_new_seed)"]);
     nextest.env("NETPATH_FUZZ_RUNS", runs.to_string());
     if let Some(seed) = seed {
         nextest.env("NETPATH_FUZZ_SEED", seed.to_string());

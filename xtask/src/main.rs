@@ -11,6 +11,7 @@ mod package;
 mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -56,6 +57,12 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Kill the agent a hundred times under traffic, and let a hundred clients add and remove a thousand pods
+    Soak {
+        /// The seed of an earlier run, to repeat it
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Measure what takes too long, or too quiet a machine, for a test
     #[command(subcommand)]
     Bench(bench::Benchmark),
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
         Command::Next => next::build(),
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
+        Command::Soak { seed } => soak::soak(seed),
         Command::Bench(benchmark) => bench::bench(&benchmark),
         Command::Package(arguments) => package::package(&arguments),
         Command::Lint => lint::lint(),

@@ -3,7 +3,12 @@
 //! The pins tell how far a move is, so that an agent goes on where another one died: `FLOWS` alone is the usual state;
 //! `FLOWS_BEFORE` alone is a move that has not begun; both with `FLOWS_MOVE` are one on its way.
 
-use std::{fs, io, path::Path, thread, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo};
 use netpath_common::abi::{Flow, FlowKey, Move};
@@ -14,6 +19,7 @@ use super::{
     Datapath, attach,
     bpf::{EarlierTable, Place, Slice},
     error::{DatapathError, kernel},
+    flows::FlowTable,
     load::{self, PROGRAMS},
     pins::Pins,
 };
@@ -29,6 +35,8 @@ const FIRST_RECORD: u32 = 96;
 
 /// Far longer than any program runs.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a flow waits for room in a full table: until what filled it has had its time for an answer, and longer.
+const ROOM: Duration = Duration::from_secs(10);
 
 /// How FLOWS is to be loaded.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +183,7 @@ fn copy(pins: &Pins) -> Result<u64, DatapathError> {
     while let Some(slice) = table.next()? {
         for (key, flow) in &slice {
             // There already: a program has moved it, or has made another one with this key.
-            if !insert(&mut own, key, flow)? {
+            if !insert_with_room(pins, &mut own, key, flow)? {
                 continue;
             }
             moved += 1;
@@ -188,21 +196,37 @@ fn copy(pins: &Pins) -> Result<u64, DatapathError> {
     Ok(moved)
 }
 
-/// Whether it was not there yet.
-fn insert(
+/// Inserts a flow unless it is there, and returns whether it did; into a table that others have filled meanwhile, once flows that nobody has answered have made room.
+/// Programs go on with both tables all the time.
+fn insert_with_room(
+    pins: &Pins,
     own: &mut HashMap<MapData, FlowKey, Flow>,
     key: &FlowKey,
     flow: &Flow,
 ) -> Result<bool, DatapathError> {
     const NOEXIST: u64 = 1;
-    match own.insert(key, flow, NOEXIST) {
-        Ok(()) => Ok(true),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error().map(Errno::from_raw) == Some(Errno::EEXIST) =>
-        {
-            Ok(false)
+    let deadline = Instant::now() + ROOM;
+    loop {
+        let error = match own.insert(key, flow, NOEXIST) {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        match errno(&error) {
+            Some(Errno::EEXIST) => return Ok(false),
+            Some(Errno::E2BIG | Errno::ENOMEM) if Instant::now() < deadline => {
+                if FlowTable::open(&pins.maps.join(FLOWS))?.make_room()? == 0 {
+                    thread::sleep(GRACE);
+                }
+            }
+            _ => return Err(kernel("moving a flow to the new flow table")(error)),
         }
-        Err(error) => Err(kernel("moving a flow")(error)),
+    }
+}
+
+fn errno(error: &MapError) -> Option<Errno> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
     }
 }
 

@@ -48,7 +48,11 @@ impl Table {
             return BEFORE.get_mut(key);
         }
         let flow = OWN.get_mut(key);
-        if flow.is_none() && at == PULL && pull(key) { OWN.get_mut(key) } else { flow }
+        if flow.is_some() || at != PULL || !pull(key) {
+            return flow;
+        }
+        // Nowhere else only if there was no room for it: then it goes on where it is, and the agent moves it later.
+        OWN.get_mut(key).or_else(|| BEFORE.get_mut(key))
     }
 
     /// The value of a key, unless it still has to be moved: for who looks for flows to remove, and is called so deep that
@@ -72,7 +76,7 @@ impl Table {
     #[inline(always)]
     pub(super) fn remove(&self, key: &FlowKey) {
         let at = state();
-        // First there: from the other one it does not come back.
+        // First there: see `pull`.
         if at == STAY || at == PULL {
             BEFORE.remove(key);
         }
@@ -94,8 +98,8 @@ fn state() -> u32 {
     FLOWS_MOVE.get().map_or(DONE, |state| *state)
 }
 
-/// Copies a record that is still in the earlier table; whether there is one. Nobody writes there any more, so it does not
-/// matter which CPU does it, or whether the agent is faster.
+/// Copies a record that is still in the earlier table; whether there is one. Nobody writes there any more but for want of
+/// room, so it does not matter which CPU does it, or whether the agent is faster.
 #[inline(never)]
 fn pull(key: &FlowKey) -> bool {
     let Some(room) = FLOW_MOVED.get_mut(0) else { return false };
@@ -103,7 +107,11 @@ fn pull(key: &FlowKey) -> bool {
     if !BEFORE.read_start(key, globals::flow_before_bytes(), room) {
         return false;
     }
-    // It fails only if another was first: there is room for all that the earlier table holds.
-    let _ = OWN.insert_new(key, room);
+    // Another CPU that removes the flow meanwhile removes it from the earlier table first: what is no longer there after
+    // the insert must not come back by it.
+    if OWN.insert_new(key, room).is_ok() && BEFORE.get(key).is_none() {
+        OWN.remove(key);
+        return false;
+    }
     true
 }

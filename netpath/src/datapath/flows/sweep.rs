@@ -174,6 +174,27 @@ impl FlowTable {
         Ok(swept)
     }
 
+    /// Ends flows that are not assured until the table is no longer crowded, or none is left that has had its time for an
+    /// answer. Returns how many.
+    ///
+    /// # Errors
+    /// The kernel's reason; pairs before it are removed.
+    pub(in crate::datapath) fn make_room(&mut self) -> Result<u64, DatapathError> {
+        let (mut entries, mut unassured, now) = (0, Unassured::NONE, monotonic_ns());
+        let mut walk = Walk::new();
+        while self.advance(&mut walk)? {
+            entries += walk.halves().count() as u64;
+            for (_, flow) in walk.originals().filter(|(key, flow)| !is_assured(key.proto, flow)) {
+                unassured.count(now.saturating_sub(flow.last_seen));
+            }
+        }
+        let mut swept = Swept::default();
+        if let Some(relief) = unassured.relief(entries, self.capacity) {
+            self.relieve(relief, now, &mut swept)?;
+        }
+        Ok(swept.relieved)
+    }
+
     /// Makes room in a crowded table.
     fn relieve(&mut self, mut relief: Relief, now: u64, swept: &mut Swept) -> Result<(), DatapathError> {
         let mut walk = Walk::new();
