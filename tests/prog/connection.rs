@@ -8,6 +8,7 @@ use netpath_tests::{
 };
 
 pub(crate) const FIN_ACK: Flags = Flags { syn: false, ack: true, fin: true, rst: false };
+pub(crate) const RST_ACK: Flags = Flags { syn: false, ack: true, fin: false, rst: true };
 /// The pod's port, which the node keeps.
 pub(crate) const PORT: u16 = 40_000;
 const SERVER: u16 = 443;

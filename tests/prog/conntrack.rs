@@ -19,12 +19,13 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::connection::{Connection, FIN_ACK, PORT};
+use crate::connection::{Connection, FIN_ACK, PORT, RST_ACK};
 
 for_both_families!(
     a_half_closed_connection_is_established,
     a_syn_on_a_closed_pair_opens_it_anew_with_its_binding,
     a_syn_on_a_live_pair_changes_no_binding,
+    a_syn_that_is_answered_opens_a_live_pair_anew,
     both_directions_are_counted_exactly,
     two_cpus_with_one_new_flow_make_one_pair,
     two_cpus_never_share_a_port,
@@ -85,6 +86,34 @@ fn a_syn_on_a_live_pair_changes_no_binding(f: Family) {
     connection.is("established", "a challenged SYN (RFC 5961, 4)");
     connection.out(ACK, 2, 1001);
     connection.is("established", "and it goes on");
+}
+
+/// The server has forgotten the old connection, and the pod comes again from the same port.
+fn a_syn_that_is_answered_opens_a_live_pair_anew(f: Family) {
+    const ISN: u32 = 3_000_000_000;
+    for sends_again in [false, true] {
+        let connection = Connection::new(f);
+        assert_eq!(connection.out(SYN, ISN, 0), PORT, "the same binding");
+        if sends_again {
+            connection.out(SYN, ISN, 0);
+        }
+        connection.back(SYN_ACK, 2_000_000_000, ISN);
+        connection.is("established", "an answer to something else");
+        connection.back(SYN_ACK, 2_000_000_000, ISN + 1);
+        connection.is("unreplied", "an answer that nobody has acknowledged");
+        connection.out(ACK, ISN + 1, 2_000_000_001);
+        connection.is("established", "the new connection");
+        connection.back(RST, 1001, 0);
+        connection.is("established", "an RST of the old connection");
+        connection.back(RST, 2_000_000_001, 0);
+        connection.is("reset", "an RST of the new one");
+    }
+    let connection = Connection::new(f);
+    connection.out(SYN, ISN, 0);
+    connection.back(RST_ACK, 0, ISN);
+    connection.is("established", "an RST that acknowledges something else");
+    connection.back(RST_ACK, 0, ISN + 1);
+    connection.is("reset", "who refuses the new connection has none of the old one");
 }
 
 fn both_directions_are_counted_exactly(f: Family) {

@@ -1,13 +1,14 @@
 //! Which RST ends a connection: one that lies between what its receiver has acknowledged and what its sender has sent (RFC
 //! 5961, 3), or that answers a SYN (RFC 9293, 3.10.7).
 
+use netpath_common::abi::Flow;
 use netpath_tests::{
     for_both_families,
-    packet::{ACK, Flags, Frame, RST, SYN, SYN_ACK},
+    packet::{ACK, Frame, RST, SYN, SYN_ACK},
     scene::{Family, REDIRECT, Scene},
 };
 
-use crate::connection::{Connection, FIN_ACK, PORT, Side};
+use crate::connection::{Connection, FIN_ACK, PORT, RST_ACK, Side};
 
 for_both_families!(
     a_reset_out_of_window_changes_nothing,
@@ -19,7 +20,6 @@ for_both_families!(
     a_pod_that_refuses_a_connection_from_outside_ends_its_flow,
 );
 
-const RST_ACK: Flags = Flags { syn: false, ack: true, fin: false, rst: true };
 const SEGMENT: u32 = 1400;
 /// As much as a test run's packet may hold.
 const TRAIN: u32 = 3000;
@@ -109,9 +109,15 @@ fn a_train_counts_with_all_of_its_segments(f: Family) {
 fn a_forged_segment_makes_no_room_for_a_reset(f: Family) {
     let connection = Connection::new(f);
     for forged in [1 << 21, 1 << 30, 3 << 30, u32::MAX - (1 << 21)] {
-        for flags in [ACK, SYN, SYN_ACK, FIN_ACK] {
-            connection.send(Side::Server, flags, (1001_u32.wrapping_add(forged), 2), 100);
+        let before = connection.pair();
+        for flags in [ACK, SYN_ACK, FIN_ACK] {
+            connection.send(Side::Server, flags, (1001_u32.wrapping_add(forged), forged), 100);
         }
+        let after = connection.pair();
+        let known = |half: Flow| (half.tcp_seen, half.peer_seen, half.tcp_ack, half.tcp_end, half.tcp_new);
+        assert_eq!(known(after.original), known(before.original), "{forged}");
+        assert_eq!(after.reply.map(known), before.reply.map(known), "{forged}");
+        connection.send(Side::Server, SYN, (1001_u32.wrapping_add(forged), 0), 0);
         assert_ignored(&connection, Side::Server, [forged, 1001 + 1, 1001 + 50_000]);
     }
     connection.back(RST, 1001, 0);

@@ -103,8 +103,13 @@ pub struct Flow {
     /// TCP: the number after the highest that this direction has sent, host order; 0 where it is not known. Up to there
     /// its own RST may be.
     pub tcp_end: u32,
+    /// TCP: the number after a SYN of this direction that lay far from what was known; 0 if there was none. If the other
+    /// direction acknowledges it, the connection is a new one with the old one's ports.
+    pub tcp_new: u32,
+    /// Zero.
+    pub pad_tcp: u32,
     /// Room to grow in place; 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 super::record!(Flow, 96);
@@ -127,7 +132,9 @@ impl Flow {
         policy_generation: 0,
         tcp_ack: 0,
         tcp_end: 0,
-        reserved: [0; 3],
+        tcp_new: 0,
+        pad_tcp: 0,
+        reserved: [0; 2],
     };
 }
 

@@ -77,20 +77,35 @@ impl Segment {
     }
 
     /// The same for a segment that starts far from what is known of `own`: if that cannot be true any more, by what the peer
-    /// has acknowledged, and the segment starts near there, it counts from here on.
+    /// has acknowledged, and the segment starts near there, it counts from here on. `None` if it must not count.
     #[inline(always)]
-    pub const fn resume(self, own: &Flow, peer: &Flow) -> u32 {
+    pub const fn resume(self, own: &Flow, peer: &Flow) -> Option<u32> {
         let outdated = own.tcp_end.wrapping_sub(peer.tcp_ack) > MAX_WINDOW;
-        if outdated && is_near(self.seq, peer.tcp_ack) { self.end() } else { own.tcp_end }
+        if outdated && is_near(self.seq, peer.tcp_ack) { Some(self.end()) } else { None }
+    }
+
+    /// Whether it answers the peer's SYN that came far from what was known: the connection begins anew at both ends.
+    #[inline(always)]
+    pub const fn is_answer_to_new(self, peer: &Flow) -> bool {
+        self.flags & SYN != 0 && self.acknowledges(peer.tcp_new)
+    }
+
+    /// Whether it acknowledges what ends there; 0 is nothing.
+    #[inline(always)]
+    const fn acknowledges(self, end: u32) -> bool {
+        self.flags & ACK != 0 && known(self.ack) == end
     }
 
     /// Whether an RST can be its connection's (RFC 5961, 3): it lies between what the peer acknowledged last and the end of
     /// what its own direction has sent. The peer has acknowledged nothing while it waits for the answer to its SYN: then the
-    /// RST must acknowledge that (RFC 9293, 3.10.7.3).
+    /// RST must acknowledge that (RFC 9293, 3.10.7.3). So may one that refuses a new connection with the old one's ports.
     #[inline(always)]
     pub const fn is_reset(self, own: &Flow, peer: &Flow) -> bool {
         if peer.tcp_seen & ACK == 0 {
-            return self.flags & ACK != 0 && known(self.ack) == peer.tcp_end;
+            return self.acknowledges(peer.tcp_end);
+        }
+        if self.acknowledges(peer.tcp_new) {
+            return true;
         }
         let sent = own.tcp_end.wrapping_sub(peer.tcp_ack);
         // Without knowledge, only what the peer waits for is sure.
@@ -200,7 +215,7 @@ mod tests {
             sender.see(forged);
             prop_assert_eq!(sender.half, before);
             let peer = Flow { tcp_seen: ACK, tcp_ack: sender.sent, ..Flow::EMPTY };
-            prop_assert_eq!(forged.resume(&before, &peer), before.tcp_end);
+            prop_assert_eq!(forged.resume(&before, &peer), None);
         }
 
         #[test]
@@ -212,7 +227,7 @@ mod tests {
             prop_assert_eq!(next.advance(&sender.half), None);
             prop_assert!(counts(&sender, sender.sent, sender.sent), "what the peer waits for always counts");
             prop_assert!(!counts(&sender, sender.sent, sender.sent.wrapping_add(1)));
-            prop_assert_eq!(next.resume(&sender.half, &peer), next.end());
+            prop_assert_eq!(next.resume(&sender.half, &peer), Some(next.end()));
         }
 
         #[test]

@@ -138,15 +138,23 @@ fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
     let closing = flow.tcp_seen & FIN != 0 && flow.peer_seen & FIN != 0;
     let reset = (flow.tcp_seen | flow.peer_seen) & RST != 0;
     if headers.tcp_flags & (SYN | tcp::ACK) == SYN && is_original(flow) && (closing || reset) {
-        return reopen(flow, partner, headers);
+        store(&mut flow.tcp_new, segment(headers).end());
+        return begin_anew(flow, partner);
     }
     let segment = segment(headers);
-    let end = if headers.tcp_flags & RST == 0 {
-        segment.advance(flow).unwrap_or_else(|| segment.resume(flow, partner))
-    } else if segment.is_reset(flow, partner) {
-        flow.tcp_end
+    let end = if headers.tcp_flags & RST != 0 {
+        segment.is_reset(flow, partner).then_some(flow.tcp_end)
+    } else if segment.is_answer_to_new(partner) {
+        begin_anew(partner, flow);
+        Some(segment.end())
     } else {
-        // Another one must not shorten a live flow.
+        segment.advance(flow).or_else(|| segment.resume(flow, partner))
+    };
+    // Whoever does not know the numbers must neither end a live flow nor keep its end from being seen.
+    let Some(end) = end else {
+        if headers.tcp_flags & (SYN | RST | tcp::ACK) == SYN {
+            store(&mut flow.tcp_new, segment.end());
+        }
         return;
     };
     note_numbers(flow, headers, end);
@@ -159,17 +167,19 @@ fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
     }
 }
 
-/// A SYN on a closed pair: a new connection with the old one's ports, and perhaps its binding.
+/// A new connection with the old one's ports, and perhaps its binding: `opener` has sent its SYN, which ends at `tcp_new`.
 #[inline(always)]
-fn reopen(flow: &mut Flow, partner: &mut Flow, headers: &Headers) {
-    store(&mut partner.tcp_seen, 0);
-    store(&mut partner.tcp_ack, 0);
-    store(&mut partner.tcp_end, 0);
-    store(&mut partner.peer_seen, PEER_SEEN);
-    store(&mut flow.tcp_seen, SYN);
-    store(&mut flow.tcp_ack, 0);
-    store(&mut flow.tcp_end, segment(headers).end());
-    store(&mut flow.peer_seen, 0);
+fn begin_anew(opener: &mut Flow, answerer: &mut Flow) {
+    store(&mut answerer.tcp_seen, 0);
+    store(&mut answerer.tcp_ack, 0);
+    store(&mut answerer.tcp_end, 0);
+    store(&mut answerer.tcp_new, 0);
+    store(&mut answerer.peer_seen, PEER_SEEN);
+    store(&mut opener.tcp_seen, SYN);
+    store(&mut opener.tcp_ack, 0);
+    store(&mut opener.tcp_end, opener.tcp_new);
+    store(&mut opener.tcp_new, 0);
+    store(&mut opener.peer_seen, 0);
 }
 
 /// What this direction has acknowledged, and up to where it has sent.
