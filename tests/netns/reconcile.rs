@@ -23,9 +23,8 @@ use netpath_tests::{
 
 /// Longest time until what netlink announces is repaired.
 const ANNOUNCED: Duration = Duration::from_secs(2);
-/// The same for what nothing announces: ten seconds until the next full pass, and the time that it takes where two CPUs
-/// run several tests.
-const PASS: Duration = Duration::from_secs(15);
+/// The same for what nothing announces: it waits for the next full pass.
+const PASS: Duration = Duration::from_secs(10);
 
 /// A node with two pods between which, and from one of which to outside, flows go on.
 struct Scene {

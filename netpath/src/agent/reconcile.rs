@@ -16,8 +16,9 @@ use tokio::time::{sleep, sleep_until};
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, pods::object};
 use crate::net::{Hints, NetError, Watch};
 
-/// Time between full passes: what nothing announces is repaired within it.
-pub(super) const FULL_PASS: Duration = Duration::from_secs(10);
+/// Time between the beginnings of full passes: what nothing announces is repaired within ten seconds, a pass on a busy node
+/// included.
+pub(super) const FULL_PASS: Duration = Duration::from_secs(7);
 /// Announcements come in flocks: what follows the first within this is looked at with it.
 const GATHER: Duration = Duration::from_millis(50);
 /// A look is followed by so many times its own time without one, and by no more than this: a node on which something
@@ -83,7 +84,7 @@ impl Agent {
             };
             self.round(extent, &hints).await;
             if extent != Extent::Announced {
-                waiting.full = Instant::now() + FULL_PASS;
+                waiting.full = began + FULL_PASS;
             }
             tracing::trace!(?extent, took_us = began.elapsed().as_micros() as u64, ?hints, "pass");
             sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
