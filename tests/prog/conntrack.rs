@@ -90,24 +90,29 @@ fn a_syn_on_a_live_pair_changes_no_binding(f: Family) {
 
 /// The server has forgotten the old connection, and the pod comes again from the same port.
 fn a_syn_that_is_answered_opens_a_live_pair_anew(f: Family) {
-    const ISN: u32 = 3_000_000_000;
-    for sends_again in [false, true] {
+    for (isn, sends_again) in [(3_000_000_000, false), (3_000_000_000, true), (1500, false)] {
+        const NEW: u32 = 2_000_000_000;
         let connection = Connection::new(f);
-        assert_eq!(connection.out(SYN, ISN, 0), PORT, "the same binding");
+        // The server has closed, and the pod never heard of it.
+        connection.back(FIN_ACK, 1001, 2);
+        assert_eq!(connection.out(SYN, isn, 0), PORT, "the same binding");
         if sends_again {
-            connection.out(SYN, ISN, 0);
+            connection.out(SYN, isn, 0);
         }
-        connection.back(SYN_ACK, 2_000_000_000, ISN);
+        connection.back(SYN_ACK, NEW, isn);
         connection.is("established", "an answer to something else");
-        connection.back(SYN_ACK, 2_000_000_000, ISN + 1);
+        connection.back(SYN_ACK, NEW, isn + 1);
         connection.is("unreplied", "an answer that nobody has acknowledged");
-        connection.out(ACK, ISN + 1, 2_000_000_001);
+        connection.out(ACK, isn + 1, NEW + 1);
         connection.is("established", "the new connection");
         connection.back(RST, 1001, 0);
         connection.is("established", "an RST of the old connection");
-        connection.back(RST, 2_000_000_001, 0);
+        connection.out(FIN_ACK, isn + 1, NEW + 1);
+        connection.is("established", "the old FIN is none of the new connection");
+        connection.back(RST, NEW + 1, 0);
         connection.is("reset", "an RST of the new one");
     }
+    const ISN: u32 = 3_000_000_000;
     let connection = Connection::new(f);
     connection.out(SYN, ISN, 0);
     connection.back(RST_ACK, 0, ISN);

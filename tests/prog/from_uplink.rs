@@ -4,7 +4,8 @@ use netpath_common::abi::{DropReason, TrafficClass};
 use netpath_tests::{
     for_both_families,
     packet::{
-        ACK, Extension, Frame, RST, SYN, SYN_ACK, advertisement, arp, router_advertisement, see, solicitation,
+        ACK, ErrorKind, Extension, Frame, RST, SYN, SYN_ACK, advertisement, arp, router_advertisement, see,
+        solicitation,
     },
     scene::{Family, GATEWAY_MAC, NEXT, REDIRECT, ROUTER_MAC, Scene, Talk, from_router},
 };
@@ -17,6 +18,7 @@ for_both_families!(
     the_last_hop_of_an_answer_ends_here,
     the_answer_to_a_pod_that_is_gone_is_the_stacks,
     a_pods_address_does_not_come_from_the_wire,
+    the_peer_of_an_earlier_pod_is_not_let_in,
     a_question_does_not_pass_for_the_answer,
 );
 
@@ -145,9 +147,29 @@ fn a_pods_address_does_not_come_from_the_wire(f: Family) {
         ("to another pod", Frame::udp((f.a, 1), (f.b, 53))),
         ("part of a datagram", Frame::raw(f.a, f.b, 17).fragment(9, false)),
     ];
+    let before = scene.pairs();
     for (name, frame) in rows {
         scene.expect_drop(name, DropReason::SpoofedSource, |scene| scene.router_says(frame));
     }
+    assert_eq!(scene.pairs(), before, "and keeps no flow alive");
+}
+
+fn the_peer_of_an_earlier_pod_is_not_let_in(f: Family) {
+    let mut scene = Scene::new();
+    for talk in Talk::ALL {
+        scene.a_says(talk.question((f.a, 1000), f.unmasked));
+    }
+    let received = Talk::Udp.question((f.a, 1000), f.unmasked).packet();
+    let error = Frame::error(f.router, f.a, ErrorKind::Unreachable(1), &received, usize::MAX);
+    let a = scene.a;
+    scene.set_pod_number(a, 77);
+    scene.expect_drop("an ICMP error", DropReason::InboundDenied, |scene| scene.router_says(error));
+    for talk in Talk::ALL {
+        let answer = talk.answer(f.unmasked, (f.a, 1000));
+        let name = format!("{talk:?}");
+        scene.expect_drop(&name, DropReason::InboundDenied, |scene| scene.router_says(answer));
+    }
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
 }
 
 fn a_question_does_not_pass_for_the_answer(f: Family) {

@@ -14,6 +14,7 @@ for_both_families!(
     a_port_the_node_listens_on_is_not_taken,
     without_masquerade_it_leaves_with_its_own_address_and_is_tracked,
     by_an_interface_that_is_no_uplink_it_goes_to_the_stack_and_is_tracked,
+    by_an_interface_that_the_agent_does_not_know_yet_nothing_leaves_that_is_to_be_translated,
     before_the_node_is_known_nothing_leaves,
     without_an_address_on_the_uplink_the_route_decides,
     a_flow_that_moves_to_the_uplink_is_translated_from_then_on,
@@ -147,6 +148,25 @@ fn by_an_interface_that_is_no_uplink_it_goes_to_the_stack_and_is_tracked(f: Fami
             "{talk:?}"
         );
     }
+}
+
+/// An uplink that was made again has no programs yet: what the stack sends by it would leave with the pod's address.
+fn by_an_interface_that_the_agent_does_not_know_yet_nothing_leaves_that_is_to_be_translated(f: Family) {
+    let mut scene = Scene::new();
+    scene.set_node(|node| node.newest_link -= 1);
+    let new = scene.node.newest_link + 1;
+    for destination in [f.outside_net, f.unmasked_net] {
+        scene.add_route(&route(destination, new));
+    }
+    for talk in Talk::ALL {
+        let frame = talk.question((f.a, 1000), f.outside);
+        scene.expect_drop("not known", DropReason::NotReady, |scene| scene.a_says(frame.clone()));
+        let packet = talk.question((f.a, 1001), f.unmasked).macs(scene.a.mac, GATEWAY_MAC).bytes();
+        scene.from_a(&packet).assert_untouched("leaves with its own address anyway", &packet);
+    }
+    scene.set_node(|node| node.newest_link += 1);
+    let packet = Talk::Udp.question((f.a, 1000), f.outside).macs(scene.a.mac, GATEWAY_MAC).bytes();
+    scene.from_a(&packet).assert_untouched("known, and no uplink", &packet);
 }
 
 fn before_the_node_is_known_nothing_leaves(f: Family) {

@@ -10,6 +10,7 @@ use netpath_tests::{
 for_both_families!(
     the_node_and_pods_and_answers_come_in,
     strangers_do_not,
+    the_peers_of_an_earlier_pod_do_not,
     errors_and_fragments_of_known_flows_come_in,
     neighbours_are_found_and_damaged_packets_are_not_let_in,
 );
@@ -36,6 +37,23 @@ fn the_node_and_pods_and_answers_come_in(f: Family) {
     }
     assert_eq!(scene.traffic(TrafficClass::FromStack), count);
     assert_eq!(scene.datapath.pod_counter(scene.a.id).unwrap().rx_packets, count);
+}
+
+/// The flow of a pod that had the address before lets nobody in, and is forgotten.
+fn the_peers_of_an_earlier_pod_do_not(f: Family) {
+    let mut scene = Scene::new();
+    for talk in Talk::ALL {
+        scene.a_says(talk.question((f.a, 1000), f.vpn));
+    }
+    let a = scene.a;
+    scene.set_pod_number(a, 77);
+    for talk in Talk::ALL {
+        let answer = talk.answer(f.vpn, (f.a, 1000)).bytes();
+        scene.expect_drop(&format!("{talk:?}"), DropReason::InboundDenied, |scene| {
+            scene.to_a(&answer, scene.vpn)
+        });
+    }
+    assert!(scene.pairs().is_empty(), "{:?}", scene.pairs());
 }
 
 fn strangers_do_not(f: Family) {

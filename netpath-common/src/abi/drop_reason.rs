@@ -70,8 +70,8 @@ drop_reasons! {
     RewriteFailed = 13, "Look for memory pressure: 'dmesg' for allocation failures, and vm.min_free_kbytes.";
     /// An answer came with its last hop used up; the node's stack would take it for its own and reset the connection.
     TtlExpired = 14, "Look for a routing loop between the peer and this node with 'traceroute', or a peer that sends with a tiny TTL.";
-    /// The programs have not been told of the node yet, or not of this uplink.
-    NotReady = 15, "It passes within a second of the agent's start. If it lasts, 'netpath status' tells what keeps the agent from writing its tables.";
+    /// The programs have not been told of the node yet, or not of the interface that the packet was about to leave by.
+    NotReady = 15, "It passes within a second of the agent's start, or of a new interface. If it lasts, 'netpath status' tells what keeps the agent from writing its tables.";
     /// A pod sent to a destination that is never valid on a wire (0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4; ::, ::1, fe80::/10).
     MartianDestination = 16, "Look at the pod's configuration for 'localhost', 0.0.0.0 or an unset address where a peer's belongs.";
     /// The pod has as many flows as one pod may have.

@@ -65,9 +65,13 @@ pub struct Node {
     pub retired_first: u16,
     /// Ports in there; 0 if none is bound.
     pub retired_count: u16,
+    /// Highest index of an interface that the agent knows, pods' aside. A later one may be an uplink that was made again.
+    pub newest_link: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-super::record!(Node, 2256);
+super::record!(Node, 2264);
 
 impl Pool {
     /// A pool of these addresses; what is beyond [`MAX_POOL`] is left out.

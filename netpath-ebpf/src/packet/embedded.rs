@@ -6,7 +6,8 @@ use netpath_common::{
 };
 
 use super::{
-    ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, Part, SCTP, TCP, UDP, bounded, extension, is_icmp,
+    ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, MAX_OFFSET, Part, SCTP, TCP, UDP, bounded, extension,
+    is_icmp,
     rewrite::{self, Translation},
     tc::Packet,
     transport,
@@ -32,7 +33,9 @@ pub fn read(packet: &Packet, outer: &Headers, inner: &mut Headers) -> bool {
     // What lies behind the error itself, such as padding, is none of it: its checksum does not cover it.
     let end = ETHERNET as u32 + outer.total_length;
     inner.total_length = end.saturating_sub(inner.transport_offset.into());
-    found && inner.part != Part::Later && inner.total_length >= 8 && ports(packet, inner)
+    // Behind more extension headers than anybody sends: `bounded` would point elsewhere.
+    let reachable = inner.transport_offset <= MAX_OFFSET - UP_TO_TCP_CHECKSUM as u16;
+    found && reachable && inner.part != Part::Later && inner.total_length >= 8 && ports(packet, inner)
 }
 
 #[inline(always)]

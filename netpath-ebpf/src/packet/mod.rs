@@ -168,11 +168,14 @@ impl Headers {
     }
 }
 
+/// Where a header can stand at most, bytes into the frame.
+const MAX_OFFSET: u16 = 0x1ff;
+
 /// An offset into a packet that was found by reading it, for reading there.
 ///
 /// At most 511, and the verifier sees it: after a spill of two bytes it has forgotten the bound, and the compiler, which
 /// has not, would drop a mask that it can see through.
 #[inline(always)]
 pub fn bounded(offset: u16) -> usize {
-    (core::hint::black_box(offset) & 0x1ff) as usize
+    (core::hint::black_box(offset) & MAX_OFFSET) as usize
 }

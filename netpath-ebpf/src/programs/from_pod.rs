@@ -66,6 +66,10 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
     let Some(uplink) = route::uplink(headers, hop.ifindex) else {
+        // Perhaps an uplink that was made again, where nobody looks yet at what the stack sends (invariant 1).
+        if masquerade && route::is_new(hop.ifindex) {
+            return Err(DropReason::NotReady);
+        }
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
         flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));

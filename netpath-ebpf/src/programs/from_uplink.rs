@@ -31,7 +31,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return verdict::from_code(error_code(packet, headers));
     }
     let spoilt = fragment::resolve(headers);
-    let known = flow::lookup(packet, headers);
+    let known = flow::lookup_arriving(packet, headers)?;
     if spoilt && known.is_some_and(|flow| flow.pod != 0) {
         return Err(DropReason::FragmentOutOfOrder);
     }
@@ -49,19 +49,16 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         }
         return Ok(Verdict::NEXT);
     };
-    if known.is_none() && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+    let is_new = !flow::is_of(headers, known, pod.pod);
+    if is_new && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
         return Err(super::not_let_in(headers));
     }
-    inbound(packet, headers, pod, known.is_none())
+    inbound(packet, headers, pod, is_new)
 }
 
 /// A packet that a translation is known for: an answer to a pod, or to the node itself where a pod had its port.
 #[inline(always)]
 fn reply(packet: &Packet, headers: &Headers, translation: &Translation, number: u32) -> Outcome {
-    // A packet of the original direction: a pod's address cannot come from the wire.
-    if translation.source {
-        return Err(DropReason::SpoofedSource);
-    }
     if number == 0 {
         rewrite::translate(packet, headers, translation)?;
         return Ok(Verdict::NEXT);
@@ -111,7 +108,7 @@ fn error(packet: &Packet, headers: &Headers) -> Outcome {
     let about = flow::related(packet, headers, inner);
     let Some(flow::About { pod: number, translation: Some(translation), .. }) = about else {
         let Some(pod) = endpoint::find(&headers.key.dst) else { return Ok(Verdict::NEXT) };
-        if about.is_none() && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+        if about.is_none_or(|about| about.pod != pod.pod) && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(DropReason::InboundDenied);
         }
         return inbound(packet, headers, pod, false);

@@ -119,6 +119,12 @@ pub fn uplink(headers: &mut Headers, ifindex: u32) -> Option<&'static Uplink> {
     uplinks.get(place & (MAX_UPLINKS - 1))
 }
 
+/// Whether an interface has come since the agent looked last. Indexes count up.
+#[inline(always)]
+pub fn is_new(ifindex: u32) -> bool {
+    NODE.get().is_none_or(|node| ifindex > node.newest_link)
+}
+
 /// Whether an uplink's flows may carry this address.
 #[inline(always)]
 pub fn is_source_of(uplink: &Uplink, headers: &Headers) -> bool {

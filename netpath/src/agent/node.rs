@@ -9,7 +9,7 @@ use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges,
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
-    model::{Family, Interface, Network, Pod},
+    model::{Family, GATEWAY_MAC, Interface, Network, Pod},
     net::{Address, Link, Route, RouteKind, Survey},
 };
 
@@ -51,7 +51,9 @@ impl Seen {
             _ => None,
         };
         let broadcasts = self.survey.addresses().iter().filter_map(broadcast).collect();
-        Surroundings { uplinks: self.uplinks.clone(), addresses, broadcasts }
+        let others = self.survey.links().filter(|found| found.link.mac != GATEWAY_MAC.0);
+        let newest_link = others.map(|found| found.link.index).max().unwrap_or_default();
+        Surroundings { uplinks: self.uplinks.clone(), addresses, broadcasts, newest_link }
     }
 
     /// Name of a link; `#INDEX` if it is not known.

@@ -24,6 +24,8 @@ pub struct Surroundings {
     pub addresses: Vec<IpAddr>,
     /// Broadcast addresses of the subnets it is in.
     pub broadcasts: Vec<Ipv4Addr>,
+    /// Highest index of its interfaces, pods' aside.
+    pub newest_link: u32,
 }
 
 /// An uplink that exists.
@@ -148,6 +150,7 @@ mod tests {
             ],
             addresses: addresses.map(|text| text.parse().unwrap()).into(),
             broadcasts: vec!["192.0.2.255".parse().unwrap()],
+            newest_link: 3,
         }
     }
 

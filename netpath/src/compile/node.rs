@@ -29,7 +29,17 @@ pub fn node(
     let (snat_first, snat_count) = first_and_count(ports);
     let (retired_first, retired_count) = retired.map_or((0, 0), first_and_count);
     let flags = if pooled { NODE_FLAG_POOL } else { 0 };
-    Node { uplinks, snat_first, snat_count, flags, generation: 0, retired_first, retired_count }
+    let newest_link = surroundings.newest_link;
+    Node {
+        uplinks,
+        snat_first,
+        snat_count,
+        flags,
+        retired_first,
+        retired_count,
+        newest_link,
+        ..Node::default()
+    }
 }
 
 fn first_and_count(range: &RangeInclusive<u16>) -> (u16, u16) {
@@ -113,7 +123,7 @@ mod tests {
             vec![uplink(2, &["192.0.2.2", "192.0.2.3", "2001:db8::2"]), uplink(3, &["198.51.100.3"])];
         let mut addresses = ips(&["127.0.0.1", "172.17.0.1"]);
         addresses.extend(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
-        Surroundings { uplinks, addresses, broadcasts: Vec::new() }
+        Surroundings { uplinks, addresses, broadcasts: Vec::new(), newest_link: 7 }
     }
 
     fn listed(pool: &Pool) -> Vec<String> {
@@ -124,6 +134,7 @@ mod tests {
     fn without_a_pool_an_uplink_has_its_own_addresses() {
         let record = node(&surroundings(), &(32_768..=49_151), None, &[]);
         assert_eq!((record.snat_first, record.snat_count, record.flags), (32_768, 16_384, 0));
+        assert_eq!(record.newest_link, 7);
         assert_eq!((record.retired_first, record.retired_count), (0, 0));
         assert_eq!(record.uplinks[0].ifindex, 2);
         assert_eq!(listed(&record.uplinks[0].v4), ["192.0.2.2", "192.0.2.3"]);

@@ -107,7 +107,7 @@ impl Scene {
         let (netlink, [a, b, uplink, vpn]) = runtime.block_on(interfaces::make());
         let mut datapath = load(flow_entries);
         let (a, b) = (Pod::new(2, a), Pod::new(3, b));
-        let node = records::write(&mut datapath, &[a, b], uplink);
+        let node = records::write(&mut datapath, &[a, b], (uplink, vpn.max(uplink)));
         let flows = datapath.flow_table().expect("flow table");
         Self { datapath, flows, a, b, uplink, vpn, node, runtime, netlink }
     }

@@ -14,8 +14,8 @@ use super::{Family, NODE, NODE6, Pod, Scene};
 /// Number of the scene's network.
 const NETWORK: u32 = 1;
 
-/// Writes all tables; returns the node's record.
-pub(super) fn write(datapath: &mut Datapath, pods: &[Pod], uplink: u32) -> Node {
+/// Writes all tables; returns the node's record. There are no newer links than the last.
+pub(super) fn write(datapath: &mut Datapath, pods: &[Pod], (uplink, newest_link): (u32, u32)) -> Node {
     for pod in pods {
         for address in [pod.ip, pod.ip6] {
             datapath.set_endpoint(address, endpoint(pod)).expect("endpoint");
@@ -24,7 +24,8 @@ pub(super) fn write(datapath: &mut Datapath, pods: &[Pod], uplink: u32) -> Node 
         datapath.set_link(pod.ifindex, link).expect("link");
     }
     datapath.set_routes(&routes()).expect("routes");
-    let mut node = Node { snat_first: 32768, snat_count: 16384, generation: 1, ..Node::default() };
+    let mut node =
+        Node { snat_first: 32768, snat_count: 16384, generation: 1, newest_link, ..Node::default() };
     node.uplinks[0] =
         Uplink { ifindex: uplink, pad: 0, v4: Pool::new(&[NODE.into()]), v6: Pool::new(&[NODE6.into()]) };
     datapath.set_node(&node).expect("node");

@@ -10,7 +10,7 @@ mod table;
 
 use aya_ebpf::macros::map;
 use netpath_common::{
-    abi::{Addr, Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite},
+    abi::{Addr, DropReason, Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite},
     logic::tcp::{self, FIN, RST, SYN, Segment},
 };
 
@@ -39,6 +39,25 @@ const REFRESH: u64 = 1_000_000_000;
 /// The packet's half of its flow, refreshed. `None` for what has no flow of its own: ICMP errors, unknown parts.
 #[inline(always)]
 pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
+    let flow = find(headers)?;
+    note(flow, packet, headers);
+    Some(flow)
+}
+
+/// The same for a packet from the wire. What a pod would send to be translated cannot come from there, and must not keep a
+/// flow alive.
+#[inline(always)]
+pub fn lookup_arriving(packet: &Packet, headers: &Headers) -> Result<Option<&'static Flow>, DropReason> {
+    let Some(flow) = find(headers) else { return Ok(None) };
+    if flow.rewrite == Rewrite::Source as u8 {
+        return Err(DropReason::SpoofedSource);
+    }
+    note(flow, packet, headers);
+    Ok(Some(flow))
+}
+
+#[inline(always)]
+fn find(headers: &Headers) -> Option<&'static mut Flow> {
     if headers.transport != Transport::Ports && headers.transport != Transport::Other {
         return None;
     }
@@ -50,10 +69,14 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
     {
         return None;
     }
+    Some(flow)
+}
+
+#[inline(always)]
+fn note(flow: &mut Flow, packet: &Packet, headers: &Headers) {
     if !trace::flow(flow) {
         refresh(flow, packet, headers);
     }
-    Some(flow)
 }
 
 /// The same for a packet of a pod about to leave by a route that may say masquerade. Two kinds of flow are forgotten: one of
@@ -72,9 +95,24 @@ pub fn lookup_leaving(
     if flow.pod == pod && !leaks {
         return Some(flow);
     }
+    forget(headers, flow);
+    None
+}
+
+/// Whether a packet's flow, if there is one, is this pod's. One of an earlier pod that had the address is forgotten.
+#[inline(always)]
+pub fn is_of(headers: &Headers, flow: Option<&Flow>, pod: u32) -> bool {
+    let Some(flow) = flow else { return false };
+    if flow.pod != pod {
+        forget(headers, flow);
+    }
+    flow.pod == pod
+}
+
+#[inline(always)]
+fn forget(headers: &Headers, flow: &Flow) {
     FLOWS.remove(&headers.key.partner(flow.rewrite, flow.addr, flow.port));
     FLOWS.remove(&headers.key);
-    None
 }
 
 /// Whether a pod's binding would get the answers to a packet of the node itself.
@@ -142,6 +180,11 @@ fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
         return begin_anew(flow, partner);
     }
     let segment = segment(headers);
+    let opens = headers.tcp_flags & (SYN | RST | tcp::ACK) == SYN;
+    // On a live pair, however near its number: the peer tells whether there is still a connection.
+    if opens && flow.tcp_seen & tcp::ACK != 0 {
+        return store(&mut flow.tcp_new, segment.end());
+    }
     let end = if headers.tcp_flags & RST != 0 {
         segment.is_reset(flow, partner).then_some(flow.tcp_end)
     } else if segment.is_answer_to_new(partner) {
@@ -151,12 +194,7 @@ fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
         segment.advance(flow).or_else(|| segment.resume(flow, partner))
     };
     // Whoever does not know the numbers must neither end a live flow nor keep its end from being seen.
-    let Some(end) = end else {
-        if headers.tcp_flags & (SYN | RST | tcp::ACK) == SYN {
-            store(&mut flow.tcp_new, segment.end());
-        }
-        return;
-    };
+    let Some(end) = end else { return };
     note_numbers(flow, headers, end);
     let seen = tcp::observe(flow.tcp_seen, headers.tcp_flags);
     let ends = |flags: u8| flags & (FIN | RST);
