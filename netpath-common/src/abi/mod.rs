@@ -23,7 +23,7 @@ pub use flow::{Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
-pub use route::{NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
+pub use route::{MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
 pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 
 /// Version of how pins are named, and part of their path; never of what a table holds. Builds find each other's links and

@@ -6,6 +6,9 @@ use super::Addr;
 /// tell what belongs to the node.
 pub const NODE_ROUTES: u32 = 0;
 
+/// Entries that ROUTES has room for.
+pub const MAX_ROUTES: u32 = 4096;
+
 /// What ROUTES is asked with: each network has routes of its own.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -3,8 +3,8 @@
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
-        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_UPLINKS, NODE_FLAG_POOL, NODE_ROUTES, Node,
-        Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_ROUTES, MAX_UPLINKS, NODE_FLAG_POOL,
+        NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[map]
-static ROUTES: Lpm<RouteKey, Route> = Lpm::new(4096);
+static ROUTES: Lpm<RouteKey, Route> = Lpm::new(MAX_ROUTES);
 
 #[map]
 static NODE: Single<Node> = Single::new();

@@ -37,6 +37,7 @@ pub(crate) mod testing;
 mod tests;
 mod trace;
 mod uninstall;
+mod uplinks;
 mod view;
 mod wanted;
 

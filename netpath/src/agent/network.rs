@@ -29,13 +29,14 @@ impl Agent {
         let agent = Arc::clone(self);
         finish(tokio::spawn(async move {
             let _change = change;
-            let _one = agent.network_changes.lock().await;
+            let one = agent.network_changes.lock().await;
             let network = agent.insert(network)?;
             if let Err(error) = agent.state.save_network(&network).await {
                 // Without pods: what they would need for themselves is refused by the same store.
                 let _ = lock(&agent.registry).remove_network(&network.name);
                 return Err(error);
             }
+            drop(one);
             agent.refresh(&network.name).await;
             tracing::info!(network = network.name, "network added");
             agent.describe_network(&network.name)
@@ -57,9 +58,10 @@ impl Agent {
         let (agent, name) = (Arc::clone(self), name.to_owned());
         finish(tokio::spawn(async move {
             let _change = change;
-            let _one = agent.network_changes.lock().await;
+            let one = agent.network_changes.lock().await;
             let network = wanted.apply(lock(&agent.registry).network(&name)?);
             check_mtu(&network)?;
+            agent.check_routes_of(&network)?;
             if name == DEFAULT_NETWORK {
                 let earlier = agent.state.default_change().await?;
                 agent.state.save_default_change(&earlier.then(wanted)).await?;
@@ -67,6 +69,7 @@ impl Agent {
                 agent.state.save_network(&network).await?;
             }
             lock(&agent.registry).update_network(network);
+            drop(one);
             agent.refresh(&name).await;
             tracing::info!(network = name, "network changed");
             agent.describe_network(&name)
@@ -106,6 +109,7 @@ impl Agent {
             let reason = format!("{block} holds {conflict}");
             return Err(AgentError::SubnetTaken { network: network.name, reason });
         }
+        self.check_routes_of(&network)?;
         let mut registry = lock(&self.registry);
         registry.check_network(&network)?;
         let network = Network { number: registry.free_network_number(), ..network };
@@ -113,16 +117,21 @@ impl Agent {
         Ok(network)
     }
 
-    /// Makes the kernel follow a network that has changed, at once. What fails is noted, and every full pass tries again.
+    /// Whether the programs' table has room for all routes, those of a new or changed network among them.
+    fn check_routes_of(&self, network: &Network) -> Result<(), AgentError> {
+        let mut networks = self.all_networks();
+        networks.retain(|other| other.name != network.name);
+        networks.push(network.clone());
+        self.check_room(&networks).map_err(|reason| invalid(&network.name, reason))
+    }
+
+    /// Makes the kernel follow a network that has changed, at once. What fails is noted, and every full pass tries again; a
+    /// pod that does not answer is not waited for.
     async fn refresh(self: &Arc<Self>, name: &str) {
         self.ensure_node().await;
         let joined = |entry: &&Entry| entry.pod.interfaces.iter().any(|one| one.network == name);
         let entries: Vec<Entry> = lock(&self.registry).pods().filter(joined).cloned().collect();
-        for entry in entries {
-            // Whoever adds it right now may have read the settings of before.
-            let _gate = entry.gate.lock().await;
-            self.ensure_held(&entry).await;
-        }
+        self.ensure_changed(entries).await;
     }
 
     fn describe_network(&self, name: &str) -> Result<types::Network, AgentError> {

@@ -1,17 +1,24 @@
 //! The node as it is now: its links, addresses and routes, its uplinks, and what the programs are told of them.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
-use netpath_common::abi::Node as Record;
+use netpath_common::abi::{MAX_ROUTES, Node as Record};
 
-use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry};
+use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, uplinks};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::AttachKind,
     model::{Family, GATEWAY_MAC, Interface, Network, Pod},
-    net::{Address, Link, Route, RouteKind, Survey},
+    net::{Address, Route, RouteKind, Survey},
 };
+
+/// Routes that are left free for addresses that the node may get.
+const SPARE_ROUTES: usize = 512;
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
 const DEFAULT_MTU: u32 = 1500;
@@ -28,8 +35,13 @@ pub(super) struct Seen {
 #[derive(Default)]
 pub(super) struct NodeState {
     pub(super) seen: Seen,
+    /// The interface that each configured uplink was last seen as, by its name; without configured ones, that each family's
+    /// default route last led by.
+    pub(super) leads: BTreeMap<String, u32>,
     /// The node's record as last written, without its generation.
     pub(super) told: Option<Record>,
+    /// The addresses that bindings may have by it.
+    pub(super) sources: BTreeSet<IpAddr>,
     /// The addresses that no binding is left beside of; absent until the first look.
     pub(super) bound_to: Option<BTreeSet<IpAddr>>,
     /// Ports that the programs choose from or guard.
@@ -90,36 +102,11 @@ impl Agent {
     /// The same; returns what was found before.
     pub(super) async fn look_again(&self) -> Result<Seen, AgentError> {
         let survey = Arc::new(self.netlink.survey().await?);
-        let mut uplinks = self.find_uplinks(&survey).await?;
+        let wanted = self.wanted_uplinks(&survey).await?;
         let mut node = lock(&self.node);
-        if uplinks.is_empty() {
-            // A default route that comes and goes must not stop live flows: the last uplinks stay while they exist.
-            uplinks = node.seen.uplinks.clone();
-            uplinks.retain(|uplink| survey.link(uplink.ifindex).is_some());
-        }
+        let (uplinks, leads) = uplinks::choose(wanted, &node.leads, &survey);
+        node.leads = leads;
         Ok(std::mem::replace(&mut node.seen, Seen { survey, uplinks }))
-    }
-
-    async fn find_uplinks(&self, survey: &Survey) -> Result<Vec<Uplink>, AgentError> {
-        let config = self.config();
-        let links: Vec<&Link> = survey.links().map(|found| &found.link).collect();
-        let found: Vec<&Link> = if config.uplinks.is_empty() {
-            let mut indexes = Vec::new();
-            for family in families(&self.all_networks()) {
-                indexes.extend(self.netlink.default_route_interface(family == Family::V6).await?);
-            }
-            links.into_iter().filter(|link| indexes.contains(&link.index)).collect()
-        } else {
-            let by_name = |name: &String| links.iter().copied().find(|link| link.name == *name);
-            config.uplinks.iter().filter_map(by_name).collect()
-        };
-        let uplink = |link: &Link| Uplink {
-            name: link.name.clone(),
-            ifindex: link.index,
-            mtu: link.mtu,
-            addresses: source_addresses(survey.addresses(), link.index),
-        };
-        Ok(found.into_iter().map(uplink).collect())
     }
 
     /// Whether the node has what it needs before anything is changed on it.
@@ -230,26 +217,38 @@ impl Agent {
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
         let (config, surroundings) = (self.config(), seen.surroundings());
-        let record = {
+        let (record, generation) = {
             let mut node = lock(&self.node);
             node.ranges.choose(&config.snat_ports);
             let retired = node.ranges.retired.as_ref();
-            let mut record =
-                compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
+            let record = compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
             if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
-                node.told = Some(record);
             }
-            record.generation = node.generation;
-            record
+            (record, node.generation)
         };
         let routes = compile::routes(&self.all_networks(), &surroundings);
-        let write = move |datapath: &mut crate::datapath::Datapath| {
-            datapath.set_routes(&routes)?;
-            datapath.set_node(&record)
-        };
-        Ok(self.on_datapath(write).await?)
+        // Whatever is wrong with one of them, the other does not wait for it.
+        let written = self.on_datapath(move |datapath| datapath.set_routes(&routes)).await;
+        let numbered = Record { generation, ..record };
+        self.on_datapath(move |datapath| datapath.set_node(&numbered)).await?;
+        let mut node = lock(&self.node);
+        node.told = Some(record);
+        node.sources = compile::sources(&surroundings, &config.snat_addresses);
+        Ok(written?)
+    }
+
+    /// Whether ROUTES has room for networks, and for addresses that the node may get.
+    pub(super) fn check_room(&self, networks: &[Network]) -> Result<(), String> {
+        let most = MAX_ROUTES as usize - SPARE_ROUTES;
+        match compile::routes(networks, &lock(&self.node).seen.surroundings()).len() {
+            count if count > most => Err(format!(
+                "all networks together would need {count} routes, and the programs have room for {most}: give fewer or larger \
+                 no-masquerade prefixes"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Addresses of the blocks without a pod get an answer instead of leaving by the default route. Routes of earlier
@@ -293,7 +292,7 @@ pub(super) fn problem_of(network: &str) -> String {
 }
 
 /// The families that any network has, IPv4 first.
-fn families(networks: &[Network]) -> Vec<Family> {
+pub(super) fn families(networks: &[Network]) -> Vec<Family> {
     let has = |family: &Family| networks.iter().any(|network| network.has(*family));
     [Family::V4, Family::V6].into_iter().filter(has).collect()
 }
@@ -307,66 +306,4 @@ fn has_source(uplink: &Uplink, family: Family) -> Result<(), String> {
         Family::V4 => "it has no IPv4 address: pods cannot reach outside by it".to_owned(),
         Family::V6 => "it has no IPv6 address: pods cannot reach outside by it over IPv6".to_owned(),
     })
-}
-
-/// What flows leaving by an interface may be translated to where the kernel's FIB names nothing, what is rather used
-/// first: IPv4 link-local ones last; of IPv6 those that last, and global ones before those of a site. Never IPv6
-/// link-local ones: nobody behind a router could answer.
-fn source_addresses(addresses: &[Address], ifindex: u32) -> Vec<IpAddr> {
-    let usable = |address: &&Address| match address.net.addr() {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(v6) => !address.tentative && !v6.is_unicast_link_local() && !v6.is_loopback(),
-    };
-    let mut own: Vec<_> =
-        addresses.iter().filter(|address| address.ifindex == ifindex).filter(usable).collect();
-    own.sort_by_key(|address| match address.net.addr() {
-        IpAddr::V4(v4) => (v4.is_link_local(), address.fading),
-        IpAddr::V6(v6) => (address.fading, v6.is_unique_local()),
-    });
-    own.into_iter().map(|address| address.net.addr()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(ifindex: u32, net: &str) -> Address {
-        Address { ifindex, net: net.parse().unwrap(), fading: false, tentative: false }
-    }
-
-    #[test]
-    fn a_global_address_before_a_link_local_one() {
-        let addresses = [
-            address(2, "169.254.7.7/16"),
-            address(1, "10.0.0.1/8"),
-            address(2, "2001:db8::1/64"),
-            address(2, "192.0.2.5/24"),
-        ];
-        let of = |addresses: &[Address], index| {
-            let found = source_addresses(addresses, index);
-            found.iter().filter(|address| address.is_ipv4()).map(IpAddr::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(of(&addresses, 2), ["192.0.2.5", "169.254.7.7"]);
-        assert_eq!(of(&addresses[..1], 2), ["169.254.7.7"]);
-        assert_eq!(of(&addresses, 9), [""; 0]);
-    }
-
-    #[test]
-    fn an_ipv6_source_lasts_and_can_be_answered() {
-        let source = |addresses: &[Address]| {
-            let found = source_addresses(addresses, 2);
-            found.into_iter().find(IpAddr::is_ipv6).map(|source| source.to_string())
-        };
-        let link_local = address(2, "fe80::1/64");
-        let tentative = Address { tentative: true, ..address(2, "2001:db8::1/64") };
-        assert_eq!(
-            source(&[link_local, tentative, address(1, "2001:db8::9/64"), address(2, "10.0.0.1/8")]),
-            None
-        );
-        let private = Address { fading: true, ..address(2, "2001:db8::2/64") };
-        assert_eq!(source(&[link_local, private]).as_deref(), Some("2001:db8::2"), "better than none");
-        let site = address(2, "fd00::2/64");
-        assert_eq!(source(&[private, site]).as_deref(), Some("fd00::2"));
-        assert_eq!(source(&[private, site, address(2, "2001:db8::3/64")]).as_deref(), Some("2001:db8::3"));
-    }
 }

@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Agent, blocking, reconcile::FULL_PASS, sweep::SWEEP};
+use super::{Agent, blocking, reconcile::LONGEST_PAUSE, sweep::SWEEP};
 use crate::{api::types::Status, datapath::monotonic_ns};
 
 /// How often the manager is told how the agent is where it has no watchdog.
@@ -38,7 +38,7 @@ impl Loop {
     /// The longest it rests between two steps.
     fn rest(self) -> Duration {
         match self {
-            Self::Reconcile => FULL_PASS,
+            Self::Reconcile => LONGEST_PAUSE,
             Self::Sweep => SWEEP.1,
         }
     }

@@ -1,8 +1,11 @@
 //! Adding and removing pods.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::OwnedRwLockReadGuard;
+use tokio::{
+    sync::{OwnedMutexGuard, OwnedRwLockReadGuard},
+    time::timeout,
+};
 
 use super::{Agent, AgentError, lock, registry::Entry, wanted::Wanted};
 use crate::{
@@ -10,6 +13,9 @@ use crate::{
     model::{Pod, PodState},
     net::Undo,
 };
+
+/// How long a change waits for another one of the same pod, whose namespace may not answer.
+const BUSY: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Adds a pod: addresses, namespace, link, programs, endpoint. Any step that fails undoes those before it; a crash
@@ -39,7 +45,7 @@ impl Agent {
         let (agent, wanted) = (Arc::clone(self), request.no_masquerade.map(|never| !never));
         finish(tokio::spawn(async move {
             let _change = change;
-            let _gate = entry.gate.lock().await;
+            let _gate = gate_of(&entry).await?;
             let there = lock(&agent.registry).same(&entry).cloned();
             let there = there.ok_or_else(|| AgentError::NoPod(entry.pod.name.to_string()))?;
             if there.pod.state != PodState::Ready {
@@ -61,14 +67,14 @@ impl Agent {
     /// pass, and by asking again.
     ///
     /// # Errors
-    /// [`AgentError::NoPod`], or the step that failed.
+    /// [`AgentError::NoPod`], [`AgentError::PodBusy`], or the step that failed.
     pub async fn pod_rm(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
         let change = self.begin_change().await?;
         let entry = lock(&self.registry).pod(name)?.clone();
         let agent = Arc::clone(self);
         finish(tokio::spawn(async move {
             let _change = change;
-            let _gate = entry.gate.lock().await;
+            let _gate = gate_of(&entry).await?;
             let outcome = agent.remove(&entry).await;
             if !matches!(outcome, Err(AgentError::NoPod(_))) {
                 agent.tried(&object(&entry.pod), &outcome);
@@ -153,6 +159,11 @@ impl Agent {
 /// What a pod is called among the problems.
 pub(super) fn object(pod: &Pod) -> String {
     format!("pod {}", pod.name)
+}
+
+async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
+    let gate = timeout(BUSY, Arc::clone(&entry.gate).lock_owned()).await;
+    gate.map_err(|_| AgentError::PodBusy(entry.pod.name.to_string()))
 }
 
 /// Waits for a task; a panic in it is the caller's.

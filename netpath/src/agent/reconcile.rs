@@ -19,6 +19,8 @@ use crate::net::{Hints, NetError, Watch};
 /// Time between the beginnings of full passes: what nothing announces is repaired within ten seconds, a pass on a busy node
 /// included.
 pub(super) const FULL_PASS: Duration = Duration::from_secs(7);
+/// The longest time without a full pass.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Announcements come in flocks: what follows the first within this is looked at with it.
 const GATHER: Duration = Duration::from_millis(50);
 /// A look is followed by so many times its own time without one, and by no more than this: a node on which something
@@ -49,16 +51,10 @@ struct Waiting {
 }
 
 impl Agent {
-    /// Runs until the agent ends.
+    /// Runs until the agent ends; a round that is under way comes to its end.
     pub(super) async fn reconcile_loop(self: Arc<Self>) {
         let mut ending = self.ending.subscribe();
-        tokio::select! {
-            () = self.reconcile_forever() => {}
-            _ = ending.wait_for(|ending| *ending) => {}
-        }
-    }
-
-    async fn reconcile_forever(self: &Arc<Self>) {
+        let mut ends = async || drop(ending.wait_for(|ending| *ending).await);
         // What happened before the subscription is there to be seen.
         let hints = Hints { node: true, ..Hints::default() };
         let mut waiting = Waiting { watch: None, hints, full: Instant::now() + FULL_PASS };
@@ -70,7 +66,11 @@ impl Agent {
                 let reaches_pods = waiting.watch.as_ref().is_some_and(Watch::reaches_pods);
                 lock(&self.node).pods_announce = reaches_pods;
             }
-            let reloaded = waiting.next(self).await;
+            // A round is never left half done: what it has begun on a thread of its own would go on beside an uninstall.
+            let reloaded = tokio::select! {
+                reloaded = waiting.next(&self) => reloaded,
+                () = ends() => return,
+            };
             self.progress.step(Loop::Reconcile);
             let began = Instant::now();
             let hints = std::mem::take(&mut waiting.hints);
@@ -84,12 +84,15 @@ impl Agent {
             };
             self.round(extent, &hints).await;
             if extent != Extent::Announced {
-                // One that takes long is followed by as long without one.
-                waiting.full =
-                    Instant::now() + began.elapsed().max(FULL_PASS.saturating_sub(began.elapsed()));
+                // One that takes long is followed by as long without one, within reason.
+                let took = began.elapsed();
+                waiting.full = Instant::now() + took.max(FULL_PASS.saturating_sub(took)).min(LONGEST_PAUSE);
             }
             tracing::trace!(?extent, took_us = began.elapsed().as_micros() as u64, ?hints, "pass");
-            sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+            tokio::select! {
+                () = sleep((began.elapsed() * REST).min(LONGEST_REST)) => {}
+                () = ends() => return,
+            }
         }
     }
 

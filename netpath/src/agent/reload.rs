@@ -54,6 +54,12 @@ impl Agent {
                 return false;
             }
         };
+        let mut networks = self.all_networks();
+        networks.iter_mut().filter(|one| one.name == network.name).for_each(|one| *one = network.clone());
+        if let Err(reason) = self.check_room(&networks) {
+            tracing::error!("{reason}; the configuration stays as it was");
+            return false;
+        }
         lock(&self.registry).update_network(network);
         *lock(&self.config) = Arc::new(wanted);
         self.reloaded.notify_one();

@@ -70,7 +70,12 @@ pub async fn run(
             asked = uninstall.recv() => break asked,
         }
         notify::reloading().await;
-        let reloaded = agent.reload(blocking(reread.clone()).await).await;
+        let reload = async { agent.reload(blocking(reread.clone()).await).await };
+        let reloaded = tokio::select! {
+            reloaded = reload => reloaded,
+            () = signals.end() => break None,
+            asked = uninstall.recv() => break asked,
+        };
         if group != agent.api_group() {
             group = agent.api_group();
             agent.note("api.group", &server::open_to(&socket, group));
@@ -124,6 +129,14 @@ impl Signals {
             _ = self.terminate.recv() => true,
             _ = self.interrupt.recv() => true,
             _ = self.reload.recv() => false,
+        }
+    }
+
+    /// Waits until the agent is to end; what asks for a reload meanwhile is heard by [`next`](Self::next).
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -262,6 +275,8 @@ impl Agent {
 
     /// Removes everything this instance put on the host.
     pub(crate) async fn remove_all(&self) -> Result<(), AgentError> {
+        // Whatever still attaches a program on a thread of its own comes to its end first.
+        self.on_datapath(|_| ()).await;
         let pods = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
         let config = self.config();
         remove_all(&config.instance, &config.paths, pods, self.state.host().await, &self.netlink).await

@@ -7,13 +7,10 @@ use std::{
     time::Duration,
 };
 
-use netpath_common::abi::Rewrite;
+use netpath_common::abi::{Flow, Rewrite};
 
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, problems::Turn};
-use crate::{
-    compile,
-    datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns},
-};
+use crate::datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns};
 
 /// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
 /// sweep renews holds for a minute.
@@ -96,20 +93,21 @@ impl Agent {
     /// Ends the flows whose translated address is the node's no more, or no longer in the pool: their next packets get
     /// another one, where the answers to the old one come nowhere. Looks only if an address may have gone.
     pub(super) async fn drop_lost_bindings(&self, seen: &Seen) -> Result<(), AgentError> {
-        let sources = compile::sources(&seen.surroundings(), &self.config().snat_addresses);
+        // As the programs have been told: the configuration may have changed since.
+        let sources = lock(&self.node).sources.clone();
         let checked = lock(&self.node).bound_to.clone();
         if checked.is_some_and(|checked| checked.is_subset(&sources)) {
             lock(&self.node).bound_to = Some(sources);
             return Ok(());
         }
-        let here = sources.clone();
-        let removed = self
-            .on_flows(move |flows| {
-                flows.remove_if(|_, flow| {
-                    flow.rewrite == Rewrite::Source as u8 && !here.contains(&flow.addr.to_ip())
-                })
-            })
-            .await?;
+        let (here, own) = (sources.clone(), seen.surroundings().addresses);
+        let is_lost = move |flow: &Flow| {
+            let address = flow.addr.to_ip();
+            // The node's own keep the node's own address, of the pool or not.
+            let stays = here.contains(&address) || (flow.pod == 0 && own.contains(&address));
+            flow.rewrite == Rewrite::Source as u8 && !stays
+        };
+        let removed = self.on_flows(move |flows| flows.remove_if(|_, flow| is_lost(flow))).await?;
         if removed > 0 {
             tracing::info!(flows = removed, addresses = %list(&sources), "ended flows of an address that is gone");
         }

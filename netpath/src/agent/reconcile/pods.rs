@@ -44,11 +44,27 @@ struct Wanted {
 }
 
 impl Agent {
+    /// Makes pods right whose settings have changed, whatever is known of them, and waits for none too long.
+    pub(in crate::agent) async fn ensure_changed(self: &Arc<Self>, entries: Vec<Entry>) {
+        let survey = Arc::clone(&lock(&self.node).seen.survey);
+        let one = async |entry: Entry| {
+            // Whoever adds it right now may have read the settings of before. Whoever is at it for longer does not know them
+            // either: the next full pass sees what is missing.
+            if let Ok(gate) = timeout(SLOW, Arc::clone(&entry.gate).lock_owned()).await {
+                self.see_to_in_time(entry, gate, None, &survey).await;
+            }
+        };
+        stream::iter(entries).for_each_concurrent(AT_ONCE, one).await;
+    }
+
     /// Makes right what of the pods is not; `concerned` are those to which something has happened.
     pub(in crate::agent) async fn ensure_pods(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
         let survey = Arc::clone(&lock(&self.node).seen.survey);
         self.find_host_ends(&survey);
         let entries: Vec<Entry> = lock(&self.registry).pods().cloned().collect();
+        // What was found wrong with a pod may be told when it is gone.
+        let names: HashSet<String> = entries.iter().map(|entry| object(&entry.pod)).collect();
+        lock(&self.problems).forget(|name| name.starts_with("pod ") && !names.contains(name));
         let wrong = match extent {
             Extent::Announced => Ok(HashSet::new()),
             _ => self.wrong_in_the_datapath(&entries).await,
@@ -162,8 +178,19 @@ impl Agent {
         if turn == Turn::Later || (right && !doubt.inside && !doubt.datapath) {
             return;
         }
-        let netns = entry.pod.netns.clone();
-        let work = self.see_to(entry, gate, right.then_some(doubt), survey);
+        self.see_to_in_time(entry, gate, right.then_some(doubt), survey).await;
+    }
+
+    /// Waits for it no longer than [`SLOW`]; it goes on by itself.
+    async fn see_to_in_time(
+        self: &Arc<Self>,
+        entry: Entry,
+        gate: OwnedMutexGuard<()>,
+        doubt: Option<Doubt>,
+        survey: &Survey,
+    ) {
+        let (name, netns) = (object(&entry.pod), entry.pod.netns.clone());
+        let work = self.see_to(entry, gate, doubt, survey);
         if timeout(SLOW, work).await.is_err() {
             let reason = format!(
                 "seeing to it has taken more than {SLOW:?} and goes on; does its namespace {} answer?",
