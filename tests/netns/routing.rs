@@ -3,30 +3,58 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 use netpath::{
-    lab::topology::{End, wire},
+    lab::{
+        checks::LabPod,
+        topology::{End, Topology, wire},
+    },
     net::Netns,
 };
 use netpath_tests::{
     for_both_families,
+    kernel::lacks,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::Side,
+    wait::until,
 };
+use nix::sys::signal::Signal;
+use tokio::runtime::Runtime;
 
 for_both_families!(
     unreachable_and_prohibited_routes_are_told,
     a_blackhole_is_silent_and_nothing_leaks,
     a_rule_by_source_chooses_the_second_uplink,
     multipath_spreads_flows_and_keeps_each_on_its_way,
+    one_of_two_uplinks_that_is_renamed_stays_one,
+    an_uplink_that_is_made_again_leaks_nothing_before_the_agent_sees_it,
 );
 
 /// A second uplink `up1` to the router, which reaches the node by it as well.
 struct Second {
     node: IpAddr,
     router: IpAddr,
+}
+
+impl Second {
+    /// Makes its link.
+    fn wire(&self, topology: &Topology, runtime: &Runtime) {
+        let length = if self.node.is_ipv6() { 64 } else { 30 };
+        let net = |address| [ipnet::IpNet::new(address, length).expect("prefix")];
+        let up1 = End { space: &topology.node, link: "up1", addresses: &net(self.node) };
+        let to_node = End { space: &topology.router, link: "to-node1", addresses: &net(self.router) };
+        runtime.block_on(wire(up1, to_node, None)).expect("second uplink");
+    }
+
+    /// Sends what comes from a pod by it.
+    fn lead(&self, node: &Node, pod: &LabPod, side: &Side) {
+        let (netns, router) = (&node.topology.node.netns, self.router.to_string());
+        ip(netns, &[side.flag(), "route", "add", "default", "via", &router, "dev", "up1", "table", "77"]);
+        ip(netns, &[side.flag(), "rule", "add", "from", &side.address(pod).to_string(), "lookup", "77"]);
+    }
 }
 
 const SECOND: &str = "uplinks = [\"up0\", \"up1\"]";
@@ -43,14 +71,7 @@ fn with_two_uplinks(side: &Side) -> (Node, Second) {
     } else {
         Second { node: "198.18.2.2".parse().unwrap(), router: "198.18.2.1".parse().unwrap() }
     };
-    let net = |address| [ipnet::IpNet::new(address, if side.v6 { 64 } else { 30 }).expect("prefix")];
-    runtime
-        .block_on(wire(
-            End { space: &topology.node, link: "up1", addresses: &net(second.node) },
-            End { space: &topology.router, link: "to-node1", addresses: &net(second.router) },
-            None,
-        ))
-        .expect("second uplink");
+    second.wire(&topology, &runtime);
     let mut node = Node::with_agent(topology, runtime, SECOND);
     node.wait_ready();
     (node, second)
@@ -110,10 +131,7 @@ fn a_rule_by_source_chooses_the_second_uplink(family: Family) {
     let side = Side::of(&family);
     let (node, second) = with_two_uplinks(&side);
     let (a, b) = (node.pod("a"), node.pod("b"));
-    let netns = &node.topology.node.netns;
-    let router = second.router.to_string();
-    ip(netns, &[side.flag(), "route", "add", "default", "via", &router, "dev", "up1", "table", "77"]);
-    ip(netns, &[side.flag(), "rule", "add", "from", &side.address(&b).to_string(), "lookup", "77"]);
+    second.lead(&node, &b, &side);
     let server = server(&node, &side);
     assert_eq!(seen(&a.netns, &side, &server, 40_000).ip(), side.node, "by the main table");
     assert_eq!(seen(&b.netns, &side, &server, 40_001).ip(), second.node, "by the rule's table");
@@ -140,4 +158,55 @@ fn multipath_spreads_flows_and_keeps_each_on_its_way(family: Family) {
         used.insert(way.ip());
     }
     assert_eq!(used, BTreeSet::from([side.node, second.node]), "both ways are used");
+}
+
+fn one_of_two_uplinks_that_is_renamed_stays_one(family: Family) {
+    if lacks((6, 2), "renaming an interface that is up") {
+        return;
+    }
+    let side = Side::of(&family);
+    let (node, second) = with_two_uplinks(&side);
+    let pod = node.pod("a");
+    second.lead(&node, &pod, &side);
+    let server = server(&node, &side);
+    let before = seen(&pod.netns, &side, &server, 40_000);
+    ip(&node.topology.node.netns, &["link", "set", "up1", "name", "wan1"]);
+    until("its name is missed", || {
+        let status = node.runtime.block_on(node.client.status()).expect("status");
+        status.problems.iter().any(|problem| problem.starts_with("uplink up1: there is no such interface"))
+    });
+    assert_eq!(seen(&pod.netns, &side, &server, 40_000), before, "the live flow");
+    assert_eq!(seen(&pod.netns, &side, &server, 40_001).ip(), second.node, "a new one");
+    let programs = node.runtime.block_on(node.client.status()).expect("status").programs;
+    assert_eq!(programs.iter().filter(|program| program.interface == "wan1").count(), 2, "{programs:?}");
+}
+
+fn an_uplink_that_is_made_again_leaks_nothing_before_the_agent_sees_it(family: Family) {
+    let side = Side::of(&family);
+    let (node, second) = with_two_uplinks(&side);
+    let pod = node.pod("a");
+    second.lead(&node, &pod, &side);
+    let server = server(&node, &side);
+    assert_eq!(seen(&pod.netns, &side, &server, 40_000).ip(), second.node);
+    node.signal(Signal::SIGSTOP);
+    let netns = &node.topology.node.netns;
+    ip(netns, &["link", "del", "up1"]);
+    second.wire(&node.topology, &node.runtime);
+    let router = second.router.to_string();
+    ip(netns, &[side.flag(), "route", "add", "default", "via", &router, "dev", "up1", "table", "77"]);
+    let socket = pod.netns.enter(|| UdpSocket::bind((side.any(), 0))).expect("namespace").expect("socket");
+    for _ in 0..10 {
+        socket.send_to(b"?", server.local_addr().expect("address")).expect("sent");
+    }
+    server.set_read_timeout(Some(Duration::from_millis(300))).expect("time-out");
+    let leaked = server.recv_from(&mut [0; 8]);
+    assert!(leaked.is_err(), "it left before there was a program: {leaked:?}");
+    node.signal(Signal::SIGCONT);
+    until("the agent has seen it", || {
+        socket.send_to(b"?", server.local_addr().expect("address")).expect("sent");
+        server.recv_from(&mut [0; 8]).is_ok_and(|(_, peer)| peer.ip() == second.node)
+    });
+    server.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    assert_eq!(seen(&pod.netns, &side, &server, 40_001).ip(), second.node);
+    assert!(node.drops("NotReady") >= 10, "what did not leave is counted");
 }

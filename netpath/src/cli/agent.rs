@@ -1,5 +1,7 @@
 //! `netpath agent`.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Subcommand;
 use tokio::runtime;
@@ -37,6 +39,9 @@ pub enum Command {
     Openapi,
 }
 
+/// How long threads may go on when the agent has ended.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
     let flags = match command {
         Command::Run(flags) => flags,
@@ -51,5 +56,8 @@ pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     let (flags, instance) = (flags.clone(), global.instance.clone());
     let reread = move || Config::load(&flags, &instance);
-    Ok(runtime.block_on(agent::run(config, reread))?)
+    let outcome = runtime.block_on(agent::run(config, reread));
+    // A thread that waits for a namespace that does not answer must not keep the process from ending.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    Ok(outcome?)
 }

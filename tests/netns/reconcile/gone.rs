@@ -3,7 +3,12 @@
 use std::{fs::File, os::fd::AsRawFd as _};
 
 use netpath::{api::types::PodAdd, net::Netns};
-use netpath_tests::{for_both_families, node::run_in, scene::Family, wait::until};
+use netpath_tests::{
+    for_both_families,
+    node::{log, run_in},
+    scene::Family,
+    wait::until,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{ANNOUNCED, Breakage, PASS, Scene, shell};
@@ -95,7 +100,7 @@ impl Hang {
 }
 
 fn a_namespace_that_does_not_answer_holds_nobody_up(family: Family) {
-    let scene = Scene::new(&family, "");
+    let mut scene = Scene::new(&family, "");
     std::fs::create_dir("/run/theirs").expect("directory");
     let theirs = Netns::create("/run/theirs/c".as_ref()).expect("namespace");
     let wanted = PodAdd { name: "c".into(), netns: Some("/run/theirs/c".into()), ..PodAdd::default() };
@@ -126,6 +131,12 @@ fn a_namespace_that_does_not_answer_holds_nobody_up(family: Family) {
         within: PASS,
     };
     scene.comes_back(&full, &format!("cat {ports}"), "32768-49151");
+    let changed = scene.node.netpath(&["network", "set", "default", "--masquerade", "no"]);
+    assert!(changed.status.success(), "{changed:?}");
+    scene.node.reconfigure("[snat]\nports = \"40000-40999\"");
+    scene.wait("a new configuration", ANNOUNCED, || (!log().contains("configuration read again")).then(log));
+    scene.node.stop();
+    scene.node.restart();
     // It answers again, and is well again.
     drop(hang);
     umount2("/run/theirs", MntFlags::MNT_DETACH).expect("unmounted");
