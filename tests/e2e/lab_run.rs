@@ -78,7 +78,7 @@ fn lab_that_crashed_is_removed_by_lab_down() {
             Instant::now() < deadline && run.try_wait().unwrap().is_none(),
             "the lab's agent does not come up"
         );
-        std::thread::yield_now();
+        netpath_tests::wait::rest();
     }
     kill(Pid::from_raw(run.id() as i32), Signal::SIGKILL).unwrap();
     run.wait().unwrap();

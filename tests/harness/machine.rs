@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use netpath::net::Netns;
@@ -12,10 +13,12 @@ use nix::{
     sched::{CloneFlags, setns},
 };
 
-use crate::wait;
+use crate::{node::PATIENCE, wait};
 
 /// On the tmpfs that a test with a topology has.
 const DIR: &str = "/mnt/machine";
+/// Name of a machine's group, before the number of the process that tests it.
+const CGROUP: &str = "netpath-test-";
 /// What becomes systemd. `/proc/sys` beside the network's is the real machine's. systemd mounts bpffs itself, but for what
 /// it takes for a container.
 const BOOT: &str = r#"
@@ -79,7 +82,8 @@ impl Machine {
     pub fn boot(node: &Netns) -> Self {
         let groups = Path::new(DIR).join("cgroup");
         mount(Some("cgroup2"), &groups, Some("cgroup2"), MsFlags::empty(), None::<&str>).expect("cgroup2");
-        let cgroup = groups.join(format!("netpath-test-{}", std::process::id()));
+        remove_abandoned(&groups);
+        let cgroup = groups.join(format!("{CGROUP}{}", std::process::id()));
         fs::create_dir(&cgroup).expect("cgroup");
         let own = Netns::current().expect("own namespace");
         let mut command = Command::new("setpriv");
@@ -152,8 +156,23 @@ impl Drop for Machine {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // systemd dies by the parent's death, and everything with it; what is left is empty directories.
-        wait::until("the machine's processes are gone", || remove_groups(&self.cgroup).is_ok());
+        // systemd dies by the parent's death, and everything with it; what is left is empty directories. No panic here, which
+        // may be another one's end; what stays goes with the next machine.
+        let deadline = Instant::now() + PATIENCE;
+        while remove_groups(&self.cgroup).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Removes the groups of tests that were killed.
+fn remove_abandoned(groups: &Path) {
+    for entry in fs::read_dir(groups).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(process) = name.strip_prefix(CGROUP) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            let _ = remove_groups(&entry.path());
+        }
     }
 }
 

@@ -15,6 +15,11 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(REST);
+        rest();
     }
+}
+
+/// The pause between two askings.
+pub fn rest() {
+    std::thread::sleep(REST);
 }

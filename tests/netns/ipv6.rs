@@ -107,7 +107,7 @@ fn an_ipv6_default_route_from_an_advertisement_survives_pods() {
     let deadline = Instant::now() + PATIENCE;
     while learnt().is_empty() {
         assert!(Instant::now() < deadline, "the node learns a route");
-        std::thread::yield_now();
+        netpath_tests::wait::rest();
     }
     node.pod("a");
     assert!(learnt().contains("default via fe80"), "{}", learnt());

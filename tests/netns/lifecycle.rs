@@ -6,6 +6,7 @@ use netpath::api::{
 };
 use netpath_tests::{
     for_both_families,
+    kernel::lacks,
     node::{Node, PATIENCE, UNUSED, add_address, run_in},
     scene::Family,
     side::Side,
@@ -131,7 +132,11 @@ fn wait_reached(node: &Node, pod: &str, side: &Side) {
     }
 }
 
+/// Filters have no pins: `reconcile::pods` removes those.
 fn programs_removed_by_somebody_else_come_back(family: Family) {
+    if lacks((6, 6), "tcx") {
+        return;
+    }
     let side = Side::of(&family);
     let node = Node::start("");
     node.pod("a");
@@ -139,16 +144,13 @@ fn programs_removed_by_somebody_else_come_back(family: Family) {
     let programs = |node: &Node| node.runtime.block_on(node.client.status()).expect("status").programs;
     let before = programs(&node);
     // The last reference to a tcx link is its pin: the kernel detaches at once.
-    let links = before.iter().filter(|program| program.attach == "tcx").count();
     let pins = ["/sys/fs/bpf/netpath/default", "-path", "*link*", "-type", "f", "-delete"];
     run_in(&node.topology.node.netns, "find", &pins);
-    if links > 0 {
-        assert!(programs(&node).len() < before.len(), "nothing was removed: the pins are elsewhere");
-    }
+    assert!(programs(&node).len() < before.len(), "nothing was removed: the pins are elsewhere");
     let deadline = std::time::Instant::now() + PATIENCE;
     while programs(&node).len() < before.len() {
         assert!(std::time::Instant::now() < deadline, "{:?}", programs(&node));
-        std::thread::yield_now();
+        netpath_tests::wait::rest();
     }
     wait_reached(&node, "a", &side);
 }

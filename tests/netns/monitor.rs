@@ -1,6 +1,7 @@
 //! What `monitor` shows of packets as they go, and `drop ls` of those that went nowhere.
 
 use std::{
+    cell::RefCell,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -21,6 +22,7 @@ for_both_families!(filters_choose_and_lines_name_the_pod);
 struct Monitor {
     child: Child,
     lines: Receiver<String>,
+    seen: RefCell<Vec<String>>,
 }
 
 impl Monitor {
@@ -42,21 +44,32 @@ impl Monitor {
                 }
             }
         });
-        Self { child, lines }
+        Self { child, lines, seen: RefCell::default() }
     }
 
     /// Does something again and again until a line with these words comes; returns it.
     fn line(&self, words: &str, mut cause: impl FnMut()) -> String {
         let begun = std::time::Instant::now();
-        let mut seen = Vec::new();
         while begun.elapsed() < PATIENCE {
             cause();
-            seen.extend(self.lines.try_iter());
-            if let Some(at) = seen.iter().position(|line| line.contains(words)) {
-                return seen.remove(at);
+            if let Some(line) = self.seen().into_iter().find(|line| line.contains(words)) {
+                return line;
             }
         }
-        panic!("no line with '{words}' among {seen:#?}");
+        panic!("no line with '{words}' among {:#?}", self.seen());
+    }
+
+    /// All lines so far.
+    fn seen(&self) -> Vec<String> {
+        let mut seen = self.seen.borrow_mut();
+        seen.extend(self.lines.try_iter());
+        seen.clone()
+    }
+
+    /// Whether none of the lines has these words; there are lines.
+    fn has_none(&self, words: &str) {
+        let seen = self.seen();
+        assert!(!seen.is_empty() && !seen.iter().any(|line| line.contains(words)), "{words}: {seen:#?}");
     }
 }
 
@@ -100,10 +113,10 @@ fn filters_choose_and_lines_name_the_pod(family: Family) {
     let event: Value = serde_json::from_str(&only_b.line("\"flow\"", both)).unwrap();
     assert_eq!((event["pod"].as_str(), event["kind"].as_str()), (Some("b"), Some("flow")));
     assert_eq!(event["source"].as_str(), Some(own.to_string().as_str()));
-    assert!(!only_b.lines.try_iter().any(|line| line.contains("\"pod\":\"a\"")));
+    only_b.has_none("\"pod\":\"a\"");
     let only_drops = Monitor::start(&node, &["--reason", "SpoofedSource", "--address", &forged]);
     only_drops.line("drop SpoofedSource, pod a", both);
-    assert!(!only_drops.lines.try_iter().any(|line| line.contains(": flow as ")));
+    only_drops.has_none(": flow as ");
 
     let wrong = node.netpath(&["monitor", "--reason", "Spoofed"]);
     let said = String::from_utf8_lossy(&wrong.stderr);

@@ -88,7 +88,7 @@ impl Scene {
             if began.elapsed() >= within {
                 panic!("{name}: not back within {within:?}: {what}\nproblems: {:?}", self.problems());
             }
-            std::thread::yield_now();
+            netpath_tests::wait::rest();
         }
         println!("{name}: back after {:?}", began.elapsed());
     }

@@ -84,6 +84,6 @@ fn a_port_taken_by_another_pod_is_refused_with_the_reason(family: Family) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while node.drops("SnatPortTaken") == 0 {
         assert!(std::time::Instant::now() < deadline, "the INIT is neither refused nor counted");
-        std::thread::yield_now();
+        netpath_tests::wait::rest();
     }
 }

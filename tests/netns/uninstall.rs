@@ -17,7 +17,7 @@ fn settle(netns: &Netns) {
     let deadline = Instant::now() + PATIENCE;
     while run_in(netns, "ip", &["address", "show", "tentative"]).contains("inet6") {
         assert!(Instant::now() < deadline, "an address stays tentative");
-        std::thread::yield_now();
+        netpath_tests::wait::rest();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What userspace is told: every drop and every new flow, rate-limited per CPU, so that a flood costs no more than its
+//! What userspace is told: every drop and every new binding, rate-limited per CPU, so that a flood costs no more than its
 //! counter.
 
 use aya_ebpf::macros::map;

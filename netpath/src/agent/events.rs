@@ -35,10 +35,12 @@ impl Agent {
             self.note("events", &event.as_ref().map(|_| ()));
             match event {
                 Ok(event) => {
-                    let event = self.describe_event(&event);
-                    self.metrics.told(&event.kind);
-                    // Fails if nobody listens.
-                    let _ = self.events.send(Arc::new(event));
+                    self.metrics.told(kind(&event));
+                    // Names cost a look at every pod.
+                    if self.events.receiver_count() > 0 {
+                        // Fails if nobody listens any more.
+                        let _ = self.events.send(Arc::new(self.describe_event(&event)));
+                    }
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
@@ -65,10 +67,9 @@ impl Agent {
         let known = |addr: Addr| (addr != Addr::UNSPECIFIED).then(|| addr.to_ip());
         let (source, destination) = (known(event.src), known(event.dst));
         let concerned = self.pod_concerned(event.ifindex, source, destination);
-        let is_flow = event.kind == EventKind::Flow as u8;
         Event {
             time_ms: wall_clock_ms(event.time),
-            kind: if is_flow { "flow" } else { "drop" }.into(),
+            kind: kind(event).into(),
             reason: DropReason::from_u8(event.reason).map(|reason| reason.name().into()),
             lost: None,
             interface: concerned
@@ -106,6 +107,11 @@ impl Agent {
         let by_interface = registry.pods().find(|entry| entry.host_of(ifindex).is_some());
         by_interface.or_else(|| has(source)).or_else(|| has(destination)).cloned()
     }
+}
+
+/// Stable name, as in JSON.
+fn kind(event: &abi::Event) -> &'static str {
+    if event.kind == EventKind::Flow as u8 { "flow" } else { "drop" }
 }
 
 /// CLOCK_MONOTONIC ns → milliseconds since 1970.

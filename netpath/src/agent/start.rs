@@ -199,6 +199,7 @@ impl Agent {
         store: Arc<dyn Store>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
+        state.check_sound(&pods)?;
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
         state.check_complete(&config.instance, &pods, &netlink.links().await?)?;

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use super::AgentError;
 use crate::{
     config::Instance,
+    datapath::POD_SLOTS,
     model::{GATEWAY_MAC, Network, NetworkChange, Pod, is_interface_of},
     net::{Link, Netns},
     store::Store,
@@ -89,6 +90,35 @@ impl State {
         let next = store.read(NEXT_ID).await?.unwrap_or(1);
         let host = HostChanges::here(store.read(HOST).await?, &place());
         Ok((Self { store, host: Mutex::new(host), ids: Mutex::new(Ids { next, end: next }) }, pods))
+    }
+
+    /// Whether pods are such as an agent writes: somebody may have edited a backup.
+    pub(super) fn check_sound(&self, pods: &[Pod]) -> Result<(), AgentError> {
+        let mut all = HashSet::new();
+        for pod in pods {
+            let own =
+                [format!("number {}", pod.id), format!("name {}", pod.name), format!("slot {}", pod.slot)];
+            let hosts = pod.interfaces.iter().map(|one| format!("interface {}", one.host));
+            let addresses = pod.interfaces.iter().flat_map(|one| &one.addresses).map(ToString::to_string);
+            let twice = own.into_iter().chain(hosts).chain(addresses).find(|what| !all.insert(what.clone()));
+            let wrong = match twice {
+                Some(what) => format!("{what} twice"),
+                None if pod.interfaces.is_empty() => "no interface".to_owned(),
+                None if pod.id == 0 || pod.slot >= POD_SLOTS => {
+                    format!("the number {} and the slot {}", pod.id, pod.slot)
+                }
+                None => continue,
+            };
+            return Err(AgentError::unfit(
+                format!(
+                    "the state ({}) is none that an agent wrote: pod {} has {wrong}",
+                    self.describe(),
+                    pod.name
+                ),
+                "put the state's last backup back, or remove all pods with 'netpath uninstall'",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether every link of a pod that is here has its pod in the state. Without one the state is not what was written last:

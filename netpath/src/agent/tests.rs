@@ -16,6 +16,7 @@ use crate::{
 
 mod flows;
 mod reconcile;
+mod state;
 
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
