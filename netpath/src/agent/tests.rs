@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod flows;
+mod readings;
 mod reconcile;
 
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";

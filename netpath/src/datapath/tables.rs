@@ -1,4 +1,4 @@
-//! Tables the agent writes: endpoints, routes, the node; and the counters it reads.
+//! Tables the agent writes: endpoints, links, routes, the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,14 +7,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, IterableMap as _, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues,
-        lpm_trie::Key,
-    },
+    maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
     util::nr_cpus,
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Addr, Counter, Endpoint, Link, Node, PodCounter, Route, RouteKey};
+use netpath_common::abi::{Addr, Endpoint, Link, Node, PodCounter, Route, RouteKey};
 
 use super::{
     bpf::HashTable,
@@ -30,15 +27,14 @@ pub(super) struct Tables {
     all_links: HashTable<u32, Link>,
     routes: LpmTrie<MapData, RouteKey, Route>,
     node: Array<MapData, Node>,
-    counters: PerCpuArray<MapData, Counter>,
-    pod_counters: PerCpuArray<MapData, PodCounter>,
+    pub(super) pod_counters: PerCpuArray<MapData, PodCounter>,
 }
 
 macro_rules! take {
     ($ebpf:expr, $name:literal) => {
         $ebpf
             .take_map($name)
-            .ok_or(MapError::InvalidName { name: $name.to_owned() })
+            .ok_or(aya::maps::MapError::InvalidName { name: $name.to_owned() })
             .and_then(TryInto::try_into)
             .map_err(kernel(concat!("opening the table ", $name)))?
     };
@@ -56,7 +52,6 @@ impl Tables {
             links,
             routes: take!(ebpf, "ROUTES"),
             node: take!(ebpf, "NODE"),
-            counters: take!(ebpf, "COUNTERS"),
             pod_counters: take!(ebpf, "POD_COUNTERS"),
         })
     }
@@ -121,26 +116,6 @@ impl Tables {
 
     pub(super) fn node(&self) -> Result<Node, DatapathError> {
         self.node.get(&0, 0).map_err(kernel("reading the node's record"))
-    }
-
-    /// A row of COUNTERS over all CPUs.
-    pub(super) fn counter(&self, row: u32) -> Result<Counter, DatapathError> {
-        let values = self.counters.get(&row, 0).map_err(kernel(format!("reading counter {row}")))?;
-        Ok(values.iter().fold(Counter::default(), |sum, one| Counter {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-        }))
-    }
-
-    pub(super) fn pod_counter(&self, slot: u32) -> Result<PodCounter, DatapathError> {
-        let doing = || format!("reading the pod counter {slot}");
-        let values = self.pod_counters.get(&slot, 0).map_err(kernel(doing()))?;
-        Ok(values.iter().fold(PodCounter::default(), |sum, one| PodCounter {
-            rx_packets: sum.rx_packets + one.rx_packets,
-            rx_bytes: sum.rx_bytes + one.rx_bytes,
-            tx_packets: sum.tx_packets + one.tx_packets,
-            tx_bytes: sum.tx_bytes + one.tx_bytes,
-        }))
     }
 
     pub(super) fn clear_pod_counter(&mut self, slot: u32) -> Result<(), DatapathError> {
