@@ -180,10 +180,13 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
 }
 
 /// Waits until a request is here as a whole: nothing is held for one that is not.
-async fn whole(request: Request, next: Next) -> Response {
+async fn whole(Extension(client): Extension<Arc<Client>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match timeout(BODY_TIME, to_bytes(body, BODY_LIMIT)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Ok(body)) => {
+            let _busy = client.busy();
+            next.run(Request::from_parts(head, Body::from(body))).await
+        }
         Ok(Err(error)) => Refusal::unread(format!("{error} ({BODY_LIMIT} bytes)")).into_response(),
         Err(_) => {
             Refusal::unread(format!("it was not here within {} s", BODY_TIME.as_secs())).into_response()
@@ -192,15 +195,9 @@ async fn whole(request: Request, next: Next) -> Response {
 }
 
 /// Limits how many are at work, and how long an answer may take.
-async fn in_time(
-    State(app): State<App>,
-    Extension(client): Extension<Arc<Client>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
     let slots = if request.method() == Method::GET { &app.reads } else { &app.changes };
     let work = async {
-        let _busy = client.busy();
         // Nobody closes it.
         let _slot = slots.acquire().await;
         next.run(request).await
