@@ -5,13 +5,14 @@
 //! `links` is the kernel's side of a pod, `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
-//! `notify` tells the service manager, `uninstall` takes everything away.
+//! `notify` tells the service manager, `uninstall` takes everything away, with what `found` finds where there is no state.
 
 mod advertisements;
 mod error;
 mod events;
 mod flows;
 mod forwarding;
+mod found;
 mod links;
 mod metrics;
 mod network;

@@ -39,6 +39,7 @@ pub use self::{
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{is_bpffs, mount_bpffs, remove_pins},
     readings::Readings,
+    tables::{Told, told},
 };
 use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;

@@ -3,15 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key,
+    },
     util::nr_cpus,
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Addr, Endpoint, Link, Node, PodCounter, Route, RouteKey};
+use netpath_common::abi::{Addr, Endpoint, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Route, RouteKey};
 
 use super::{
     bpf::HashTable,
@@ -133,6 +136,44 @@ type Place = (u32, u32, Addr);
 fn prefix_key(network: u32, prefix: &IpNet) -> Place {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { 96 } else { 0 };
     (32 + length, network, Addr::from(prefix.network()))
+}
+
+/// The prefix that a key stands for, and its network.
+fn prefix_of(key: &Key<RouteKey>) -> Option<(u32, IpNet)> {
+    let (address, length) = (key.data().addr.to_ip(), key.prefix_len().checked_sub(32)?);
+    let length = if address.is_ipv4() { length.checked_sub(96)? } else { length };
+    Some((key.data().network, IpNet::new(address, u8::try_from(length).ok()?).ok()?))
+}
+
+/// What an instance's pinned tables tell of its node, read without its programs.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Prefixes that the node's stack is left to: the blocks, and addresses of the node.
+    pub prefixes: Vec<IpNet>,
+    /// The node's record.
+    pub node: Node,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// The kernel's reason; or the tables are not there, or those of a build that has them otherwise.
+pub fn told(pin_dir: &Path) -> Result<Told, DatapathError> {
+    let maps = pin_dir.join(format!("v{PIN_SCHEME}/maps"));
+    let open = |name: &str| MapData::from_pin(maps.join(name));
+    let (routes, node) = ("reading the pinned table ROUTES", "reading the pinned table NODE");
+    let table = open("ROUTES").map(Map::LpmTrie).and_then(LpmTrie::<_, RouteKey, Route>::try_from);
+    let keys = table.map_err(kernel(routes))?.keys().collect::<Result<Vec<_>, _>>();
+    let prefixes = keys.map_err(kernel(routes))?.iter().filter_map(prefix_of).collect::<Vec<_>>();
+    let record = open("NODE").map(Map::Array).and_then(Array::<_, Node>::try_from);
+    Ok(Told {
+        prefixes: prefixes
+            .into_iter()
+            .filter(|(network, _)| *network == NODE_ROUTES)
+            .map(|(_, one)| one)
+            .collect(),
+        node: record.and_then(|record| record.get(&0, 0)).map_err(kernel(node))?,
+    })
 }
 
 fn trie_key((length, network, addr): Place) -> Key<RouteKey> {
