@@ -69,7 +69,7 @@ fn package_holds_what_an_operator_looks_for() {
 /// Files, interfaces, routes and sysctls of a machine that a package of this name could leave.
 fn picture(machine: &Machine, node: &Netns) -> (String, sysctls::Values) {
     let line = "find /etc /lib/systemd /usr/bin /usr/share /var /run /sys/fs/bpf -name '*netpath*' ! -path '*/journal/*' | sort; \
-        grep -l netpath /var/lib/dpkg/status || true; ls /run/netns /sys/fs/bpf; \
+        grep -l netpath /var/lib/dpkg/status || true; ls -d /run/netns || true; ls /sys/fs/bpf; \
         ip -o link; ip rule; ip route show table all; tc qdisc; systemctl list-unit-files 'netpath*' || true";
     (machine.run(line), sysctls::read(node))
 }
@@ -87,7 +87,6 @@ fn package_installs_upgrades_and_purges_under_systemd() {
         format!("/root/{name}")
     });
     let machine = Machine::boot(netns);
-    machine.run("mkdir /run/netns");
     wait::until("the addresses are there", || !machine.run("ip -6 address").contains("tentative"));
     let before = picture(&machine, netns);
 

@@ -2,16 +2,21 @@
 
 use std::{
     io::{Read as _, Write as _},
-    os::unix::{fs::MetadataExt as _, net::UnixStream},
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::MetadataExt as _, net::UnixStream},
+    },
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
-use netpath::api::types::PodAdd;
+use netpath::api::types::{FlowFilter, PodAdd};
 use netpath_tests::{
     node::{Node, PATIENCE, binary, run_in},
     wait::until,
 };
+use nix::sys::socket::{MsgFlags, recv};
+use rustix::process::{Gid, Uid};
 
 const SOCKET: &str = "/run/netpath/default/agent.sock";
 /// Nobody's user and group on any machine that tests run on.
@@ -172,4 +177,55 @@ fn a_client_that_never_reads_its_events_is_let_go() {
     println!("{} bytes were on their way", rest.len());
     assert!(rest.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&rest));
     assert!(node.runtime.block_on(node.client.status()).is_ok());
+}
+
+/// A connection of a member of the group.
+fn as_member() -> UnixStream {
+    // A thread's own credentials: the kernel notes those of the thread that connects.
+    let connect = || {
+        rustix::thread::set_thread_res_gid(Gid::from_raw(54322), Gid::from_raw(54322), Gid::from_raw(54322))?;
+        rustix::thread::set_thread_res_uid(Uid::from_raw(54321), Uid::from_raw(54321), Uid::from_raw(54321))?;
+        UnixStream::connect(SOCKET)
+    };
+    std::thread::scope(|threads| threads.spawn(connect).join().expect("no panic")).expect("a member connects")
+}
+
+/// Members who list flows and do not read the lists keep root's lists from nobody, nor all lists of other members.
+#[test]
+fn members_who_do_not_read_their_lists_keep_root_waiting_for_none() {
+    const FLOWS: u16 = 6000;
+    let node =
+        Node::start(&format!("[api]\ngroup = \"{GROUP}\"\n[flows]\ncapacity = 32768\nper_pod = 10000"));
+    let a = node.pod("a");
+    a.netns
+        .enter(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            (1..=FLOWS).for_each(|port| _ = socket.send_to(b"x", ("198.18.1.2", port)).unwrap());
+        })
+        .unwrap();
+    let list = || {
+        let begun = Instant::now();
+        let flows = node.runtime.block_on(node.client.flows_by(&FlowFilter::default())).expect("flows");
+        (flows.len(), begun.elapsed())
+    };
+    let (flows, alone) = list();
+    assert!(flows >= usize::from(FLOWS), "{flows} flows are more than sockets hold");
+    let lists: Vec<UnixStream> = (0..30)
+        .map(|_| {
+            let mut stream = as_member();
+            stream.write_all(b"GET /v1/flows HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        })
+        .collect();
+    let begun = |stream: &&UnixStream| {
+        let mut first = [0];
+        recv(stream.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK).is_ok()
+    };
+    until("members' lists begin", || lists.iter().filter(begun).count() >= 2);
+    let (_, beside) = list();
+    println!("{flows} flows: {alone:?} alone, {beside:?} beside {} that are not read", lists.len());
+    assert!(beside < alone + Duration::from_secs(4), "{alone:?} alone, {beside:?} beside members' lists");
+    // Each is suffered for some seconds, then it is the next one's turn.
+    until("other members' lists begin", || lists.iter().filter(begun).count() >= 4);
 }

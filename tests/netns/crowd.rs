@@ -100,7 +100,8 @@ fn a_hundred_clients_at_once_end_consistent() {
         CLIENTS * pods,
         begun.elapsed()
     );
-    assert!(slowest_look < Duration::from_secs(10), "a look took {slowest_look:?}");
+    // 0.1 to 0.8 s; it was 1 to 6.5 s when looks waited for who attached programs.
+    assert!(slowest_look < Duration::from_secs(5), "a look took {slowest_look:?}");
     assert_eq!(picture(&node), before, "something is left");
     let status = node.runtime.block_on(node.client.status()).unwrap();
     assert_eq!((status.pods, status.problems), (0, Vec::new()));

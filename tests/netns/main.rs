@@ -12,6 +12,7 @@ mod ipv6;
 mod lifecycle;
 mod matrix;
 mod metrics;
+mod metrics_port;
 mod monitor;
 mod networks;
 mod pmtu;

@@ -3,12 +3,14 @@
 
 use std::{fs, os::unix::fs::chown, path::Path};
 
+use netpath::net::sysctl;
 use netpath_tests::{
     for_both_families,
-    node::{Node, log},
+    node::{Node, log, run_in},
     scene::Family,
     side::{Side, dual},
     tidy,
+    wait::until,
 };
 
 use super::restart::traffic;
@@ -142,9 +144,24 @@ fn a_state_that_may_not_be_read_is_refused_and_not_replaced() {
     tidy::check(&node, &["a", "b"]);
 }
 
+/// Also where another instance has a block and a pod, which stay.
 #[test]
 fn without_any_state_uninstall_removes_all_that_it_finds() {
-    let (mut node, ..) = dual(ROOM);
+    let (topology, runtime) = Node::without_agent();
+    let netns = topology.node.netns.clone();
+    let routes =
+        || ["-4", "-6"].map(|flag| run_in(&netns, "ip", &[flag, "route", "show", "type", "unreachable"]));
+    let reserved = || netns.enter(|| sysctl::read("net/ipv4/ip_local_reserved_ports")).unwrap().unwrap();
+    netns.enter(|| sysctl::write("net/ipv4/ip_local_reserved_ports", "8080")).unwrap().unwrap();
+    let mut node = Node::with_agent(topology, runtime, &format!("{ROOM}\n[snat]\nports = \"41000-41999\""));
+    node.wait_ready();
+    let pods = ["a", "b"].map(|name| node.pod(name));
+    node.reconfigure(&format!("{ROOM}\n[snat]\nports = \"42000-42999\""));
+    until("other ports", || reserved() == "8080,42000-42999");
+    let stranger = ["route", "add", "unreachable", "10.99.0.0/24", "proto", "110"];
+    assert_eq!(run_in(&netns, "ip", &stranger), "");
+    assert_eq!(routes().map(|text| text.matches("proto 110").count()), [2, 1], "{:?}", routes());
+    drop(pods);
     node.kill();
     for file in [MAIN, COPY] {
         fs::write(file, "damaged").expect("written");
@@ -156,6 +173,27 @@ fn without_any_state_uninstall_removes_all_that_it_finds() {
     let links = node.runtime.block_on(node.topology.node.netlink.links()).expect("links");
     let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
     assert_eq!(names, ["lo", "up0"]);
+    let said = String::from_utf8_lossy(&forced.stderr);
+    assert_eq!(reserved(), "8080");
+    let [v4, v6] = routes();
+    assert!(v4.trim().starts_with("unreachable 10.99.0.0/24") && v4.lines().count() == 1, "{v4}");
+    assert!(!v6.contains("proto 110"), "{v6}");
+    // What may be somebody else's is told, and nothing else.
+    let left: Vec<_> =
+        said.lines().filter_map(|line| line.split_once("left: ")).map(|(_, what)| what).collect();
+    for (what, words) in left.iter().zip([
+        "route unreachable 10.99.0.0/24, ",
+        "accept_ra=2 of up0: ",
+        "namespace /run/netns/a, ",
+        "namespace /run/netns/b, ",
+    ]) {
+        assert!(what.contains(words), "{words}: {said}");
+    }
+    assert_eq!(left.len(), 4, "{said}");
+    assert!(String::from_utf8_lossy(&forced.stdout).contains("but for what is listed"), "{forced:?}");
+    for name in ["a", "b"] {
+        assert_eq!(run_in(&netns, "ip", &["netns", "delete", name]), "");
+    }
     assert!(!Path::new(tidy::PINS).exists() && !Path::new(MAIN).exists() && !Path::new(COPY).exists());
     node.restart();
 }

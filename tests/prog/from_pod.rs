@@ -47,7 +47,10 @@ fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs(f: Family) {
     }
     assert_eq!(scene.traffic(TrafficClass::Local), count);
     assert!(scene.pairs().is_empty(), "pod to pod needs no flow: {:?}", scene.pairs());
-    let (tx, rx) = (scene.datapath.pod_counter(a.id).unwrap(), scene.datapath.pod_counter(b.id).unwrap());
+    let (tx, rx) = (
+        scene.datapath.readings().pod_counter(a.id).unwrap(),
+        scene.datapath.readings().pod_counter(b.id).unwrap(),
+    );
     assert_eq!((tx.tx_packets, tx.rx_packets, rx.rx_packets, rx.tx_packets), (count, 0, count, 0));
 }
 

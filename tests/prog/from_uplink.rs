@@ -40,7 +40,7 @@ fn an_answer_goes_back_to_its_pod(f: Family) {
     assert_eq!(scene.traffic(TrafficClass::Reply), 6);
     let pairs = scene.pairs();
     assert!(pairs.iter().all(|pair| pair.reply.expect("reply").packets == 1), "{pairs:?}");
-    assert_eq!(scene.datapath.pod_counter(a.id).unwrap().rx_packets, 6);
+    assert_eq!(scene.datapath.readings().pod_counter(a.id).unwrap().rx_packets, 6);
 }
 
 fn options_and_extension_headers_do_not_hide_an_answer(f: Family) {

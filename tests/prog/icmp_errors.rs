@@ -82,7 +82,7 @@ fn an_error_about_a_translated_flow_reaches_its_pod(f: Family) {
         }
     }
     assert_eq!(scene.traffic(TrafficClass::Reply), count);
-    assert_eq!(scene.datapath.pod_counter(scene.a.id).unwrap().rx_packets, count);
+    assert_eq!(scene.datapath.readings().pod_counter(scene.a.id).unwrap().rx_packets, count);
 }
 
 /// The embedded packet is the pod's own again, byte for byte where the transport begins.

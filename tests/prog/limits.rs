@@ -61,17 +61,17 @@ fn scarce_ports_are_told_by_destination_and_by_tries(f: Family) {
     let b = scene.b;
     scene.set_node(|node| (node.snat_first, node.snat_count) = (33_000, 1));
     let send = |port| scene.a_says(Talk::Udp.question((f.a, port), f.outside)).code;
-    assert_eq!(scene.datapath.exhausted().expect("exhausted"), []);
+    assert_eq!(scene.datapath.readings().exhausted().expect("exhausted"), []);
     assert_eq!(send(33_000), REDIRECT);
     (0..3).for_each(|n| assert_eq!(send(1000 + n), DROP));
     assert_eq!(scene.says(b, Talk::Udp.question((f.b, 1000), f.outside)).code, DROP);
-    let found = scene.datapath.exhausted().expect("exhausted");
+    let found = scene.datapath.readings().exhausted().expect("exhausted");
     assert_eq!(found.len(), 1);
     let (destination, exhausted) = found[0];
     let port = Talk::Udp.server_port(0).to_be();
     assert_eq!((destination.dst, destination.dport, destination.proto), (addr(f.outside), port, 17));
     assert_eq!((exhausted.packets, exhausted.pod), (4, b.id));
-    let tries = scene.datapath.snat_tries().expect("tries");
+    let tries = scene.datapath.readings().snat_tries().expect("tries");
     assert_eq!(tries.len(), SNAT_TRY_ROWS as usize);
     assert_eq!((tries[0], tries[tries.len() - 1]), (1, 4), "{tries:?}");
 }

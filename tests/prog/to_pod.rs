@@ -36,7 +36,7 @@ fn the_node_and_pods_and_answers_come_in(f: Family) {
         scene.to_a(&packet, ingress).assert_untouched(name, &packet);
     }
     assert_eq!(scene.traffic(TrafficClass::FromStack), count);
-    assert_eq!(scene.datapath.pod_counter(scene.a.id).unwrap().rx_packets, count);
+    assert_eq!(scene.datapath.readings().pod_counter(scene.a.id).unwrap().rx_packets, count);
 }
 
 /// The flow of a pod that had the address before lets nobody in, and is forgotten.

@@ -38,6 +38,11 @@ pub(super) async fn release(uplink: &str) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Whether it is what [`keep`] makes of it.
+pub(super) async fn is_raised(uplink: &str) -> bool {
+    matches!(read(key(uplink)).await, Ok(Some(value)) if value == "2")
+}
+
 fn key(uplink: &str) -> String {
     format!("net/ipv6/conf/{uplink}/accept_ra")
 }

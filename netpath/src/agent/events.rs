@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use super::{Agent, lock, registry::Entry, view::unix_ms};
 use crate::{
     api::types::{Event, Protocol},
-    datapath::{Events, monotonic_ns},
+    datapath::{Events, Readings, monotonic_ns},
 };
 
 /// Pause after a failure to read the ring, so that a lasting one does not burn a core; and between looks at what is
@@ -53,7 +53,7 @@ impl Agent {
             *told = None;
             return;
         }
-        let Ok(now) = self.on_datapath(|datapath| datapath.event_losses()).await else { return };
+        let Ok(now) = self.on_readings(Readings::event_losses).await else { return };
         for ((why, before), (_, now)) in told.iter().flatten().zip(&now) {
             if now > before {
                 let event = Event::of_loss(unix_ms(), why.name(), now - before);

@@ -12,7 +12,7 @@ use netpath_common::{
 use super::{Agent, AgentError, blocking, events::protocol_name, lock};
 use crate::{
     api::types::{Flow, FlowFilter, FlowSort, FlowState},
-    datapath::{FlowPair, FlowTable, Walk, monotonic_ns},
+    datapath::{FlowPair, FlowTable, Readings, Walk, monotonic_ns},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -35,7 +35,7 @@ impl Agent {
             return Err(AgentError::Filter("'all' is for removing flows; leave it out to list them"));
         }
         let (wanted, names) = (self.wanted(filter)?, self.pod_names());
-        let table = self.on_datapath(|datapath| datapath.flow_table()).await?;
+        let table = self.on_readings(Readings::flow_table).await?;
         let listing = Listing {
             table,
             walk: Walk::new(),

@@ -5,13 +5,14 @@
 //! `links` is the kernel's side of a pod, `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
-//! `notify` tells the service manager, `uninstall` takes everything away.
+//! `notify` tells the service manager, `uninstall` takes everything away, with what `found` finds where there is no state.
 
 mod advertisements;
 mod error;
 mod events;
 mod flows;
 mod forwarding;
+mod found;
 mod links;
 mod metrics;
 mod network;
@@ -57,7 +58,7 @@ use self::{
 use crate::{
     api::types::Event,
     config::Config,
-    datapath::{AttachKind, Datapath, DryRun, FlowTable, Swept},
+    datapath::{AttachKind, Datapath, DryRun, FlowTable, Readings, Swept},
     net::{Netlink, Netns},
 };
 
@@ -69,7 +70,9 @@ pub struct Agent {
     config: Mutex<Arc<Config>>,
     netns: Netns,
     netlink: Netlink,
-    datapath: Arc<Mutex<Datapath>>,
+    /// Whoever came first has it first: while a hundred pods are added, each waits for the kernel with it.
+    datapath: Arc<tokio::sync::Mutex<Datapath>>,
+    readings: Arc<Readings>,
     attach: AttachKind,
     /// Entries that fit into FLOWS.
     flow_entries: u32,
@@ -104,8 +107,14 @@ impl Agent {
         &self,
         work: impl FnOnce(&mut Datapath) -> T + Send + 'static,
     ) -> T {
-        let datapath = Arc::clone(&self.datapath);
-        blocking(move || work(&mut lock(&datapath))).await
+        let mut datapath = Arc::clone(&self.datapath).lock_owned().await;
+        blocking(move || work(&mut datapath)).await
+    }
+
+    /// Reads what the programs count, without waiting for who works on them.
+    async fn on_readings<T: Send + 'static>(&self, work: impl FnOnce(&Readings) -> T + Send + 'static) -> T {
+        let readings = Arc::clone(&self.readings);
+        blocking(move || work(&readings)).await
     }
 
     /// Works on the flow table with a handle of its own: a walk may take a second, and nobody waits for it.
@@ -114,8 +123,7 @@ impl Agent {
         T: Send + 'static,
         F: FnOnce(&mut FlowTable) -> Result<T, crate::datapath::DatapathError> + Send + 'static,
     {
-        let mut table = self.on_datapath(|datapath| datapath.flow_table()).await?;
-        Ok(blocking(move || work(&mut table)).await?)
+        Ok(self.on_readings(|readings| work(&mut readings.flow_table()?)).await?)
     }
 
     /// Notes what is wrong with an object that every pass looks at, or that nothing is. Tells the log when that changes.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use ipnet::IpNet;
@@ -44,6 +45,8 @@ pub(super) struct NodeState {
     pub(super) sources: BTreeSet<IpAddr>,
     /// The addresses that no binding is left beside of; absent until the first look.
     pub(super) bound_to: Option<BTreeSet<IpAddr>>,
+    /// Since when addresses of bindings are waited for to come back.
+    pub(super) awaited_since: Option<Instant>,
     /// Ports that the programs choose from or guard.
     pub(super) ranges: Ranges,
     pub(super) generation: u32,

@@ -153,10 +153,7 @@ async fn tell(states: &[NotifyState<'_>]) {
 mod tests {
     use super::*;
     use crate::{
-        agent::{
-            lock,
-            testing::{Running, named, with_node},
-        },
+        agent::testing::{Running, named, with_node},
         store::memory::MemoryStore,
     };
 
@@ -201,7 +198,7 @@ mod tests {
             let (release, released) = std::sync::mpsc::channel::<()>();
             let (holding, held) = tokio::sync::oneshot::channel();
             let holder = std::thread::spawn(move || {
-                let _held = lock(&datapath);
+                let _held = datapath.blocking_lock();
                 holding.send(()).unwrap();
                 released.recv()
             });

@@ -1,6 +1,8 @@
 //! The host's ephemeral ports leave out those that bindings have.
 
-use super::{Agent, AgentError, blocking, lock, ports::Ports};
+use netpath_common::abi::Node;
+
+use super::{Agent, AgentError, blocking, lock, ports::Ports, ranges::Ranges};
 use crate::net::sysctl;
 
 const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
@@ -29,6 +31,13 @@ impl Agent {
         }
         self.state.record(|host| host.reserved_ports = added.to_string()).await
     }
+}
+
+/// The ports that a node's record reserves: those of the SNAT range, and what may be bound outside of it.
+pub(super) fn ports_of(node: &Node) -> String {
+    let ranges = Ranges::of(node);
+    let ranges = ranges.chosen.iter().chain(ranges.retired.as_ref());
+    ranges.fold(Ports::parse(""), |all, range| all.with(&Ports::range(range))).to_string()
 }
 
 /// Takes ports off the reserved ones.

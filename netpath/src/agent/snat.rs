@@ -10,7 +10,7 @@ use netpath_common::{
 use super::{Agent, AgentError, events::protocol_name, flows::Names, lock};
 use crate::{
     api::types::{ExhaustedDestination, SnatStatus, SnatTries},
-    datapath::{Datapath, DatapathError},
+    datapath::{DatapathError, Readings},
 };
 
 /// Exhausted destinations that are told.
@@ -19,14 +19,14 @@ const MOST: usize = 10;
 impl Agent {
     /// Use of the SNAT range, with what the last sweep counted.
     pub(super) async fn snat_status(&self) -> Result<SnatStatus, AgentError> {
-        let read = |datapath: &mut Datapath| {
+        let read = |readings: &Readings| {
             Ok::<_, DatapathError>((
-                datapath.drops(DropReason::SnatExhausted)?.packets,
-                datapath.exhausted()?,
-                datapath.snat_tries()?,
+                readings.drops(DropReason::SnatExhausted)?.packets,
+                readings.exhausted()?,
+                readings.snat_tries()?,
             ))
         };
-        let (exhausted, destinations, tries) = self.on_datapath(read).await?;
+        let (exhausted, destinations, tries) = self.on_readings(read).await?;
         let names = self.pod_names();
         let range = self.config().snat_ports.clone();
         Ok(SnatStatus {

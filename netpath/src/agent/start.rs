@@ -221,7 +221,8 @@ impl Agent {
             config: Mutex::new(Arc::new(config)),
             netns,
             netlink,
-            datapath: Arc::new(Mutex::new(datapath)),
+            readings: datapath.readings(),
+            datapath: Arc::new(tokio::sync::Mutex::new(datapath)),
             attach,
             flow_entries,
             state,
@@ -252,11 +253,12 @@ impl Agent {
         self.take_over().await?;
         self.pass(Extent::Full).await;
         let mut tasks = JoinSet::new();
-        if let Some(ring) = lock(&self.datapath).take_events()? {
+        let ring = self.datapath.lock().await.take_events()?;
+        if let Some(ring) = ring {
             tasks.spawn(Arc::clone(self).event_loop(ring));
         }
         #[cfg(feature = "debug-log")]
-        tasks.spawn(lock(&self.datapath).take_log()?);
+        tasks.spawn(self.datapath.lock().await.take_log()?);
         tasks.spawn(Arc::clone(self).reconcile_loop());
         tasks.spawn(Arc::clone(self).sweep_loop());
         Ok(tasks)
@@ -299,7 +301,7 @@ pub(super) async fn load(
     };
     blocking(move || {
         let datapath = Datapath::load(&options)?;
-        let capacity = datapath.flow_table()?.capacity();
+        let capacity = datapath.readings().flow_table()?.capacity();
         Ok((datapath, capacity))
     })
     .await

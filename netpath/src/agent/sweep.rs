@@ -4,13 +4,16 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use netpath_common::abi::{Flow, Rewrite};
 
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, problems::Turn};
-use crate::datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns};
+use crate::{
+    datapath::{CROWDED, Datapath, DatapathError, Rules, Swept, WELL, is_crowded, monotonic_ns},
+    model::Family,
+};
 
 /// Time between sweeps of the flow table: the shortest, and the longest for as large a table as may be. A limit that no
 /// sweep renews holds for a minute.
@@ -21,6 +24,8 @@ const HURRIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// half a million flows are not to take more than a fortieth of a core.
 const REST: u32 = 40;
 const HURRIED_REST: u32 = 4;
+/// How long flows wait for an address that has gone; the next pass after it ends them.
+const COMES_BACK: Duration = Duration::from_secs(5);
 /// What is said of a crowded table, named after the setting that cures it.
 const CROWDING: &str = "flows.capacity";
 
@@ -94,8 +99,10 @@ impl Agent {
     /// another one, where the answers to the old one come nowhere. Looks only if an address may have gone.
     pub(super) async fn drop_lost_bindings(&self, seen: &Seen) -> Result<(), AgentError> {
         // As the programs have been told: the configuration may have changed since.
-        let sources = lock(&self.node).sources.clone();
+        let mut sources = lock(&self.node).sources.clone();
         let checked = lock(&self.node).bound_to.clone();
+        let awaited = checked.as_ref().map(|checked| self.awaited(seen, checked, &sources));
+        sources.extend(awaited.into_iter().flatten());
         if checked.is_some_and(|checked| checked.is_subset(&sources)) {
             lock(&self.node).bound_to = Some(sources);
             return Ok(());
@@ -113,6 +120,23 @@ impl Agent {
         }
         lock(&self.node).bound_to = Some(sources);
         Ok(())
+    }
+}
+
+impl Agent {
+    /// Addresses that have gone and may come back: an uplink that is made again has the same ones, usually. For a while, and
+    /// only as long as no uplink has another of the family: until then no packet leaves whatever becomes of the flows.
+    fn awaited(&self, seen: &Seen, before: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let has = |family| {
+            let mut all = seen.uplinks.iter().flat_map(|uplink| &uplink.addresses);
+            all.any(|address| Family::of(*address) == family)
+        };
+        let gone = before.difference(now).copied();
+        let gone: Vec<IpAddr> = gone.filter(|address| !has(Family::of(*address))).collect();
+        let mut node = lock(&self.node);
+        let since = (!gone.is_empty()).then(|| node.awaited_since.unwrap_or_else(Instant::now));
+        node.awaited_since = since;
+        if since.is_some_and(|since| since.elapsed() < COMES_BACK) { gone } else { Vec::new() }
     }
 }
 

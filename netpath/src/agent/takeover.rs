@@ -22,7 +22,7 @@ impl Agent {
         // Once more, with programs that know of one table only; it stays what it is, even if an agent that died had begun with
         // another size: that is for the next start.
         let (datapath, _) = load(&self.config(), self.attach, self.flow_entries).await?;
-        *lock(&self.datapath) = datapath;
+        *self.datapath.lock().await = datapath;
         self.replace_programs().await
     }
 

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod flows;
+mod readings;
 mod reconcile;
 mod state;
 
@@ -352,7 +353,6 @@ fn uninstall_leaves_the_node_as_it_was() {
         assert!(matches!(agent.pod_add(&named("late")).await, Err(AgentError::Ending)));
         sysctl::write(PORTS, "9001,32768-49151").unwrap();
         agent.remove_all().await.unwrap();
-        fs::remove_dir("/mnt/netns").unwrap();
         fs::remove_dir("/mnt/lib").unwrap();
         let after = node.picture().await;
         let expected: Vec<_> = before.iter().map(|line| line.replace("9000,40000", "9001,40000")).collect();

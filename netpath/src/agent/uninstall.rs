@@ -6,6 +6,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::{
     AgentError, advertisements, blocking,
+    found::Found,
     links::{ANY_MTU, leave_netns, pod_link},
     node::block_route,
     reserved::release_ports,
@@ -22,11 +23,11 @@ use crate::{
 
 /// Removes everything an instance put on this host, without a running agent. No error if there is nothing. Needs
 /// neither the eBPF programs nor tables of this build's layout; without a store it finds links and pins by their names.
-/// `force` goes on where the store cannot be read: what only it knows is left.
+/// `force` goes on where the store cannot be read, by what the kernel tells. Returns what is left then, in words.
 ///
 /// # Errors
 /// If an agent of the instance runs, or all that failed, after trying all.
-pub async fn uninstall(instance: &Instance, force: bool) -> Result<(), AgentError> {
+pub async fn uninstall(instance: &Instance, force: bool) -> Result<Vec<String>, AgentError> {
     start::check_root()?;
     let paths = Paths::load(instance)?;
     let _lock = start::take_lock(&paths)?;
@@ -36,18 +37,19 @@ pub async fn uninstall(instance: &Instance, force: bool) -> Result<(), AgentErro
     } else {
         Ok((Vec::new(), HostChanges::default()))
     };
-    let (pods, host) = match known {
+    let (pods, host, left) = match known {
         Err(error) if force => {
-            tracing::warn!(
-                %error,
-                "going on without the state: pods' namespaces, the blocks' routes, reserved ports and accept_ra stay"
-            );
-            let filtered = netlink.links().await?.into_iter().map(|link| link.name).collect();
-            (Vec::new(), HostChanges { filtered, ..HostChanges::default() })
+            tracing::warn!(%error, "going on by what the kernel tells");
+            let found = Found::look(instance, &paths, &netlink).await?;
+            (Vec::new(), found.host, found.left)
         }
-        known => known?,
+        known => {
+            let (pods, host) = known?;
+            (pods, host, Vec::new())
+        }
     };
-    remove_all(instance, &paths, pods, host, &netlink).await
+    remove_all(instance, &paths, pods, host, &netlink).await?;
+    Ok(left)
 }
 
 /// What the store knows.
@@ -72,6 +74,7 @@ pub(super) async fn remove_all(
         }
         failures.note(leave_netns(&pod).await);
     }
+    Netns::leave_directory(&paths.netns_dir);
     failures.note(remove_strays(instance, netlink).await);
     for prefix in host.routes {
         failures.note(netlink.delete_route(&block_route(prefix)).await);
@@ -182,8 +185,14 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{agent::testing::with_node, net::sysctl};
+    use crate::{
+        agent::testing::{named, with_node},
+        net::sysctl,
+        store::memory::MemoryStore,
+    };
 
     fn paths(root: &Path) -> Paths {
         let dir = |name: &str| root.join(name).join("netpath/i");
@@ -245,6 +254,31 @@ mod tests {
             ours = HostChanges::default();
             sysctl::write(UP1, "2").unwrap();
             assert_eq!(remove(&ours).await, ["8081,49152-50000", "0", "2"], "nothing was ours");
+        });
+    }
+
+    /// `ip netns` makes the directory as well: it goes only if that was us and nobody has put anything in.
+    #[test]
+    fn the_directory_of_namespaces_goes_with_who_made_it() {
+        with_node(async |node| {
+            let dir = Path::new("/mnt/netns");
+            for (before, inside, stays) in [(false, false, false), (true, false, true), (false, true, true)] {
+                if before {
+                    fs::create_dir(dir).unwrap();
+                }
+                let running = node.start(Arc::new(MemoryStore::default())).await.unwrap();
+                let agent = Arc::clone(&running.agent);
+                agent.pod_add(&named("a")).await.unwrap();
+                agent.pod_rm("a").await.unwrap();
+                agent.pod_add(&named("b")).await.unwrap();
+                if inside {
+                    fs::write(dir.join("of-somebody-else"), "").unwrap();
+                }
+                running.stop().await;
+                agent.remove_all().await.unwrap();
+                assert_eq!(dir.exists(), stays, "there before: {before}, something inside: {inside}");
+                let _ = fs::remove_dir_all(dir);
+            }
         });
     }
 }

@@ -10,7 +10,7 @@ use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 use super::{Agent, AgentError, lock, pods::object, registry::Entry};
 use crate::{
     api::types::{Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
-    datapath::{Attachment, Datapath, DatapathError},
+    datapath::{Attachment, DatapathError, Readings},
     model::{self, PodState},
 };
 
@@ -37,8 +37,8 @@ impl Agent {
     async fn describe_pods(&self, entries: Vec<Entry>) -> Result<Vec<Pod>, AgentError> {
         let slots: Vec<u32> = entries.iter().map(|entry| entry.pod.slot).collect();
         let read =
-            move |datapath: &mut Datapath| slots.into_iter().map(|slot| datapath.pod_counter(slot)).collect();
-        let counters: Result<Vec<PodCounter>, DatapathError> = self.on_datapath(read).await;
+            move |readings: &Readings| slots.into_iter().map(|slot| readings.pod_counter(slot)).collect();
+        let counters: Result<Vec<PodCounter>, DatapathError> = self.on_readings(read).await;
         let problems = lock(&self.problems).reasons();
         Ok(entries
             .iter()
@@ -98,9 +98,9 @@ impl Agent {
     /// # Errors
     /// If a counter cannot be read.
     pub async fn drops(&self, all: bool) -> Result<Vec<Drop>, AgentError> {
-        let read = |datapath: &mut Datapath| {
+        let read = |readings: &Readings| {
             let row = |&reason: &DropReason| {
-                let counter = datapath.drops(reason)?;
+                let counter = readings.drops(reason)?;
                 Ok(Drop {
                     reason: reason.name().into(),
                     packets: counter.packets,
@@ -111,7 +111,7 @@ impl Agent {
             };
             DropReason::ALL.iter().map(row).collect::<Result<Vec<_>, DatapathError>>()
         };
-        let mut drops = self.on_datapath(read).await?;
+        let mut drops = self.on_readings(read).await?;
         drops.retain(|drop| all || drop.packets > 0);
         Ok(drops)
     }
@@ -121,9 +121,8 @@ impl Agent {
     /// # Errors
     /// If a counter cannot be read.
     pub async fn status(&self) -> Result<Status, AgentError> {
-        let read =
-            |datapath: &mut Datapath| Ok::<_, DatapathError>((datapath.attachments(), traffic(datapath)?));
-        let (attachments, traffic) = self.on_datapath(read).await?;
+        let attachments = self.on_datapath(|datapath| datapath.attachments()).await;
+        let traffic = self.on_readings(traffic).await?;
         // Whoever looks because the pins are gone is to see that, and the rest.
         self.note("pins", &attachments.as_ref().map(drop));
         let attachments = attachments.unwrap_or_default();
@@ -181,9 +180,9 @@ fn describe_interface((interface, ifindex): (&model::Interface, u32)) -> PodInte
     }
 }
 
-fn traffic(datapath: &Datapath) -> Result<Vec<Traffic>, DatapathError> {
+fn traffic(readings: &Readings) -> Result<Vec<Traffic>, DatapathError> {
     let row = |&class: &TrafficClass| {
-        let counter = datapath.traffic(class)?;
+        let counter = readings.traffic(class)?;
         Ok(Traffic { class: class.name().into(), packets: counter.packets, bytes: counter.bytes })
     };
     TrafficClass::ALL.iter().map(row).collect()

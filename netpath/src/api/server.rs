@@ -62,8 +62,8 @@ const CONNECTIONS: (usize, usize) = (128, 32);
 /// Requests that change something at once, and others; more wait for their turn. Apart, so that whoever looks does not
 /// wait for a hundred pods to be made.
 const AT_WORK: (usize, usize) = (32, 64);
-/// Lists of flows at once: each is a walk over the table.
-const WALKS: usize = 4;
+/// Lists of flows at once, root's and others': each is a walk over the table, and lasts until its client has read it.
+const WALKS: (usize, usize) = (4, 2);
 /// Event streams at once, root's and others', so that forgotten ones leave connections for everybody else.
 const STREAMS: (usize, usize) = (32, 8);
 
@@ -72,7 +72,7 @@ struct App {
     agent: Arc<Agent>,
     changes: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    walks: Arc<Semaphore>,
+    walks: (Arc<Semaphore>, Arc<Semaphore>),
     streams: (Arc<Semaphore>, Arc<Semaphore>),
 }
 
@@ -83,7 +83,7 @@ impl App {
             agent,
             changes: slots(AT_WORK.0),
             reads: slots(AT_WORK.1),
-            walks: slots(WALKS),
+            walks: (slots(WALKS.0), slots(WALKS.1)),
             streams: (slots(STREAMS.0), slots(STREAMS.1)),
         }
     }
@@ -121,8 +121,9 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>, mut ends: watch::R
         let _ = ends.wait_for(|end| *end).await;
     };
     let router = router(App::new(Arc::clone(&agent)));
-    let rooms = (Room::new(CONNECTIONS.0), Room::new(CONNECTIONS.1));
-    connection::serve(Socket { listener, agent }, rooms, router, ended).await;
+    let room = |places| Room::new(places, places);
+    let rooms = (room(CONNECTIONS.0), room(CONNECTIONS.1));
+    connection::serve(Socket { listener, agent }, rooms, None, router, ended).await;
 }
 
 /// Routes whose answers take a limited time. `.routes` takes none without its part of the document.
@@ -179,10 +180,13 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
 }
 
 /// Waits until a request is here as a whole: nothing is held for one that is not.
-async fn whole(request: Request, next: Next) -> Response {
+async fn whole(Extension(client): Extension<Arc<Client>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match timeout(BODY_TIME, to_bytes(body, BODY_LIMIT)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Ok(body)) => {
+            let _busy = client.busy();
+            next.run(Request::from_parts(head, Body::from(body))).await
+        }
         Ok(Err(error)) => Refusal::unread(format!("{error} ({BODY_LIMIT} bytes)")).into_response(),
         Err(_) => {
             Refusal::unread(format!("it was not here within {} s", BODY_TIME.as_secs())).into_response()
@@ -191,15 +195,9 @@ async fn whole(request: Request, next: Next) -> Response {
 }
 
 /// Limits how many are at work, and how long an answer may take.
-async fn in_time(
-    State(app): State<App>,
-    Extension(client): Extension<Arc<Client>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
     let slots = if request.method() == Method::GET { &app.reads } else { &app.changes };
     let work = async {
-        let _busy = client.busy();
         // Nobody closes it.
         let _slot = slots.acquire().await;
         next.run(request).await

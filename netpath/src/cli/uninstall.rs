@@ -11,8 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How to remove.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Go on if the state cannot be read: what only the state knows stays (namespaces that were made for pods, routes of the
-    /// pods' blocks, ports kept out of the ephemeral range, accept_ra of uplinks)
+    /// Go on if the state cannot be read, by what the kernel tells: what may be somebody else's stays, and is listed
     #[arg(long)]
     force: bool,
 }
@@ -29,11 +28,13 @@ pub(super) fn run(global: &Global, flags: &Flags) -> anyhow::Result<()> {
             answer => answer.map(|()| true),
         }
     })?;
-    if !done {
-        wait(agent::uninstall(&global.instance, flags.force))?;
+    let left = if done { Vec::new() } else { wait(agent::uninstall(&global.instance, flags.force))? };
+    for what in &left {
+        tracing::warn!("left: {what}");
     }
     match global.output {
-        Format::Table => print("Removed everything netpath put on this machine.\n"),
+        Format::Table if left.is_empty() => print("Removed everything netpath put on this machine.\n"),
+        Format::Table => print("Removed what netpath put on this machine, but for what is listed above.\n"),
         Format::Json => Ok(()),
     }
 }

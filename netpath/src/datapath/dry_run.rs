@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, MapData, MapError},
+    maps::{Array, MapData},
     programs::SchedClassifier,
 };
 use netpath_common::abi::{Program, Trace};

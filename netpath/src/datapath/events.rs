@@ -1,17 +1,10 @@
 //! The ring of events.
 
-use aya::{
-    Ebpf,
-    maps::{MapData, MapError, PerCpuArray, RingBuf},
-};
-use netpath_common::abi::{Event, EventLoss};
+use aya::maps::{MapData, RingBuf};
+use netpath_common::abi::Event;
 use tokio::io::unix::AsyncFd;
 
-use super::{
-    Datapath,
-    error::{DatapathError, kernel},
-    tables::take,
-};
+use super::error::{DatapathError, kernel};
 
 /// The ring of events, to be awaited.
 pub struct Events {
@@ -39,29 +32,6 @@ impl Events {
             }
             guard.clear_ready();
         }
-    }
-}
-
-/// What is not in the ring.
-pub(super) struct Losses(PerCpuArray<MapData, u64>);
-
-impl Losses {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self(take!(ebpf, "EVENT_LOSSES")))
-    }
-}
-
-impl Datapath {
-    /// Events that nobody was told of since the programs were loaded, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn event_losses(&self) -> Result<Vec<(EventLoss, u64)>, DatapathError> {
-        let row = |why: EventLoss| {
-            let values = self.losses.0.get(&(why as u32), 0).map_err(kernel("reading EVENT_LOSSES"))?;
-            Ok((why, values.iter().sum()))
-        };
-        EventLoss::ALL.into_iter().map(row).collect()
     }
 }
 

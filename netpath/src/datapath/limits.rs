@@ -1,12 +1,12 @@
-//! How many flows a pod may open, and what the search for free ports met.
+//! How many flows a pod may open.
 
-use std::collections::HashMap as Collected;
+use std::collections::HashMap;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray},
+    maps::{Array, MapData},
 };
-use netpath_common::abi::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
+use netpath_common::abi::PodLimit;
 
 use super::{
     Datapath,
@@ -21,18 +21,11 @@ const VALID: u64 = 60_000_000_000;
 pub(super) struct Limits {
     opened: Array<MapData, u64>,
     limits: Array<MapData, PodLimit>,
-    exhausted: HashMap<MapData, ExhaustedKey, Exhausted>,
-    tries: PerCpuArray<MapData, u64>,
 }
 
 impl Limits {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self {
-            opened: take!(ebpf, "POD_OPENED"),
-            limits: take!(ebpf, "POD_LIMITS"),
-            exhausted: take!(ebpf, "EXHAUSTED"),
-            tries: take!(ebpf, "SNAT_TRIES"),
-        })
+        Ok(Self { opened: take!(ebpf, "POD_OPENED"), limits: take!(ebpf, "POD_LIMITS") })
     }
 }
 
@@ -53,7 +46,7 @@ impl Datapath {
     pub fn opened_by(
         &self,
         slots: impl IntoIterator<Item = u32>,
-    ) -> Result<Collected<u32, u64>, DatapathError> {
+    ) -> Result<HashMap<u32, u64>, DatapathError> {
         slots.into_iter().map(|slot| Ok((slot, self.opened(slot)?))).collect()
     }
 
@@ -75,35 +68,5 @@ impl Datapath {
     pub fn pod_limit(&self, slot: u32) -> Result<PodLimit, DatapathError> {
         let doing = || format!("reading the limit of the pod in slot {slot}");
         self.limits.limits.get(&slot, 0).map_err(kernel(doing()))
-    }
-
-    /// Destinations that no port was free for, those of late.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn exhausted(&self) -> Result<Vec<(ExhaustedKey, Exhausted)>, DatapathError> {
-        let mut found = Vec::new();
-        for entry in &self.limits.exhausted {
-            match entry {
-                Ok(entry) => found.push(entry),
-                // It made room for another.
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(kernel("reading the exhausted destinations")(error)),
-            }
-        }
-        Ok(found)
-    }
-
-    /// The rows of SNAT_TRIES, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn snat_tries(&self) -> Result<Vec<u64>, DatapathError> {
-        let row = |row| {
-            let values =
-                self.limits.tries.get(&row, 0).map_err(kernel(format!("reading SNAT_TRIES {row}")))?;
-            Ok(values.iter().sum())
-        };
-        (0..SNAT_TRY_ROWS).map(row).collect()
     }
 }

@@ -15,19 +15,18 @@ mod moving;
 mod pins;
 pub mod probe;
 mod qdisc;
+mod readings;
 mod tables;
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::RingBuf,
+    maps::{IterableMap as _, RingBuf},
     programs::{SchedClassifier, links::PinnedLink},
 };
 use ipnet::IpNet;
-use netpath_common::abi::{
-    Counter, DropReason, Endpoint, Link, Node, PodCounter, Program, Route, TrafficClass,
-};
+use netpath_common::abi::{Endpoint, Link, Node, Program, Route};
 
 #[cfg(test)]
 pub(crate) use self::flows::tests as flow_tests;
@@ -39,6 +38,8 @@ pub use self::{
     flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{is_bpffs, mount_bpffs, remove_pins},
+    readings::Readings,
+    tables::{Told, told},
 };
 use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;
@@ -82,7 +83,7 @@ pub struct Datapath {
     attach: AttachKind,
     moving: bool,
     events: Option<RingBuf<aya::maps::MapData>>,
-    losses: events::Losses,
+    readings: Arc<Readings>,
 }
 
 impl Datapath {
@@ -100,7 +101,7 @@ impl Datapath {
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
-        let losses = events::Losses::take(&mut ebpf)?;
+        let readings = Readings::take(&mut ebpf, tables.pod_counters.map(), pins.maps.join("FLOWS"))?;
         Ok(Self {
             ebpf,
             tables,
@@ -110,7 +111,7 @@ impl Datapath {
             attach: options.attach,
             moving: plan.before != 0,
             events,
-            losses,
+            readings: Arc::new(readings),
         })
     }
 
@@ -301,36 +302,9 @@ impl Datapath {
         self.tables.node()
     }
 
-    /// A handle on FLOWS of its own.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn flow_table(&self) -> Result<FlowTable, DatapathError> {
-        FlowTable::open(&self.pins.maps.join("FLOWS"))
-    }
-
-    /// One drop counter, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn drops(&self, reason: DropReason) -> Result<Counter, DatapathError> {
-        self.tables.counter(reason as u32)
-    }
-
-    /// One traffic counter, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn traffic(&self, class: TrafficClass) -> Result<Counter, DatapathError> {
-        self.tables.counter(class as u32)
-    }
-
-    /// Counters of one pod, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn pod_counter(&self, slot: u32) -> Result<PodCounter, DatapathError> {
-        self.tables.pod_counter(slot)
+    /// What the programs count, and the flow table. Whoever has it waits for nobody who works on this.
+    pub fn readings(&self) -> Arc<Readings> {
+        Arc::clone(&self.readings)
     }
 
     /// Sets a pod's counters to zero, before its slot is used again.

@@ -1,20 +1,20 @@
-//! Tables the agent writes: endpoints, routes, the node; and the counters it reads.
+//! Tables the agent writes: endpoints, links, routes, the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
 };
 
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, IterableMap as _, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues,
-        lpm_trie::Key,
+        Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key,
     },
     util::nr_cpus,
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Addr, Counter, Endpoint, Link, Node, PodCounter, Route, RouteKey};
+use netpath_common::abi::{Addr, Endpoint, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Route, RouteKey};
 
 use super::{
     bpf::HashTable,
@@ -30,15 +30,14 @@ pub(super) struct Tables {
     all_links: HashTable<u32, Link>,
     routes: LpmTrie<MapData, RouteKey, Route>,
     node: Array<MapData, Node>,
-    counters: PerCpuArray<MapData, Counter>,
-    pod_counters: PerCpuArray<MapData, PodCounter>,
+    pub(super) pod_counters: PerCpuArray<MapData, PodCounter>,
 }
 
 macro_rules! take {
     ($ebpf:expr, $name:literal) => {
         $ebpf
             .take_map($name)
-            .ok_or(MapError::InvalidName { name: $name.to_owned() })
+            .ok_or(aya::maps::MapError::InvalidName { name: $name.to_owned() })
             .and_then(TryInto::try_into)
             .map_err(kernel(concat!("opening the table ", $name)))?
     };
@@ -56,7 +55,6 @@ impl Tables {
             links,
             routes: take!(ebpf, "ROUTES"),
             node: take!(ebpf, "NODE"),
-            counters: take!(ebpf, "COUNTERS"),
             pod_counters: take!(ebpf, "POD_COUNTERS"),
         })
     }
@@ -123,26 +121,6 @@ impl Tables {
         self.node.get(&0, 0).map_err(kernel("reading the node's record"))
     }
 
-    /// A row of COUNTERS over all CPUs.
-    pub(super) fn counter(&self, row: u32) -> Result<Counter, DatapathError> {
-        let values = self.counters.get(&row, 0).map_err(kernel(format!("reading counter {row}")))?;
-        Ok(values.iter().fold(Counter::default(), |sum, one| Counter {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-        }))
-    }
-
-    pub(super) fn pod_counter(&self, slot: u32) -> Result<PodCounter, DatapathError> {
-        let doing = || format!("reading the pod counter {slot}");
-        let values = self.pod_counters.get(&slot, 0).map_err(kernel(doing()))?;
-        Ok(values.iter().fold(PodCounter::default(), |sum, one| PodCounter {
-            rx_packets: sum.rx_packets + one.rx_packets,
-            rx_bytes: sum.rx_bytes + one.rx_bytes,
-            tx_packets: sum.tx_packets + one.tx_packets,
-            tx_bytes: sum.tx_bytes + one.tx_bytes,
-        }))
-    }
-
     pub(super) fn clear_pod_counter(&mut self, slot: u32) -> Result<(), DatapathError> {
         let doing = || format!("clearing the pod counter {slot}");
         let cpus = nr_cpus().map_err(|(_, error)| kernel(doing())(error))?;
@@ -158,6 +136,44 @@ type Place = (u32, u32, Addr);
 fn prefix_key(network: u32, prefix: &IpNet) -> Place {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { 96 } else { 0 };
     (32 + length, network, Addr::from(prefix.network()))
+}
+
+/// The prefix that a key stands for, and its network.
+fn prefix_of(key: &Key<RouteKey>) -> Option<(u32, IpNet)> {
+    let (address, length) = (key.data().addr.to_ip(), key.prefix_len().checked_sub(32)?);
+    let length = if address.is_ipv4() { length.checked_sub(96)? } else { length };
+    Some((key.data().network, IpNet::new(address, u8::try_from(length).ok()?).ok()?))
+}
+
+/// What an instance's pinned tables tell of its node, read without its programs.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Prefixes that the node's stack is left to: the blocks, and addresses of the node.
+    pub prefixes: Vec<IpNet>,
+    /// The node's record.
+    pub node: Node,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// The kernel's reason; or the tables are not there, or those of a build that has them otherwise.
+pub fn told(pin_dir: &Path) -> Result<Told, DatapathError> {
+    let maps = pin_dir.join(format!("v{PIN_SCHEME}/maps"));
+    let open = |name: &str| MapData::from_pin(maps.join(name));
+    let (routes, node) = ("reading the pinned table ROUTES", "reading the pinned table NODE");
+    let table = open("ROUTES").map(Map::LpmTrie).and_then(LpmTrie::<_, RouteKey, Route>::try_from);
+    let keys = table.map_err(kernel(routes))?.keys().collect::<Result<Vec<_>, _>>();
+    let prefixes = keys.map_err(kernel(routes))?.iter().filter_map(prefix_of).collect::<Vec<_>>();
+    let record = open("NODE").map(Map::Array).and_then(Array::<_, Node>::try_from);
+    Ok(Told {
+        prefixes: prefixes
+            .into_iter()
+            .filter(|(network, _)| *network == NODE_ROUTES)
+            .map(|(_, one)| one)
+            .collect(),
+        node: record.and_then(|record| record.get(&0, 0)).map_err(kernel(node))?,
+    })
 }
 
 fn trie_key((length, network, addr): Place) -> Key<RouteKey> {

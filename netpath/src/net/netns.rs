@@ -21,7 +21,12 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, fstatfs, statfs},
 };
 
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+
 use super::NetError;
+
+/// Marks a directory as made by netpath, for whichever instance is the last one to leave it.
+const MADE: &str = "trusted.netpath";
 
 /// The namespace of the calling thread, which in a threaded program need not be the process's.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -129,6 +134,17 @@ impl Netns {
         }
     }
 
+    /// Removes a directory of namespaces' files, and those above it, as far as [`create`](Self::create) made them. Stays if
+    /// there is something in it, or if `ip netns` has made it a mount; both mean that somebody uses it.
+    pub fn leave_directory(directory: &Path) {
+        let was_made = |directory: &&Path| getxattr(*directory, MADE, &mut [0; 8]).is_ok();
+        for directory in directory.ancestors().take_while(was_made) {
+            if fs::remove_dir(directory).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Inode of the namespace: equal for handles of the same namespace, different for different living ones.
     pub fn inode(&self) -> u64 {
         self.inode
@@ -205,7 +221,11 @@ fn make_parents(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut made: Vec<PathBuf> = Vec::new();
     for directory in missing.into_iter().rev() {
         match DirBuilder::new().mode(0o755).create(&directory) {
-            Ok(()) => made.push(directory),
+            Ok(()) => {
+                // Where the file system knows no such mark the directory stays in the end.
+                let _ = setxattr(&directory, MADE, b"", XattrFlags::empty());
+                made.push(directory);
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 for directory in made.iter().rev() {

@@ -108,7 +108,7 @@ impl Scene {
         let mut datapath = load(flow_entries);
         let (a, b) = (Pod::new(2, a), Pod::new(3, b));
         let node = records::write(&mut datapath, &[a, b], (uplink, vpn.max(uplink)));
-        let flows = datapath.flow_table().expect("flow table");
+        let flows = datapath.readings().flow_table().expect("flow table");
         Self { datapath, flows, a, b, uplink, vpn, node, runtime, netlink }
     }
 
@@ -142,12 +142,12 @@ impl Scene {
 
     /// Packets dropped for a reason so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.datapath.drops(reason).expect("counter").packets
+        self.datapath.readings().drops(reason).expect("counter").packets
     }
 
     /// Packets of a class so far.
     pub fn traffic(&self, class: TrafficClass) -> u64 {
-        self.datapath.traffic(class).expect("counter").packets
+        self.datapath.readings().traffic(class).expect("counter").packets
     }
 
     /// All flows.

@@ -139,7 +139,8 @@ fn receive(server: &UdpSocket, number: &[u8; 8]) -> std::io::Result<std::net::So
     }
 }
 
-fn connection(from: (&Netns, IpAddr), to: (&Netns, IpAddr)) -> (TcpStream, TcpStream) {
+/// A TCP connection, and its other end.
+pub(super) fn connection(from: (&Netns, IpAddr), to: (&Netns, IpAddr)) -> (TcpStream, TcpStream) {
     let listener = to.0.enter(|| TcpListener::bind((to.1, 0))).expect("namespace").expect("listener");
     let address = listener.local_addr().expect("address");
     let stream = from.0.enter(|| TcpStream::connect(address)).expect("namespace").expect("connected");
@@ -153,14 +154,18 @@ fn connection(from: (&Netns, IpAddr), to: (&Netns, IpAddr)) -> (TcpStream, TcpSt
 
 /// Bytes there and back over one connection, which may stall, and never end.
 fn bytes(stream: &mut TcpStream, peer: &mut TcpStream, flow: &Flow) -> Result<(), String> {
+    exchange(stream, peer).map_err(|error| error.to_string())?;
+    flow.done.fetch_add(1, Ordering::Relaxed);
+    std::thread::park_timeout(PACE);
+    Ok(())
+}
+
+/// Sixteen bytes there and back.
+pub(super) fn exchange(stream: &mut TcpStream, peer: &mut TcpStream) -> std::io::Result<()> {
     let mut buffer = [0; 16];
     stream
         .write_all(b"sixteen bytes...")
         .and_then(|()| peer.read_exact(&mut buffer))
         .and_then(|()| peer.write_all(&buffer))
         .and_then(|()| stream.read_exact(&mut buffer))
-        .map_err(|error| error.to_string())?;
-    flow.done.fetch_add(1, Ordering::Relaxed);
-    std::thread::park_timeout(PACE);
-    Ok(())
 }

@@ -1,8 +1,13 @@
 //! The uplink under live flows.
 
+use netpath::api::types::FlowFilter;
 use netpath_tests::{for_both_families, scene::Family};
 
-use super::{ANNOUNCED, Breakage, Live, Scene, programs_on, shell};
+use super::{
+    ANNOUNCED, Breakage, Live, Scene,
+    live::{connection, exchange},
+    programs_on, shell,
+};
 
 for_both_families!(the_uplink_comes_and_goes);
 
@@ -14,7 +19,7 @@ fn the_uplink_comes_and_goes(family: Family) {
     let addresses = "ip addr add 198.18.0.2/30 dev up0; ip addr add 2001:db8:18::2/64 dev up0 nodad";
     let with_v6 = "ip addr show dev up0 | grep -q 2001: || ip addr add 2001:db8:18::2/64 dev up0 nodad";
     let recreated = format!(
-        "ip link del up0; ip link add up0 type veth peer name to-node netns router; {addresses}; \
+        "ip link add up0 type veth peer name to-node netns router; {addresses}; \
          ip link set up0 up; ip -n router addr add 198.18.0.1/30 dev to-node; \
          ip -n router addr add 2001:db8:18::1/64 dev to-node nodad; ip -n router link set to-node up; {back}"
     );
@@ -47,13 +52,35 @@ fn the_uplink_comes_and_goes(family: Family) {
     if !old {
         renamed(&scene);
     }
-    // While its programs are gone the node's own stack answers what is not for it, and resets connections through SNAT.
+    // While its programs are gone the node's own stack resets what arrives of connections through SNAT; one that is silent
+    // goes on with its port.
+    let outside = (&scene.node.topology.outside.netns, scene.side.outside);
+    let (mut stream, mut peer) =
+        connection((&scene.a.netns, scene.side.address(&scene.a)), (outside.0, outside.1));
+    exchange(&mut stream, &mut peer).expect("before");
+    let port = peer.peer_addr().expect("translated");
+    assert_eq!(shell(scene.netns(), "ip link del up0"), "");
+    // The agent has seen that its address is gone, not only that it is another link's.
+    scene.wait("gone", ANNOUNCED, || {
+        let status = scene.node.runtime.block_on(scene.node.client.status()).expect("status");
+        (!status.uplinks.is_empty()).then(|| format!("{:?}", status.uplinks))
+    });
     let said = shell(scene.netns(), &recreated);
     assert_eq!(said, "", "not recreated");
     scene.wait("recreated", ANNOUNCED, || {
         let said = programs_on(scene.netns(), "up0");
         (!said.contains("from_uplink") || !said.contains("to_uplink")).then_some(said)
     });
+    // From outside: to a packet of the pod it would be given the same port, if that is free.
+    exchange(&mut peer, &mut stream).expect("it goes on");
+    let flows = scene
+        .node
+        .runtime
+        .block_on(
+            scene.node.client.flows_by(&FlowFilter { port: Some(port.port()), ..FlowFilter::default() }),
+        )
+        .expect("flows");
+    assert!(flows.iter().any(|flow| flow.translated_source == Some(port.ip())), "{flows:?}");
     let c = scene.node.pod("c");
     scene.live = Live::start(&scene.node, &scene.side, &scene.a, &c);
     assert_eq!(scene.problems(), [""; 0]);

@@ -14,7 +14,7 @@ use super::{Labels, process};
 use crate::{
     agent::{Agent, AgentError, events::protocol_name, lock},
     api::types::ExhaustedDestination,
-    datapath::{Datapath, DatapathError},
+    datapath::{DatapathError, Readings},
 };
 
 /// Destinations that are told, those with most: more would be a row a peer, and so without bound.
@@ -94,14 +94,14 @@ struct Tables {
 }
 
 impl Tables {
-    fn read(datapath: &Datapath, slots: &[u32]) -> Result<Self, DatapathError> {
-        let traffic = TrafficClass::ALL.iter().map(|&class| Ok((class, datapath.traffic(class)?)));
-        let drops = DropReason::ALL.iter().map(|&reason| Ok((reason, datapath.drops(reason)?)));
+    fn read(readings: &Readings, slots: &[u32]) -> Result<Self, DatapathError> {
+        let traffic = TrafficClass::ALL.iter().map(|&class| Ok((class, readings.traffic(class)?)));
+        let drops = DropReason::ALL.iter().map(|&reason| Ok((reason, readings.drops(reason)?)));
         Ok(Self {
             traffic: traffic.collect::<Result<_, DatapathError>>()?,
             drops: drops.collect::<Result<_, DatapathError>>()?,
-            pods: slots.iter().map(|&slot| datapath.pod_counter(slot)).collect::<Result<_, _>>()?,
-            losses: datapath.event_losses()?,
+            pods: slots.iter().map(|&slot| readings.pod_counter(slot)).collect::<Result<_, _>>()?,
+            losses: readings.event_losses()?,
         })
     }
 }
@@ -128,7 +128,7 @@ impl Agent {
             .map(|entry| (entry.pod.name.to_string(), entry.pod.id, entry.pod.slot))
             .collect();
         let slots: Vec<u32> = entries.iter().map(|(_, _, slot)| *slot).collect();
-        let mut tables = self.on_datapath(move |datapath| Tables::read(datapath, &slots)).await?;
+        let mut tables = self.on_readings(move |readings| Tables::read(readings, &slots)).await?;
         let pods: Vec<PodRow> = entries
             .into_iter()
             .zip(std::mem::take(&mut tables.pods))

@@ -1,9 +1,9 @@
 //! `/v1/flows`.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::header,
@@ -12,7 +12,7 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::sleep;
 
-use super::{Answer, App, failure::Refusal};
+use super::{Answer, App, connection::Client, failure::Refusal, peer::Peer};
 use crate::{
     agent::AgentError,
     api::types::{Flow, FlowFilter, Flushed},
@@ -28,13 +28,19 @@ type Filter = Result<Query<FlowFilter>, QueryRejection>;
     get, path = "/v1/flows", tag = "flows", operation_id = "listFlows", params(FlowFilter),
     responses((status = 200, body = Vec<Flow>, description = "The flows, as they are found or in the order asked for"), (status = 404, description = "There is no such pod")),
 )]
-pub(super) async fn list(State(app): State<App>, filter: Filter) -> Result<Response, Refusal> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    Extension(client): Extension<Arc<Client>>,
+    filter: Filter,
+) -> Result<Response, Refusal> {
     let Query(filter) = filter?;
-    let walk = app.walks.clone().acquire_owned().await;
-    let rows = array(app.agent.flows(&filter).await?).take_until(Box::pin(sleep(READING)));
+    let walks = if peer == Peer::Root { app.walks.0 } else { app.walks.1 };
     // The turn of the next one comes when this list is read.
+    let held = (walks.acquire_owned().await, client.busy());
+    let rows = array(app.agent.flows(&filter).await?).take_until(Box::pin(sleep(READING)));
     let body = Body::from_stream(rows.map(move |row| {
-        let _ = &walk;
+        let _ = &held;
         row
     }));
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())

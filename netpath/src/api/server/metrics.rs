@@ -1,9 +1,16 @@
 //! Metrics over TCP, for Prometheus: two paths, and nothing else of the API.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
-    Router,
+    Extension, Router,
+    body::Bytes,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
@@ -13,33 +20,49 @@ use axum::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Mutex, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
-use super::connection::{self, Room};
-use crate::agent::Agent;
+use super::connection::{self, Client, Room};
+use crate::agent::{Agent, AgentError};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Connections at once, of all addresses.
-const CONNECTIONS: usize = 16;
-/// Scrapes at once; each reads the counters of all pods.
-const SCRAPES: usize = 2;
-/// Longest time for an answer.
+/// Connections at once, of all addresses that are listened on: all, and those from one peer.
+const CONNECTIONS: (usize, usize) = (16, 4);
+/// How long a connection may last, from the first byte asked to the last one read: as long as Prometheus waits unless told
+/// otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a text is told again before another one is made: however many ask, it costs the agent the same.
+const KEPT: Duration = Duration::from_secs(1);
 /// Time between looks at which addresses are configured, and tries to listen on them.
 const LOOK: Duration = Duration::from_secs(1);
 /// The agent is well if everything was looked at within this time: six passes.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Metrics as the client wants them: OpenMetrics if it says so, else the older format that everything reads.
-pub(super) fn exposition(headers: &HeaderMap, metrics: String) -> Response {
-    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let wants_open = accept.into_iter().any(|accept| accept.contains("application/openmetrics-text"));
-    let (kind, text) = if wants_open { (OPEN_METRICS, metrics) } else { (TEXT, classic(&metrics)) };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+/// Metrics in both formats.
+#[derive(Clone)]
+pub(super) struct Exposition {
+    open: Bytes,
+    text: Bytes,
+}
+
+impl Exposition {
+    /// Everything as it is now.
+    pub(super) async fn of(agent: &Agent) -> Result<Self, AgentError> {
+        let metrics = agent.metrics().await?;
+        Ok(Self { text: classic(&metrics).into(), open: metrics.into() })
+    }
+
+    /// Metrics as the client wants them: OpenMetrics if it says so, else the older format that everything reads.
+    pub(super) fn answer(self, headers: &HeaderMap) -> Response {
+        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let wants_open = accept.into_iter().any(|accept| accept.contains("application/openmetrics-text"));
+        let (kind, text) = if wants_open { (OPEN_METRICS, self.open) } else { (TEXT, self.text) };
+        ([(header::CONTENT_TYPE, kind)], text).into_response()
+    }
 }
 
 /// OpenMetrics as the older text format has it: there, a counter's name ends in `_total` in its description as well, and
@@ -64,7 +87,8 @@ fn classic(metrics: &str) -> String {
 /// Listens on the configured addresses until `ends` turns true. An address that cannot be had is a problem of the agent's
 /// and tried again: it may come, as IPv6 addresses do.
 pub(crate) async fn serve(agent: Arc<Agent>, mut ends: watch::Receiver<bool>) {
-    let room = Room::new(CONNECTIONS);
+    let room = Room::new(CONNECTIONS.0, CONNECTIONS.1);
+    let router = router(&agent);
     let mut open: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     let mut failing: Vec<SocketAddr> = Vec::new();
     loop {
@@ -86,7 +110,8 @@ pub(crate) async fn serve(agent: Arc<Agent>, mut ends: watch::Receiver<bool>) {
                     tracing::info!(%address, "serving metrics");
                     failing.retain(|failing| *failing != address);
                     let rooms = (Arc::clone(&room), Arc::clone(&room));
-                    let served = connection::serve(listener, rooms, router(&agent), std::future::pending());
+                    let never = std::future::pending();
+                    let served = connection::serve(listener, rooms, Some(TIMEOUT), router.clone(), never);
                     open.insert(address, tokio::spawn(served));
                 }
                 Err(_) if !failing.contains(&address) => failing.push(address),
@@ -115,18 +140,19 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(CONNECTIONS as i32)?;
+    socket.listen(CONNECTIONS.0 as i32)?;
     TcpListener::from_std(socket.into())
 }
 
 #[derive(Clone)]
 struct Metrics {
     agent: Arc<Agent>,
-    scrapes: Arc<Semaphore>,
+    /// What was last told, and since when; whoever comes while it is made anew waits for it.
+    kept: Arc<Mutex<Option<(Instant, Exposition)>>>,
 }
 
 fn router(agent: &Arc<Agent>) -> Router {
-    let state = Metrics { agent: Arc::clone(agent), scrapes: Arc::new(Semaphore::new(SCRAPES)) };
+    let state = Metrics { agent: Arc::clone(agent), kept: Arc::default() };
     Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(health))
@@ -135,17 +161,30 @@ fn router(agent: &Arc<Agent>) -> Router {
         .with_state(state)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+async fn in_time(Extension(client): Extension<Arc<Client>>, request: Request, next: Next) -> Response {
+    let _busy = client.busy();
     let late = |_| (StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n").into_response();
     timeout(TIMEOUT, next.run(request)).await.unwrap_or_else(late)
 }
 
 async fn scrape(State(state): State<Metrics>, headers: HeaderMap) -> Response {
-    // Nobody closes it.
-    let _turn = state.scrapes.acquire().await;
-    match state.agent.metrics().await {
-        Ok(metrics) => exposition(&headers, metrics),
+    match state.exposition().await {
+        Ok(exposition) => exposition.answer(&headers),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+impl Metrics {
+    async fn exposition(&self) -> Result<Exposition, AgentError> {
+        let mut kept = self.kept.lock().await;
+        if let Some((since, exposition)) = &*kept
+            && since.elapsed() < KEPT
+        {
+            return Ok(exposition.clone());
+        }
+        let exposition = Exposition::of(&self.agent).await?;
+        *kept = Some((Instant::now(), exposition.clone()));
+        Ok(exposition)
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
 };
 use utoipa::openapi::OpenApi;
 
-use super::{Answer, App, failure::Refusal, metrics::exposition, openapi::document};
+use super::{Answer, App, failure::Refusal, metrics::Exposition, openapi::document};
 use crate::api::types::{Drop, DropFilter, Status};
 
 /// State of the agent and the node
@@ -33,7 +33,7 @@ pub(super) async fn drops(
     responses((status = 200, body = String, content_type = "text/plain", description = "Prometheus' text format, or OpenMetrics where `Accept` asks for it; docs/METRICS.md lists what there is")),
 )]
 pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Refusal> {
-    Ok(exposition(&headers, app.agent.metrics().await?))
+    Ok(Exposition::of(&app.agent).await?.answer(&headers))
 }
 
 /// This document

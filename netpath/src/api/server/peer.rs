@@ -3,7 +3,11 @@
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    net::IpAddr,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    },
     path::Path,
     sync::Arc,
 };
@@ -15,7 +19,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::net::{UnixListener, UnixStream};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, sockopt},
+};
+use tokio::net::{UnixListener, UnixStream, unix::UCred};
 
 use super::{connection::Accept, failure::Refusal};
 use crate::agent::{Agent, AgentError};
@@ -29,6 +38,8 @@ pub(super) enum Peer {
     Member,
     /// May do nothing.
     Stranger,
+    /// Came over TCP, where nobody is asked who they are; from here.
+    Remote(IpAddr),
 }
 
 /// The socket, which knows who comes.
@@ -51,21 +62,39 @@ impl Accept for Socket {
 /// somebody has changed that, or handed a connection on.
 fn judge(stream: &UnixStream, group: Option<u32>) -> Peer {
     let Ok(peer) = stream.peer_cred() else { return Peer::Stranger };
-    if peer.uid() == 0 {
-        return Peer::Root;
+    let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    match group {
+        _ if peer.uid() == 0 => Peer::Root,
+        Some(group) if peer.gid() == group || has(&peer, stream, group, status) => Peer::Member,
+        _ => Peer::Stranger,
     }
-    let is_member = |group| {
-        let status = |pid: i32| fs::read_to_string(format!("/proc/{pid}/status")).ok();
-        let groups = peer.pid().and_then(status).map(|status| groups(&status)).unwrap_or_default();
-        peer.gid() == group || groups.contains(&group)
-    };
-    if group.is_some_and(is_member) { Peer::Member } else { Peer::Stranger }
 }
 
-/// The supplementary groups in /proc/PID/status: SO_PEERCRED tells the first one only.
-fn groups(status: &str) -> Vec<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+/// Whether a group is among the supplementary ones of who connected. SO_PEERGROUPS would tell at once, and has no safe
+/// wrapper; so /proc is asked, by a number that may be another process's by now. It is not if the one that connected has not
+/// ended since (SO_PEERPIDFD, Linux 6.5); on earlier kernels it may be, of the same user.
+fn has(peer: &UCred, stream: &UnixStream, group: u32, status: impl Fn(i32) -> String) -> bool {
+    let Some(pid) = peer.pid() else { return false };
+    let status = status(pid);
+    let is_user = numbers(&status, "Uid:").contains(&peer.uid());
+    is_user && numbers(&status, "Groups:").contains(&group) && !has_ended(stream)
+}
+
+/// Whether the process that connected is known to have ended.
+fn has_ended(stream: &UnixStream) -> bool {
+    match getsockopt(stream, sockopt::PeerPidfd) {
+        Ok(process) => {
+            let mut ends = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ends, PollTimeout::ZERO) != Ok(0)
+        }
+        Err(errno) => errno != Errno::ENOPROTOOPT,
+    }
+}
+
+/// The numbers in a line of /proc/PID/status.
+fn numbers(status: &str, name: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// Lets a request pass if its sender may make it.
@@ -74,7 +103,7 @@ pub(super) async fn permit(Extension(peer): Extension<Peer>, request: Request, n
         Peer::Root => next.run(request).await,
         Peer::Member if request.method() == Method::GET => next.run(request).await,
         Peer::Member => Refusal::read_only().into_response(),
-        Peer::Stranger => Refusal::stranger().into_response(),
+        Peer::Stranger | Peer::Remote(_) => Refusal::stranger().into_response(),
     }
 }
 
@@ -117,12 +146,38 @@ fn is_closed(dir: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
-    fn groups_of_a_process() {
-        assert_eq!(groups("Name:\tx\nGroups:\t4 24 1000 \nNStgid:\t1\n"), [4, 24, 1000]);
-        assert!(groups("Groups:\t\n").is_empty());
-        assert!(groups("Name:\tx\n").is_empty());
+    fn numbers_of_a_process() {
+        let status = "Name:\tx\nUid:\t7\t7\t7\t7\nGroups:\t4 24 1000 \nNStgid:\t1\n";
+        assert_eq!(numbers(status, "Groups:"), [4, 24, 1000]);
+        assert_eq!(numbers(status, "Uid:"), [7; 4]);
+        assert!(numbers("Groups:\t\n", "Groups:").is_empty() && numbers("Name:\tx\n", "Groups:").is_empty());
+    }
+
+    /// What /proc tells is of the process that connected, or of nobody.
+    #[tokio::test]
+    async fn another_process_of_the_same_number_makes_nobody_a_member() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // It stays until its input ends.
+        let mut client = Command::new("logger");
+        client.args(["--tcp", "--socket"]).arg(&path).stdin(Stdio::piped());
+        let mut client = client.spawn().expect("util-linux's logger");
+        let (stream, _) = listener.accept().await.unwrap();
+        let peer = stream.peer_cred().unwrap();
+        assert_eq!(peer.pid(), Some(client.id() as i32));
+        let of = |uid: u32| move |_| format!("Uid:\t{uid}\t{uid}\nGroups:\t24 4711\n");
+        assert!(has(&peer, &stream, 4711, of(peer.uid())) && !has(&peer, &stream, 4712, of(peer.uid())));
+        assert!(!has(&peer, &stream, 4711, of(peer.uid() + 1)), "another user's");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        if getsockopt(&stream, sockopt::PeerPidfd).err() != Some(Errno::ENOPROTOOPT) {
+            assert!(!has(&peer, &stream, 4711, of(peer.uid())), "the number may be another's");
+        }
     }
 }

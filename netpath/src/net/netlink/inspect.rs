@@ -1,14 +1,17 @@
 //! What only somebody who looks for faults asks for.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage, LinkXdp},
     neighbour::{NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
 use super::{Link, Netlink, link};
-use crate::net::NetError;
+use crate::net::{NetError, Netns};
 
 /// A link, and what bears on the packets it carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,24 @@ impl Netlink {
     pub async fn link_states(&self) -> Result<Vec<LinkState>, NetError> {
         let answers = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
         Ok(answers.into_iter().filter_map(state).collect())
+    }
+
+    /// The number that a namespace has in this one, as veths to it tell; `None` if it has none.
+    pub async fn number_of(&self, netns: &Netns) -> Result<Option<i32>, NetError> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(netns.as_fd().as_raw_fd().cast_unsigned()));
+        let answers = self
+            .request(&format!("find the number of {netns}"), RouteNetlinkMessage::GetNsId(message), 0)
+            .await?;
+        let number = |attribute: &NsidAttribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number).filter(|number| *number >= 0),
+            _ => None,
+        };
+        let told = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(message) => message.attributes.iter().find_map(number),
+            _ => None,
+        });
+        Ok(told)
     }
 
     /// Neighbours of all interfaces that the kernel has learnt by itself. Permanent ones do not count towards the tables'

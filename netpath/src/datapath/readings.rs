@@ -1,0 +1,137 @@
+//! What the programs count, and the flow table, for whoever only reads. On handles of its own: somebody who attaches programs
+//! waits for the kernel's RTNL lock, often for a tenth of a second, and a list of pods is not to wait for all those before it.
+
+use std::{os::fd::AsFd as _, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use netpath_common::abi::{
+    Counter, DropReason, EventLoss, Exhausted, ExhaustedKey, PodCounter, SNAT_TRY_ROWS, TrafficClass,
+};
+
+use super::{
+    error::{DatapathError, kernel},
+    flows::FlowTable,
+    tables::take,
+};
+
+/// Typed handles.
+pub struct Readings {
+    counters: PerCpuArray<MapData, Counter>,
+    pod_counters: PerCpuArray<MapData, PodCounter>,
+    exhausted: HashMap<MapData, ExhaustedKey, Exhausted>,
+    tries: PerCpuArray<MapData, u64>,
+    losses: PerCpuArray<MapData, u64>,
+    flows: PathBuf,
+}
+
+impl Readings {
+    /// Takes those that nobody writes; that of `pod_counters` is one more.
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        pod_counters: &MapData,
+        flows: PathBuf,
+    ) -> Result<Self, DatapathError> {
+        let doing = "opening the table POD_COUNTERS once more";
+        let again = pod_counters.fd().as_fd().try_clone_to_owned().map_err(kernel(doing))?;
+        let again = MapData::from_fd(again).map_err(kernel(doing))?;
+        Ok(Self {
+            counters: take!(ebpf, "COUNTERS"),
+            pod_counters: Map::PerCpuArray(again).try_into().map_err(kernel(doing))?,
+            exhausted: take!(ebpf, "EXHAUSTED"),
+            tries: take!(ebpf, "SNAT_TRIES"),
+            losses: take!(ebpf, "EVENT_LOSSES"),
+            flows,
+        })
+    }
+
+    /// A handle on FLOWS of its own.
+    ///
+    /// # Errors
+    /// The kernel's reason, as in all methods below.
+    pub fn flow_table(&self) -> Result<FlowTable, DatapathError> {
+        FlowTable::open(&self.flows)
+    }
+
+    /// One drop counter, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn drops(&self, reason: DropReason) -> Result<Counter, DatapathError> {
+        self.counter(reason as u32)
+    }
+
+    /// One traffic counter, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn traffic(&self, class: TrafficClass) -> Result<Counter, DatapathError> {
+        self.counter(class as u32)
+    }
+
+    fn counter(&self, row: u32) -> Result<Counter, DatapathError> {
+        let values = self.counters.get(&row, 0).map_err(kernel(format!("reading counter {row}")))?;
+        Ok(values.iter().fold(Counter::default(), |sum, one| Counter {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
+        }))
+    }
+
+    /// Counters of the pod of a slot, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn pod_counter(&self, slot: u32) -> Result<PodCounter, DatapathError> {
+        let doing = || format!("reading the pod counter {slot}");
+        let values = self.pod_counters.get(&slot, 0).map_err(kernel(doing()))?;
+        Ok(values.iter().fold(PodCounter::default(), |sum, one| PodCounter {
+            rx_packets: sum.rx_packets + one.rx_packets,
+            rx_bytes: sum.rx_bytes + one.rx_bytes,
+            tx_packets: sum.tx_packets + one.tx_packets,
+            tx_bytes: sum.tx_bytes + one.tx_bytes,
+        }))
+    }
+
+    /// Destinations that no port was free for, those of late.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn exhausted(&self) -> Result<Vec<(ExhaustedKey, Exhausted)>, DatapathError> {
+        let mut found = Vec::new();
+        for entry in &self.exhausted {
+            match entry {
+                Ok(entry) => found.push(entry),
+                // It made room for another.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(kernel("reading the exhausted destinations")(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The rows of SNAT_TRIES, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn snat_tries(&self) -> Result<Vec<u64>, DatapathError> {
+        let row = |row| {
+            let values = self.tries.get(&row, 0).map_err(kernel(format!("reading SNAT_TRIES {row}")))?;
+            Ok(values.iter().sum())
+        };
+        (0..SNAT_TRY_ROWS).map(row).collect()
+    }
+
+    /// Events that nobody was told of since the programs were loaded, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn event_losses(&self) -> Result<Vec<(EventLoss, u64)>, DatapathError> {
+        let row = |why: EventLoss| {
+            let values = self.losses.get(&(why as u32), 0).map_err(kernel("reading EVENT_LOSSES"))?;
+            Ok((why, values.iter().sum()))
+        };
+        EventLoss::ALL.into_iter().map(row).collect()
+    }
+}
