@@ -223,6 +223,7 @@ impl Question<'_> {
     /// What varies, in words.
     pub(super) fn variation(&self) -> String {
         match (self.amount, self.variant) {
+            (Some(1), Some(variant)) => format!("1 {}", variant.trim_end_matches('s')),
             (Some(amount), Some(variant)) => format!("{amount} {variant}"),
             (_, variant) => variant.unwrap_or_default().to_owned(),
         }

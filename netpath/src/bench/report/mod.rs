@@ -73,17 +73,12 @@ pub fn html(document: &Document) -> Result<String, PlotError> {
 
 /// A section of plots for each workload.
 fn plots(document: &Document) -> Result<String, PlotError> {
-    let mut groups: BTreeMap<Question<'_>, Vec<&Figure>> = BTreeMap::new();
-    let mut workloads: Vec<&str> = Vec::new();
-    for figure in &document.results {
-        groups.entry(figure.question()).or_default().push(figure);
-        if !workloads.contains(&figure.workload.as_str()) {
-            workloads.push(&figure.workload);
-        }
-    }
+    // Figures that answer the same question stand next to each other.
+    let groups: Vec<_> = document.results.chunk_by(|a, b| a.question() == b.question()).collect();
+    let workloads = groups.chunk_by(|a, b| a[0].workload == b[0].workload);
     let mut page = String::new();
-    for workload in workloads {
-        let own: Vec<_> = groups.iter().filter(|(question, _)| question.workload == workload).collect();
+    for own in workloads {
+        let workload = own[0][0].workload.as_str();
         let _ = writeln!(
             page,
             "<h2>{}</h2>\n<p>{}</p>\n<div class=\"plots\">",
@@ -94,13 +89,14 @@ fn plots(document: &Document) -> Result<String, PlotError> {
             "scale" => page += &curves(document)?,
             "program" => page += &programs(document)?,
             _ => {
-                for (question, figures) in &own {
-                    page += &figure(&heading(question), &plots::bars(&bars(figures), &figures[0].unit)?);
+                for figures in own {
+                    let (heading, unit) = (heading(&figures[0].question()), &figures[0].unit);
+                    page += &figure(&heading, &plots::bars(&bars(figures), unit)?);
                 }
-                for (question, figures) in own {
-                    let lines: Vec<_> = figures.iter().filter_map(|one| distribution(one)).collect();
-                    if workload == "rr" && !lines.is_empty() {
-                        let heading = format!("{}, distribution", heading(question));
+                for figures in own.iter().filter(|_| workload == "rr") {
+                    let lines: Vec<_> = figures.iter().filter_map(distribution).collect();
+                    if !lines.is_empty() {
+                        let heading = format!("{}, distribution", heading(&figures[0].question()));
                         page += &figure(&heading, &plots::distribution(&lines, &figures[0].unit)?);
                     }
                 }
@@ -111,8 +107,8 @@ fn plots(document: &Document) -> Result<String, PlotError> {
     Ok(page)
 }
 
-fn bars(figures: &[&Figure]) -> Vec<Bar> {
-    let bar = |one: &&Figure| Bar {
+fn bars(figures: &[Figure]) -> Vec<Bar> {
+    let bar = |one: &Figure| Bar {
         label: one.mode.clone(),
         value: one.median,
         low: one.ci_low,

@@ -27,7 +27,7 @@ pub(super) struct Line {
     pub(super) colour: (u8, u8, u8),
 }
 
-const SIZE: (u32, u32) = (560, 320);
+const SIZE: (u32, u32) = (460, 290);
 const FONT: (&str, i32) = ("sans-serif", 13);
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
@@ -61,7 +61,7 @@ pub(super) fn bars(bars: &[Bar], unit: &str) -> Result<String, PlotError> {
             .margin(8)
             .x_label_area_size(28)
             .y_label_area_size(62)
-            .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..most * 1.12)
+            .build_cartesian_2d((0..bars.len().saturating_sub(1)).into_segmented(), 0.0..most * 1.12)
             .map_err(failed)?;
         let label = |place: &SegmentValue<usize>| match place {
             SegmentValue::CenterOf(at) => bars.get(*at).map(|bar| bar.label.clone()).unwrap_or_default(),
@@ -80,9 +80,10 @@ pub(super) fn bars(bars: &[Bar], unit: &str) -> Result<String, PlotError> {
             .map_err(failed)?;
         let centred = FONT.into_text_style(area).pos(Pos::new(HPos::Center, VPos::Bottom));
         for (at, bar) in bars.iter().enumerate() {
-            let corners = [(SegmentValue::Exact(at), 0.0), (SegmentValue::Exact(at + 1), bar.value)];
+            let end = if at + 1 == bars.len() { SegmentValue::Last } else { SegmentValue::Exact(at + 1) };
+            let corners = [(SegmentValue::Exact(at), 0.0), (end, bar.value)];
             let mut body = Rectangle::new(corners, rgb(bar.colour).filled());
-            body.set_margin(0, 0, 9, 9);
+            body.set_margin(0, 0, 7, 7);
             chart.draw_series([body]).map_err(failed)?;
             let whisker = vec![(SegmentValue::CenterOf(at), bar.low), (SegmentValue::CenterOf(at), bar.high)];
             chart.draw_series([PathElement::new(whisker, BLACK.stroke_width(2))]).map_err(failed)?;
