@@ -95,9 +95,9 @@ pub(super) fn bars(bars: &[Bar], unit: &str) -> Result<String, PlotError> {
     })
 }
 
-/// Parts of samples at or below a value, up to what 99 of 100 of the slowest are below.
+/// Parts of samples at or below a value, up to what 95 of 100 of the slowest are below: the rest is the machine.
 pub(super) fn distribution(lines: &[Line], unit: &str) -> Result<String, PlotError> {
-    let xs = || lines.iter().flat_map(|line| &line.points).filter(|(_, part)| *part <= 0.99).map(|(x, _)| *x);
+    let xs = || lines.iter().flat_map(|line| &line.points).filter(|(_, part)| *part <= 0.95).map(|(x, _)| *x);
     let (least, most) = (xs().fold(f64::INFINITY, f64::min), xs().fold(0.0, f64::max));
     draw(|area| {
         let mut chart = ChartBuilder::on(area)
