@@ -260,3 +260,66 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Document, Workload, html, tables};
+
+    fn series(mode: &'static str, unit: Unit, rounds: &[u64]) -> Series {
+        let key = Key {
+            workload: Workload::Rr,
+            path: Some(Path::PodPod),
+            protocol: Some(Protocol::Tcp),
+            variant: Some("bytes".into()),
+            amount: Some(1),
+            mode,
+        };
+        let mut series = Series::new(key, unit).unwrap();
+        rounds.iter().for_each(|round| series.add_one(*round).unwrap());
+        series
+    }
+
+    #[test]
+    fn figures_are_in_the_order_of_modes_with_ratios_of_the_same_question() {
+        let mut other = series("direct", Unit::Micros, &[1; 3]);
+        other.key.amount = Some(1024);
+        let all = vec![
+            other,
+            series("netpath", Unit::Micros, &[11_000, 220_000, 11_000]),
+            series("direct", Unit::Micros, &[10_000, 200_000, 10_000]),
+        ];
+        let figures = figures(all, &["direct", "netpath"]);
+        let order: Vec<_> = figures.iter().map(|one| (one.mode.as_str(), one.amount)).collect();
+        assert_eq!(order, [("direct", Some(1)), ("netpath", Some(1)), ("direct", Some(1024))]);
+        let netpath = &figures[1];
+        assert_eq!((netpath.median, netpath.ci_low, netpath.ci_high), (11.0, 11.0, 220.0));
+        assert_eq!((netpath.ratio_direct, netpath.ratio_direct_high), (Some(1.1), Some(1.1)));
+        assert_eq!((netpath.ratio_bridge, netpath.noisy), (None, true));
+        assert!((netpath.p99 / 220.0 - 1.0).abs() < 0.001);
+    }
+
+    #[test]
+    fn of_rates_the_worst_hundredth_is_the_slowest() {
+        let rounds: Vec<u64> = (1..=200).map(|one| one * 1_000_000_000).collect();
+        let figures = figures(vec![series("bridge", Unit::Gigabits, &rounds)], &["bridge"]);
+        assert!((figures[0].p99 - 2.0).abs() < 0.01 && figures[0].median == 100.5, "{:?}", figures[0]);
+        assert!(!figures[0].is_time() && figures[0].confidence >= 0.95);
+        assert_eq!(figures[0].quantiles.len(), QUANTILES.len());
+    }
+
+    #[test]
+    fn a_document_survives_json_and_is_told_without_markup_of_others() {
+        let figures = figures(vec![series("direct", Unit::Micros, &[10_000; 3])], &["direct"]);
+        let mut document = Document { results: figures, ..Document::default() };
+        document.warnings.push("<script>".into());
+        let text = serde_json::to_string(&document).unwrap();
+        assert_eq!(serde_json::from_str::<Document>(&text).unwrap(), document);
+        assert!(document.passed());
+        let page = html(&document).unwrap();
+        assert!(page.contains("<svg") && page.contains("&lt;script&gt;") && !page.contains("<script"));
+        assert!(tables(&document).contains("10.00 us"));
+        document.failures.push(Failure::new(&series("direct", Unit::Micros, &[]).key, 2, "no answer"));
+        assert!(!document.passed() && tables(&document).contains("round 2: no answer"));
+    }
+}

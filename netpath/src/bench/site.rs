@@ -28,8 +28,12 @@ impl Site {
     /// # Errors
     /// What the kernel says.
     pub(super) async fn build(stage: Stage) -> Result<Self, LabError> {
-        let topology = Arc::new(Topology::build(Spec::default()).await?);
-        Ok(Self { topology, stage: Mutex::new(stage), agent: OnceCell::new() })
+        Ok(Self::around(Topology::build(Spec::default()).await?, stage))
+    }
+
+    /// Around a network that is there.
+    pub(super) fn around(topology: Topology, stage: Stage) -> Self {
+        Self { topology: Arc::new(topology), stage: Mutex::new(stage), agent: OnceCell::new() }
     }
 
     /// The agent on the topology's node, started with a new installation's configuration when it is first asked for.

@@ -6,10 +6,11 @@ use indicatif::ProgressBar;
 
 use super::{
     load::rr,
-    modes::{Bridge, Direct},
+    modes::{Bridge, Direct, MODES},
     *,
 };
 use crate::lab::{
+    stage::Stage,
     testing::with_topology,
     topology::{NODE, OUTSIDE, Topology},
 };
@@ -65,15 +66,59 @@ fn direct_and_bridge_are_measured_side_by_side() {
     });
 }
 
+/// Who outside sees, by mode: the uplink where a mode translates.
+const SEEN: [(&str, [u8; 4]); 5] = [
+    ("bridge", [198, 18, 2, 2]),
+    ("bridge-plain", [172, 31, 0, 2]),
+    ("routed", [198, 18, 5, 2]),
+    ("macvlan", [198, 18, 6, 10]),
+    ("host", [198, 18, 7, 2]),
+];
+
 #[test]
-fn bridge_pods_are_masqueraded() {
+fn every_mode_but_netpath_is_what_it_says_on_each_of_its_paths() {
     with_topology(None, |topology| async move {
-        let topology = Arc::new(topology);
-        let bridge = Bridge::build(Arc::clone(&topology)).await.unwrap();
-        let pair = bridge.pair(Path::PodOutside).unwrap();
-        let witness = sockets::EchoWitness::open(pair.server, pair.address).unwrap();
-        sockets::Pinger::open(pair.client, pair.address, sockets::PATIENCE).unwrap().ping().unwrap();
-        assert_eq!(witness.sources().unwrap(), [Ipv4Addr::new(198, 18, 2, 2)]);
+        let site = Site::around(topology, Stage::idle());
+        let mut seen = Vec::new();
+        for (name, build) in MODES.iter().filter(|(name, _)| *name != "netpath") {
+            let mode = build(&site).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(mode.name(), *name);
+            let newcomer = match mode.newcomer(1) {
+                Some(newcomer) => Some(newcomer.await.unwrap()),
+                None => None,
+            };
+            for &path in Path::ALL {
+                let Ok(pair) = mode.pair(path) else { continue };
+                let witness = sockets::EchoWitness::open(pair.server, pair.address).unwrap();
+                for client in [Some(pair.client), newcomer.as_ref()].into_iter().flatten() {
+                    let ping = sockets::Pinger::open(client, pair.address, sockets::PATIENCE).unwrap().ping();
+                    ping.unwrap_or_else(|error| panic!("{name} {path}: {error}"));
+                    if path == Path::PodOutside && client.inode() == pair.client.inode() {
+                        seen.push((*name, witness.sources().unwrap()));
+                    }
+                }
+            }
+        }
+        assert_eq!(seen, SEEN.map(|(name, address)| (name, vec![Ipv4Addr::from(address).into()])));
+    });
+}
+
+#[test]
+fn floods_and_connections_count_what_arrives() {
+    with_topology(None, |topology| async move {
+        let (slice, cores) = (short(60).slice, Cores::choose().unwrap());
+        let pair = pair(&topology);
+        for task in task::tasks(false, Workload::ALL) {
+            let turn = task.turn(&pair, slice, cores).unwrap_or_else(|error| panic!("{task:?}: {error}"));
+            assert!(turn.value > 0.0 && !turn.samples.is_empty(), "{task:?}: {turn:?}");
+        }
+        // Nobody listens at an address that the server does not have, and nobody waits for ever.
+        let nobody = Pair { address: NODE, ..pair };
+        for task in
+            task::tasks(false, Workload::ALL).into_iter().filter(|task| task.protocol() != Protocol::Icmp)
+        {
+            assert!(task.turn(&nobody, slice, cores).is_err(), "{task:?}");
+        }
     });
 }
 

@@ -93,6 +93,14 @@ fn play<T, E: From<LabError>>(
 }
 
 impl Stage {
+    /// Of a test that starts no processes.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        let places = Places::of("bench");
+        let state = State::new(places.instance, Process::current().expect("this process"));
+        Self { places, state }
+    }
+
     /// Writes down which processes there are.
     ///
     /// # Errors
