@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use netpath_tests::{namespace::isolate, node::binary, wait::until};
@@ -163,18 +163,44 @@ fn bench_attaches_pods_and_fills_the_tables() {
 }
 
 /// A benchmark that has started its agent, and the processes that it has written down.
-fn started() -> (std::process::Child, Vec<u64>) {
-    let run = Command::new(binary())
-        .args(["bench", "--modes", "netpath", "--workloads", "rr"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("netpath bench");
-    until("the benchmark's agent answers", || Path::new("/run/netpath/bench/agent.sock").exists());
-    let state = fs::read("/run/netpath-bench/lab.json").expect("state");
-    let state: Value = serde_json::from_slice(&state).expect("state");
-    let pids = ["holder", "agent"].map(|name| state[name]["pid"].as_u64().expect(name));
-    (run, pids.to_vec())
+struct Running {
+    run: Child,
+    processes: Vec<Pid>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let mut command = Command::new(binary());
+        command.args(["bench", "--modes", "netpath", "--workloads", "rr"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("netpath bench");
+        let mut running = Self { run, processes: Vec::new() };
+        until("the benchmark's agent answers", || Path::new("/run/netpath/bench/agent.sock").exists());
+        let state = fs::read("/run/netpath-bench/lab.json").expect("state");
+        let state: Value = serde_json::from_slice(&state).expect("state");
+        running.processes = ["holder", "agent"]
+            .map(|name| Pid::from_raw(state[name]["pid"].as_i64().expect(name) as i32))
+            .into();
+        running
+    }
+
+    /// Those of its processes that have not ended.
+    fn left(&self) -> Vec<Pid> {
+        let runs = |pid: &&Pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        self.processes.iter().filter(runs).copied().collect()
+    }
+}
+
+impl Drop for Running {
+    /// A benchmark that does not do what it should must not outlive its test.
+    fn drop(&mut self) {
+        let _ = self.run.kill();
+        for pid in self.left() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 #[test]
@@ -182,21 +208,16 @@ fn bench_that_crashed_or_was_interrupted_leaves_nothing() {
     machine();
     let before = traces();
     for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
-        let (mut run, pids) = started();
+        let mut running = Running::start();
         let busy = bench(&["--quick"]);
         assert!(
             !busy.status.success() && String::from_utf8_lossy(&busy.stderr).contains("is running already"),
             "{busy:?}"
         );
-        kill(Pid::from_raw(run.id() as i32), signal).unwrap();
-        assert!(!run.wait().unwrap().success());
+        kill(Pid::from_raw(running.run.id() as i32), signal).unwrap();
+        assert!(!running.run.wait().unwrap().success());
         until("everything is removed", || traces() == before);
-        until("its processes are gone", || {
-            pids.iter().all(|pid| {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.is_empty() || stat.contains(") Z ")
-            })
-        });
+        until("its processes are gone", || running.left().is_empty());
     }
 }
 
