@@ -1,5 +1,6 @@
 //! Tier "e2e": the commands a person types, as they type them.
 
+mod bench;
 mod command_line;
 mod lab_run;
 mod package;

@@ -6,7 +6,7 @@ use netpath_common::abi::{Addr, Endpoint, Link};
 use crate::bpf::map::Hash;
 
 #[map]
-static ENDPOINTS: Hash<Addr, Endpoint> = Hash::new(8192);
+static ENDPOINTS: Hash<Addr, Endpoint> = Hash::new(32_768);
 
 #[map]
 static LINKS: Hash<u32, Link> = Hash::new(8192);

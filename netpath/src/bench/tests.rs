@@ -1,12 +1,16 @@
 //! The benchmark on real networks: those that need no agent.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use indicatif::ProgressBar;
 
 use super::{
-    modes::{Bridge, Direct},
+    load::rr,
+    modes::{Bridge, Direct, MODES},
     *,
 };
 use crate::lab::{
+    stage::Stage,
     testing::with_topology,
     topology::{NODE, OUTSIDE, Topology},
 };
@@ -15,14 +19,20 @@ fn pair(topology: &Topology) -> Pair<'_> {
     Pair { client: &topology.node.netns, server: &topology.outside.netns, address: OUTSIDE }
 }
 
+fn short(milliseconds: u64) -> Plan {
+    let slice = Slice { counted: Duration::from_millis(milliseconds), warm_up: Duration::from_millis(1) };
+    Plan { rounds: 3, slice }
+}
+
+const LAB: [Path; 2] = [Path::PodPod, Path::PodOutside];
+
 #[test]
 fn node_and_outside_reach_each_other_and_names_carry_the_prefix() {
     with_topology(Some(1400), |topology| async move {
-        let plan = Plan { rounds: 1, slice: Duration::from_millis(5), warm_up: Duration::ZERO };
-        let core = rr::core().unwrap();
-        assert!(rr::tcp(&pair(&topology), &plan, core).unwrap().len() > 10);
+        let (slice, cores) = (short(5).slice, Cores::choose().unwrap());
+        assert!(rr::tcp(&pair(&topology), 700, slice, cores).unwrap().len() > 10);
         let back = Pair { client: &topology.outside.netns, server: &topology.node.netns, address: NODE };
-        assert!(rr::icmp(&back, &plan, core).unwrap().len() > 10);
+        assert!(rr::icmp(&back, slice, cores).unwrap().len() > 10);
         assert_eq!(topology.node.name, "t-node");
         let uplink = topology.node.netlink.link("up0").await.unwrap().unwrap();
         assert_eq!(uplink.mtu, 1400);
@@ -35,33 +45,80 @@ fn direct_and_bridge_are_measured_side_by_side() {
         let direct = Direct::build(&topology.spec).await.unwrap();
         let topology = Arc::new(topology);
         let bridge = Bridge::build(Arc::clone(&topology)).await.unwrap();
-        let plan = Plan { rounds: 3, slice: Duration::from_millis(30), warm_up: Duration::from_millis(5) };
         let progress = ProgressBar::hidden();
-        let measured = run(&[&direct, &bridge], &plan, &progress).unwrap();
+        let measured = latency(&[&direct, &bridge], &LAB, &short(30), &progress).unwrap();
         assert_eq!(measured.failures, []);
         assert_eq!(progress.position(), 3 * (2 * 3 + 2));
-        let names: Vec<_> = measured.rows.iter().map(|row| (row.mode, row.path, row.protocol)).collect();
+        let names: Vec<_> = measured
+            .figures
+            .iter()
+            .map(|row| (row.mode.as_str(), row.path.as_deref().unwrap(), row.protocol.as_deref().unwrap()))
+            .collect();
         let both = |protocol| [("direct", "pod-pod", protocol), ("bridge", "pod-pod", protocol)];
         let outside = [("bridge", "pod-outside", "tcp"), ("bridge", "pod-outside", "udp")];
         assert_eq!(names, [&both("tcp")[..], &both("udp"), &both("icmp"), &outside].concat());
-        for row in &measured.rows {
-            assert!(row.median_us > 0.5 && row.p99_us >= row.median_us, "{row:?}");
+        for row in &measured.figures {
+            assert!(row.median > 0.5 && row.p99 >= row.median && row.ci_low <= row.ci_high, "{row:?}");
             let own = if row.mode == "direct" { row.ratio_direct } else { row.ratio_bridge };
             assert_eq!(own, Some(1.0));
-            assert_eq!(row.ratio_direct.is_some(), row.path == "pod-pod");
+            assert_eq!(row.ratio_direct.is_some(), row.path.as_deref() == Some("pod-pod"));
         }
     });
 }
 
+/// Who outside sees, by mode: the uplink where a mode translates.
+const SEEN: [(&str, [u8; 4]); 5] = [
+    ("bridge", [198, 18, 2, 2]),
+    ("bridge-plain", [172, 31, 0, 2]),
+    ("routed", [198, 18, 5, 2]),
+    ("macvlan", [198, 18, 6, 10]),
+    ("host", [198, 18, 7, 2]),
+];
+
 #[test]
-fn bridge_pods_are_masqueraded() {
+fn every_mode_but_netpath_is_what_it_says_on_each_of_its_paths() {
     with_topology(None, |topology| async move {
-        let topology = Arc::new(topology);
-        let bridge = Bridge::build(Arc::clone(&topology)).await.unwrap();
-        let pair = bridge.pair(Path::PodOutside).unwrap();
-        let witness = sockets::EchoWitness::open(pair.server, pair.address).unwrap();
-        sockets::Pinger::open(pair.client, pair.address, sockets::PATIENCE).unwrap().ping().unwrap();
-        assert_eq!(witness.sources().unwrap(), [Ipv4Addr::new(198, 18, 2, 2)]);
+        let site = Site::around(topology, Stage::idle());
+        let mut seen = Vec::new();
+        for (name, build) in MODES.iter().filter(|(name, _)| *name != "netpath") {
+            let mode = build(&site).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(mode.name(), *name);
+            let newcomer = match mode.newcomer(1) {
+                Some(newcomer) => Some(newcomer.await.unwrap()),
+                None => None,
+            };
+            for &path in Path::ALL {
+                let Ok(pair) = mode.pair(path) else { continue };
+                let witness = sockets::EchoWitness::open(pair.server, pair.address).unwrap();
+                for client in [Some(pair.client), newcomer.as_ref()].into_iter().flatten() {
+                    let ping = sockets::Pinger::open(client, pair.address, sockets::PATIENCE).unwrap().ping();
+                    ping.unwrap_or_else(|error| panic!("{name} {path}: {error}"));
+                    if path == Path::PodOutside && client.inode() == pair.client.inode() {
+                        seen.push((*name, witness.sources().unwrap()));
+                    }
+                }
+            }
+        }
+        assert_eq!(seen, SEEN.map(|(name, address)| (name, vec![Ipv4Addr::from(address).into()])));
+    });
+}
+
+#[test]
+fn floods_and_connections_count_what_arrives() {
+    with_topology(None, |topology| async move {
+        let (slice, cores) = (short(60).slice, Cores::choose().unwrap());
+        let pair = pair(&topology);
+        for task in task::tasks(false, Workload::ALL) {
+            let turn = task.turn(&pair, slice, cores).unwrap_or_else(|error| panic!("{task:?}: {error}"));
+            assert!(turn.value > 0.0 && !turn.samples.is_empty(), "{task:?}: {turn:?}");
+        }
+        // Nobody listens at an address that the server does not have, and nobody waits for ever.
+        let nobody = Pair { address: NODE, ..pair };
+        for task in
+            task::tasks(false, Workload::ALL).into_iter().filter(|task| task.protocol() != Protocol::Icmp)
+        {
+            assert!(task.turn(&nobody, slice, cores).is_err(), "{task:?}");
+        }
     });
 }
 
@@ -72,17 +129,23 @@ fn a_case_without_a_server_is_given_up_and_the_others_go_on() {
         fn name(&self) -> &'static str {
             "broken"
         }
-        fn pair(&self, path: Path) -> Option<Pair<'_>> {
+        fn made_of(&self) -> String {
+            String::new()
+        }
+        fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
             // Not an address of the server: it cannot even listen there.
-            (path == Path::PodPod).then_some(Pair { address: NODE, ..pair(self.0) })
+            if path == Path::PodPod { Ok(Pair { address: NODE, ..pair(self.0) }) } else { Err("not here") }
         }
     }
     with_topology(None, |topology| async move {
         let direct = Direct::build(&topology.spec).await.unwrap();
-        let plan = Plan { rounds: 2, slice: Duration::from_millis(5), warm_up: Duration::ZERO };
-        let measured = run(&[&Broken(&topology), &direct], &plan, &ProgressBar::hidden()).unwrap();
-        assert_eq!(measured.rows.iter().filter(|row| row.mode == "direct").count(), 3);
+        let measured =
+            latency(&[&Broken(&topology), &direct], &LAB, &short(5), &ProgressBar::hidden()).unwrap();
+        assert_eq!(measured.figures.iter().filter(|row| row.mode == "direct").count(), 3);
         let failure = &measured.failures[0];
-        assert_eq!((failure.mode, failure.protocol, failure.round), ("broken", "tcp", 1));
+        assert_eq!(
+            (failure.mode.as_str(), failure.protocol.as_deref(), failure.round),
+            ("broken", Some("tcp"), 1)
+        );
     });
 }

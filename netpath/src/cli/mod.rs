@@ -1,6 +1,7 @@
-//! The command line: one file a subcommand. Everything but `agent run` and `lab` talks to a running agent.
+//! The command line: one file a subcommand. Everything but `agent run`, `lab` and `bench` talks to a running agent.
 
 mod agent;
+mod bench;
 mod capture;
 mod completions;
 mod doctor;
@@ -43,6 +44,7 @@ use crate::{api::client::Client, config::Instance};
   netpath pod exec web -- sh       a shell in its network
   netpath flow ls --pod web        what it talks to, and as whom
   netpath drop ls                  what was dropped, why, and what to change
+  netpath bench --quick            how fast it is beside other networks
   netpath doctor                   what is wrong with this node, and the fix
 
 Exit status: 0 done, 1 failed, 2 wrong arguments, 3 the agent is not reachable.",
@@ -116,6 +118,12 @@ pub enum Command {
     /// A network of namespaces on this machine, to look at, check and measure
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Measure netpath beside other networks on this machine: a veth pair, bridges, routes, macvlan, the host's own
+    ///
+    /// Builds each in namespaces of its own, measures them in turns, and removes them, also when it is interrupted or killed.
+    /// Nothing of the machine's own network is touched. Exit status 1 if something could not be measured. Needs root, and
+    /// `nft` for the modes with rules. docs/BENCH.md says what is measured, how, and how to read it.
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the man page, or write all of them
@@ -146,7 +154,7 @@ impl Global {
 
 /// Does what the line says and returns the exit status. An error is not yet printed; see [`Report`].
 ///
-/// Call it while the process has one thread: `lab` gives the process a mount namespace of its own first.
+/// Call it while the process has one thread: `lab` and `bench` give the process a mount namespace of its own first.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = &cli.global;
     match cli.command {
@@ -163,6 +171,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Metrics => metrics::run(global)?,
         Command::Uninstall(flags) => uninstall::run(global, &flags)?,
         Command::Lab(command) => return lab::run(global, &command),
+        Command::Bench(args) => return bench::run(global, &args),
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,
     }

@@ -9,11 +9,13 @@ use crate::net::NetError;
 #[non_exhaustive]
 pub enum LabError {
     /// Namespaces need root.
-    #[error("making namespaces for the lab: not root; run it with sudo")]
+    #[error("making namespaces: not root; run it with sudo")]
     NotRoot,
-    /// Another `lab run` is at work.
-    #[error("a lab is running already{}; end it with Ctrl-C, or remove it with 'netpath lab down'", pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    /// Another of its kind is at work.
+    #[error("a {what} is running already{}; end it with Ctrl-C{}", pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), if *what == "lab" { ", or remove it with 'netpath lab down'" } else { "" })]
     Busy {
+        /// `lab` or `bench`.
+        what: &'static str,
         /// Its process, if it has written that down.
         pid: Option<u32>,
     },
@@ -26,7 +28,7 @@ pub enum LabError {
         reason: String,
     },
     /// The agent ended or never answered.
-    #[error("starting the lab's agent: {reason}\nthe end of its log ({log}):\n{tail}")]
+    #[error("starting the agent: {reason}\nthe end of its log ({log}):\n{tail}")]
     Agent {
         /// What happened.
         reason: String,
@@ -41,7 +43,7 @@ pub enum LabError {
 }
 
 /// Says what was being done when something failed.
-pub(super) trait Doing<T> {
+pub(crate) trait Doing<T> {
     /// Turns the error into a [`LabError::Step`].
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, LabError>;
 }

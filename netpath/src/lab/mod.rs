@@ -4,12 +4,13 @@
 //! ([`crate::bench`]), shows it, and removes it. [`topology`] is the network alone, for tests too.
 
 pub mod checks;
-mod error;
+pub(crate) mod error;
 mod live;
 mod process;
-mod report;
+pub(crate) mod report;
 mod run;
 mod session;
+pub(crate) mod stage;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,5 +20,6 @@ pub use self::{
     error::LabError,
     report::Report,
     run::{Outcome, RunOptions, down, run},
-    session::hold,
+    session::{hold, reap},
 };
+pub(crate) use self::{run::progress, state::Places};

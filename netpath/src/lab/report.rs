@@ -4,7 +4,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use serde::Serialize;
 
 use super::checks::Check;
-use crate::bench::{Measured, Row};
+use crate::bench::{Figure, Measured};
 
 /// What a run has found. Field names are stable: scripts rely on them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -15,15 +15,50 @@ pub struct Report {
     pub latency: Vec<Row>,
 }
 
+/// One row of the latency table. Times are of whole round trips.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the mode.
+    pub mode: String,
+    /// Name of the path.
+    pub path: String,
+    /// Name of the protocol.
+    pub protocol: String,
+    /// Median over rounds of each round's median, microseconds.
+    pub median_us: f64,
+    /// 99th percentile of all round trips, microseconds.
+    pub p99_us: f64,
+    /// To mode `direct` on the same path; `None` if that was not measured.
+    pub ratio_direct: Option<f64>,
+    /// To mode `bridge` on the same path; `None` if that was not measured.
+    pub ratio_bridge: Option<f64>,
+}
+
+impl From<Figure> for Row {
+    fn from(figure: Figure) -> Self {
+        Self {
+            mode: figure.mode,
+            path: figure.path.unwrap_or_default(),
+            protocol: figure.protocol.unwrap_or_default(),
+            median_us: figure.median,
+            p99_us: figure.p99,
+            ratio_direct: figure.ratio_direct,
+            ratio_bridge: figure.ratio_bridge,
+        }
+    }
+}
+
 impl Report {
     /// From the matrix and the benchmark. A case that could not be measured becomes a failed check, so that no reader
     /// takes its absence for success.
     pub(super) fn new(mut checks: Vec<Check>, measured: Measured) -> Self {
         checks.extend(measured.failures.iter().map(|failure| {
-            let name = format!("latency, {} {} {}", failure.mode, failure.path, failure.protocol);
+            let [path, protocol] =
+                [&failure.path, &failure.protocol].map(|name| name.as_deref().unwrap_or("-"));
+            let name = format!("latency, {} {path} {protocol}", failure.mode);
             Check::failed(name, failure.to_string())
         }));
-        Self { checks, latency: measured.rows }
+        Self { checks, latency: measured.figures.into_iter().map(Row::from).collect() }
     }
 
     /// Whether every check is fine (and there are some).
@@ -62,9 +97,9 @@ impl Report {
             |ratio: Option<f64>| right(ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}")));
         for row in &self.latency {
             table.add_row([
-                Cell::new(row.path),
-                Cell::new(row.protocol),
-                Cell::new(row.mode),
+                Cell::new(&row.path),
+                Cell::new(&row.protocol),
+                Cell::new(&row.mode),
                 right(format!("{:.2} µs", row.median_us)),
                 right(format!("{:.2} µs", row.p99_us)),
                 ratio(row.ratio_direct),
@@ -75,8 +110,8 @@ impl Report {
     }
 }
 
-/// An empty table in the lab's style.
-pub(super) fn table(header: &[&str]) -> Table {
+/// An empty table with borders.
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL_CONDENSED)
@@ -86,7 +121,7 @@ pub(super) fn table(header: &[&str]) -> Table {
 }
 
 /// A cell for numbers.
-pub(super) fn right(text: impl ToString) -> Cell {
+pub(crate) fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
@@ -101,15 +136,15 @@ mod tests {
         let check =
             Check { name: "pod → pod".into(), ok: true, rtt_us: Some(9.5), detail: "echoed".into() };
         let row = Row {
-            mode: "bridge",
-            path: "pod-outside",
-            protocol: "tcp",
+            mode: "bridge".into(),
+            path: "pod-outside".into(),
+            protocol: "tcp".into(),
             median_us: 20.5,
             p99_us: 31.0,
             ratio_direct: None,
             ratio_bridge: Some(1.0),
         };
-        Report::new(vec![check], Measured { rows: vec![row], failures: Vec::new() })
+        Report { checks: vec![check], latency: vec![row] }
     }
 
     #[test]
@@ -127,13 +162,14 @@ mod tests {
         assert!(report().passed());
         assert!(!Report::default().passed());
         let failure = Failure {
-            mode: "netpath",
-            path: "pod-pod",
-            protocol: "udp",
+            mode: "netpath".into(),
+            path: Some("pod-pod".into()),
+            protocol: Some("udp".into()),
+            workload: "rr".into(),
             round: 2,
             reason: "timed out".into(),
         };
-        let report = Report::new(report().checks, Measured { rows: Vec::new(), failures: vec![failure] });
+        let report = Report::new(report().checks, Measured { figures: Vec::new(), failures: vec![failure] });
         assert!(!report.passed());
         assert_eq!(report.checks[1].rtt_us, None);
         assert_eq!(report.checks[1].name, "latency, netpath pod-pod udp");

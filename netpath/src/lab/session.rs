@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -19,8 +19,9 @@ use nix::{
 
 use super::{
     error::{Doing, LabError},
-    process::Process,
-    state::{INSTANCE, Places, State},
+    process::{self, Process},
+    stage::Stage,
+    state::{self, Lock, Places},
     topology::{BLOCK, BLOCK_V6, UPLINK},
 };
 use crate::{api::client::Client, net::Netns};
@@ -40,11 +41,11 @@ const ASK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn isolate(state: &mut State, places: &Places) -> Result<(), LabError> {
+pub(super) fn isolate(stage: &mut Stage) -> Result<(), LabError> {
     if !Path::new(NETNS_DIR).exists() {
         fs::create_dir_all(NETNS_DIR).doing(|| format!("making {NETNS_DIR}"))?;
-        state.made_netns_dir = true;
-        state.save(places)?;
+        stage.state.made_netns_dir = true;
+        stage.save()?;
     }
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "making a mount namespace".into())?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -65,21 +66,6 @@ pub(super) fn isolate(state: &mut State, places: &Places) -> Result<(), LabError
 pub(super) fn uncover() {
     // Nothing mounted is what is wanted; the namespace goes with this process in any case.
     let _ = umount2(NETNS_DIR, MntFlags::MNT_DETACH);
-}
-
-/// Starts `netpath lab hold` and writes it down.
-///
-/// # Errors
-/// What the kernel says.
-pub(super) fn start_holder(state: &mut State, places: &Places) -> Result<(), LabError> {
-    let doing = || "starting the lab's holder".to_owned();
-    let mut command = Command::new(env::current_exe().doing(doing)?);
-    command.args(["lab", "hold"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().doing(doing)?;
-    state.holder = Process::find(child.id());
-    state.save(places)?;
-    let stdin = child.stdin.take().ok_or("it has no standard input").doing(doing)?;
-    release(stdin).doing(doing)
 }
 
 /// Tells a holder that it is written down. Until then it ends with the run that started it.
@@ -105,37 +91,86 @@ pub fn hold() -> Result<(), LabError> {
     signals.wait().doing(|| "waiting for a signal".into()).map(drop)
 }
 
-/// Starts `netpath agent run` in the node's namespace, writes it down, and waits until it answers.
+/// Body of a benchmark's holder: keeps the mount namespace as [`hold`] does, until the benchmark's process ends and with
+/// it standard input. If it ended without removing what it made, removes that.
 ///
 /// # Errors
-/// [`LabError::Agent`] with the end of its log if it ends or does not answer in time.
-pub(super) async fn start_agent(
-    node: &Netns,
-    state: &mut State,
-    places: &Places,
-) -> Result<Client, LabError> {
-    let runtime = &places.runtime;
-    let doing = || format!("preparing the lab's agent in {}", runtime.display());
-    DirBuilder::new().recursive(true).create(runtime.parent().unwrap_or(runtime)).doing(doing)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(runtime).doing(doing)?;
-    let (config, log) = (runtime.join("agent.toml"), runtime.join("agent.log"));
-    fs::write(&config, configuration()).doing(doing)?;
-    let output = File::create(&log).doing(doing)?;
-    let mut command = Command::new(env::current_exe().doing(doing)?);
-    command.args(["--instance", INSTANCE, "agent", "run", "--uplink", UPLINK, "--config"]).arg(&config);
-    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NETPATH_")) {
-        command.env_remove(name);
+/// What could not be removed.
+pub fn reap(instance: &'static str) -> Result<(), LabError> {
+    let _ = setsid();
+    let mut stdin = io::stdin();
+    if stdin.read_exact(&mut [0]).is_err() {
+        return Ok(());
     }
-    command.stdin(Stdio::null()).stdout(output.try_clone().doing(doing)?).stderr(output);
-    // A group of its own: Ctrl-C on the terminal is for `lab run`, which then ends the agent.
-    command.process_group(0);
-    let mut child = node.enter(|| command.spawn())?.doing(doing)?;
-    state.agent = Process::find(child.id());
-    state.save(places)?;
-    let client = Client::new(runtime.join("agent.sock"));
-    match ready(&client, &mut child).await {
-        Ok(()) => Ok(client),
-        Err(reason) => Err(LabError::Agent { reason, tail: tail(&log), log }),
+    io::copy(&mut stdin, &mut io::sink()).doing(|| "waiting for the benchmark's end".into())?;
+    uncover();
+    let places = Places::of(instance);
+    state::remove(&places, Lock::wait(&places, PATIENCE)?).map(drop)
+}
+
+impl Stage {
+    /// Starts this program with `arguments` as the holder, and writes it down. It keeps the mount namespace when this
+    /// process is gone. The handle is its standard input.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn start_holder(&mut self, arguments: &[&str]) -> Result<ChildStdin, LabError> {
+        let doing = || "starting the holder".to_owned();
+        let mut command = Command::new(env::current_exe().doing(doing)?);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().doing(doing)?;
+        self.state.holder = Process::find(child.id());
+        self.save()?;
+        let mut stdin = child.stdin.take().ok_or("it has no standard input").doing(doing)?;
+        release(&mut stdin).doing(doing)?;
+        Ok(stdin)
+    }
+
+    /// Starts `netpath agent run` in the node's namespace, writes it down, and waits until it answers. `more` is added
+    /// to its configuration, which is else that of a new installation.
+    ///
+    /// # Errors
+    /// [`LabError::Agent`] with the end of its log if it ends or does not answer in time.
+    pub(crate) async fn start_agent(&mut self, node: &Netns, more: &str) -> Result<Client, LabError> {
+        let runtime = &self.places.runtime;
+        let doing = || format!("preparing the agent in {}", runtime.display());
+        DirBuilder::new().recursive(true).create(runtime.parent().unwrap_or(runtime)).doing(doing)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(runtime).doing(doing)?;
+        let (config, log) = (runtime.join("agent.toml"), runtime.join("agent.log"));
+        fs::write(&config, configuration() + more).doing(doing)?;
+        let output = File::create(&log).doing(doing)?;
+        let mut command = self.command().doing(doing)?;
+        command.args(["agent", "run", "--uplink", UPLINK, "--config"]).arg(&config);
+        command.stdin(Stdio::null()).stdout(output.try_clone().doing(doing)?).stderr(output);
+        // A group of its own: Ctrl-C on the terminal is for whoever started this, who then ends the agent.
+        command.process_group(0);
+        let mut child = node.enter(|| command.spawn())?.doing(doing)?;
+        self.state.agent = Process::find(child.id());
+        self.save()?;
+        let client = Client::new(self.places.runtime.join("agent.sock"));
+        match ready(&client, &mut child).await {
+            Ok(()) => Ok(client),
+            Err(reason) => Err(LabError::Agent { reason, tail: tail(&log), log }),
+        }
+    }
+
+    /// Ends the agent; its pods and their traffic stay.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub(crate) fn stop_agent(&mut self) -> Result<(), LabError> {
+        let agent = self.state.agent.take();
+        process::end(agent.as_slice(), process::PATIENCE).doing(|| "ending the agent".into()).map(drop)
+    }
+
+    /// This program for this instance, with nothing of the environment that would tell it otherwise.
+    pub(crate) fn command(&self) -> io::Result<Command> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["--instance", self.places.instance]);
+        for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NETPATH_")) {
+            command.env_remove(name);
+        }
+        Ok(command)
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,32 +22,34 @@ use super::{
 };
 
 /// Instance name of the lab's agent.
-pub(super) const INSTANCE: &str = "lab";
+pub(super) const LAB: &str = "lab";
 /// Layout of the state file.
 const VERSION: u32 = 1;
 
 /// Where things are. Other places than the machine's are for tests.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
+    /// Name of the agent's instance.
+    pub(super) instance: &'static str,
     /// Lock and state file.
     pub(super) lab: PathBuf,
-    /// The agent's socket, configuration and log.
-    pub(super) runtime: PathBuf,
+    /// The agent's socket, configuration and log, and whatever else is to vanish in the end.
+    pub(crate) runtime: PathBuf,
     /// The agent's store.
     pub(super) store: PathBuf,
 }
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    /// The machine's, for an instance.
+    pub(crate) fn of(instance: &'static str) -> Self {
         Self {
-            lab: "/run/netpath-lab".into(),
-            runtime: Path::new("/run/netpath").join(INSTANCE),
-            store: Path::new("/var/lib/netpath").join(INSTANCE),
+            instance,
+            lab: format!("/run/netpath-{instance}").into(),
+            runtime: Path::new("/run/netpath").join(instance),
+            store: Path::new("/var/lib/netpath").join(instance),
         }
     }
-}
 
-impl Places {
     fn state(&self) -> PathBuf {
         self.lab.join("lab.json")
     }
@@ -68,10 +72,10 @@ pub(super) struct State {
 
 impl State {
     /// A lab that only has its `lab run` yet.
-    pub(super) fn new(run: Process) -> Self {
+    pub(super) fn new(instance: &str, run: Process) -> Self {
         Self {
             version: VERSION,
-            instance: INSTANCE.into(),
+            instance: instance.into(),
             run,
             holder: None,
             agent: None,
@@ -164,7 +168,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {
                     let pid =
                         State::load(places)?.filter(|state| state.run.alive()).map(|state| state.run.pid);
-                    return Err(LabError::Busy { pid });
+                    return Err(LabError::Busy { what: places.instance, pid });
                 }
                 Err(TryLockError::Error(error)) => return Err(error).doing(doing),
             }
@@ -172,6 +176,24 @@ impl Lock {
             let (own, there) = (file.metadata().doing(doing)?, fs::metadata(&path));
             if there.is_ok_and(|there| there.st_ino() == own.st_ino()) {
                 return Ok(Self { _file: file });
+            }
+        }
+    }
+}
+
+impl Lock {
+    /// Takes the lock as soon as a process that is about to be gone has let go of it.
+    ///
+    /// # Errors
+    /// As [`Lock::take`], after `patience`.
+    pub(super) fn wait(places: &Places, patience: Duration) -> Result<Self, LabError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::take(places) {
+                Err(LabError::Busy { .. }) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                taken => return taken,
             }
         }
     }
@@ -252,7 +274,7 @@ mod tests {
 
     fn places(dir: &tempfile::TempDir) -> Places {
         let at = |name: &str| dir.path().join(name);
-        Places { lab: at("lab"), runtime: at("run/netpath/lab"), store: at("var/netpath/lab") }
+        Places { instance: LAB, lab: at("lab"), runtime: at("run/netpath/lab"), store: at("var/netpath/lab") }
     }
 
     #[test]
@@ -261,11 +283,11 @@ mod tests {
         let places = places(&dir);
         let lock = Lock::take(&places).unwrap();
         let run = Process::current().unwrap();
-        State::new(run).save(&places).unwrap();
+        State::new(LAB, run).save(&places).unwrap();
         let mode = fs::metadata(places.state()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let error = Lock::take(&places).unwrap_err();
-        assert!(matches!(error, LabError::Busy { pid } if pid == Some(run.pid)), "{error}");
+        assert!(matches!(error, LabError::Busy { pid, .. } if pid == Some(run.pid)), "{error}");
         assert!(error.to_string().contains("lab down"));
         assert!(remove(&places, lock).unwrap());
         assert!(!places.lab.exists());
@@ -279,7 +301,7 @@ mod tests {
         let lock = Lock::take(&places).unwrap();
         let cat = || Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let (mut agent, mut stranger) = (cat(), cat());
-        let mut state = State::new(Process { pid: 1, start: u64::MAX });
+        let mut state = State::new(LAB, Process { pid: 1, start: u64::MAX });
         state.agent = Process::find(agent.id());
         let reused = Process::find(stranger.id()).unwrap();
         state.holder = Some(Process { start: reused.start - 1, ..reused });
@@ -305,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = places(&dir);
         let _lock = Lock::take(&places).unwrap();
-        let later = State { version: VERSION + 1, ..State::new(Process::current().unwrap()) };
+        let later = State { version: VERSION + 1, ..State::new(LAB, Process::current().unwrap()) };
         later.save(&places).unwrap();
         assert!(State::load(&places).unwrap_err().to_string().contains("same netpath"));
     }

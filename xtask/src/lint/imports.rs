@@ -43,7 +43,7 @@ const PACKAGES: &[Package] = &[
             layer("api", &["agent", "model", "store"]),
             layer("api/types", &[]),
             layer("api/client", &["api/types"]),
-            layer("bench", &["lab", "net"]),
+            layer("bench", &["lab", "net", "api/client", "api/types"]),
             layer("lab", &["model", "bench", "net", "api/client", "api/types"]),
             layer("doctor", &["model", "store", "config", "net", "datapath", "api/client", "api/types"]),
             layer("capture", &["api/client", "api/types", "net", "datapath", COMMON]),

@@ -1,40 +1,60 @@
-//! `bridge`: pods on a Linux bridge that has the gateway's address, masqueraded by nftables, as Docker does it.
+//! `bridge`: pods on a Linux bridge that has the gateway's address, masqueraded by nftables, with bridged packets shown
+//! to netfilter, as Docker does it.
 
-use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc};
 
-use ipnet::{IpNet, Ipv4Net};
-use nftables::{
-    batch::Batch,
-    expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix},
-    schema::{Chain, NfListObject, Nftables, Rule, Table},
-    stmt::{Match, Operator, Statement},
-    types::{NfChainType, NfFamily, NfHook},
-};
+use futures::{FutureExt, future::BoxFuture};
+use ipnet::Ipv4Net;
 
+use super::{Built, nft::masquerade};
 use crate::{
-    bench::{Mode, Pair, Path},
-    lab::topology::{End, OUTSIDE, Space, Topology, net, wire},
-    net::NetError,
+    bench::{Mode, Pair, Path, Site},
+    lab::{
+        LabError,
+        topology::{End, OUTSIDE, Space, Topology, net, wire},
+    },
+    net::{NetError, Netns, sysctl},
 };
 
 const BRIDGE: &str = "br0";
-const SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 30, 0, 0), 24);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
-const SERVER: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 3);
-const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 2);
-const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 1);
-const TABLE: &str = "masquerade";
-const CHAIN: &str = "postrouting";
+/// Whether the kernel shows bridged packets to netfilter. The key is there if it can (module `br_netfilter`); each
+/// namespace has its own (Linux 5.3).
+const CALL: &str = "net.bridge.bridge-nf-call-iptables";
+
+/// What tells a kind of bridge from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    /// Pods' addresses; the first is the bridge's.
+    pub(super) subnet: Ipv4Net,
+    /// Address of the node's uplink, with the router's before it.
+    pub(super) uplink: Ipv4Addr,
+    /// Whether netfilter sees packets, and translates them on their way to outside. Else the router knows the pods.
+    pub(super) netfilter: bool,
+}
+
+const KIND: Kind = Kind {
+    name: "bridge",
+    subnet: Ipv4Net::new_assert(Ipv4Addr::new(172, 30, 0, 0), 24),
+    uplink: Ipv4Addr::new(198, 18, 2, 2),
+    netfilter: true,
+};
 
 /// A node of its own with a bridge and two pods, behind the same router as the lab's node.
 #[derive(Debug)]
 pub struct Bridge {
-    /// Its links stay as long as its namespace is open.
-    _node: Space,
-    client: Space,
-    server: Space,
+    kind: Kind,
+    node: Space,
+    /// Index of the bridge.
+    bridge: u32,
+    pods: Vec<Space>,
     topology: Arc<Topology>,
+    /// Whether bridged packets pass netfilter.
+    called: Option<String>,
+}
+
+pub(super) fn build(site: &Site) -> Built<'_> {
+    async { Ok(Box::new(Bridge::build(Arc::clone(&site.topology)).await?) as Box<dyn Mode>) }.boxed()
 }
 
 impl Bridge {
@@ -43,101 +63,84 @@ impl Bridge {
     /// # Errors
     /// What the kernel or `nft` says.
     pub async fn build(topology: Arc<Topology>) -> Result<Self, NetError> {
-        let spec = &topology.spec;
-        let node = spec.space("bridge-node").await?;
-        let client = spec.space("bridge-a").await?;
-        let server = spec.space("bridge-b").await?;
-        node.forward()?;
-        topology.connect(&node, "to-bridge-node", &[(net(UPLINK, 30), ROUTER.into())]).await?;
-        node.netlink.add_bridge(BRIDGE).await?;
-        let bridge = node.configure(BRIDGE, &[net(GATEWAY, 24)]).await?;
-        for (pod, address, port) in [(&client, CLIENT, "veth-a"), (&server, SERVER, "veth-b")] {
-            let inside = End { space: pod, link: "eth0", addresses: &[net(address, 24)] };
-            let port_end = End { space: &node, link: port, addresses: &[] };
-            wire(port_end, inside, spec.uplink_mtu).await?;
-            let port = node.configure(port, &[]).await?;
-            node.netlink.set_master(port, bridge).await?;
-            pod.default_route(GATEWAY.into()).await?;
-        }
-        masquerade(&node, SUBNET.into(), BRIDGE)?;
-        Ok(Self { _node: node, client, server, topology })
+        Self::of(KIND, topology).await
     }
+
+    /// Builds a kind of it.
+    ///
+    /// # Errors
+    /// What the kernel or `nft` says.
+    pub(super) async fn of(kind: Kind, topology: Arc<Topology>) -> Result<Self, NetError> {
+        let node = topology.spec.space(&format!("{}-node", kind.name)).await?;
+        node.forward()?;
+        let router = before(kind.uplink);
+        let uplinks = [(net(kind.uplink, 30), router.into())];
+        topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
+        node.netlink.add_bridge(BRIDGE).await?;
+        let bridge = node.configure(BRIDGE, &[net(address(kind, 1), 24)]).await?;
+        let called = if kind.netfilter { "1" } else { "0" };
+        let called =
+            node.netns.enter(|| sysctl::write(CALL, called).and_then(|_| sysctl::read(CALL)).ok())?;
+        if kind.netfilter {
+            masquerade(&node, kind.subnet.into(), BRIDGE)?;
+        } else {
+            topology.router.route(kind.subnet.into(), kind.uplink.into()).await?;
+        }
+        let mut made = Self { kind, node, bridge, pods: Vec::new(), topology, called };
+        for number in [2, 3] {
+            made.pods.push(made.pod(number).await?);
+        }
+        Ok(made)
+    }
+
+    /// A pod with the `number`th address.
+    async fn pod(&self, number: u8) -> Result<Space, NetError> {
+        let pod = self.topology.spec.space(&format!("{}-{number}", self.kind.name)).await?;
+        let port = format!("veth-{number}");
+        let inside = End { space: &pod, link: "eth0", addresses: &[net(address(self.kind, number), 24)] };
+        let outside = End { space: &self.node, link: &port, addresses: &[] };
+        wire(outside, inside, self.topology.spec.uplink_mtu).await?;
+        let port = self.node.configure(&port, &[]).await?;
+        self.node.netlink.set_master(port, self.bridge).await?;
+        pod.default_route(address(self.kind, 1).into()).await?;
+        Ok(pod)
+    }
+}
+
+/// The `number`th address of a kind's pods.
+fn address(kind: Kind, number: u8) -> Ipv4Addr {
+    let [a, b, c, _] = kind.subnet.network().octets();
+    Ipv4Addr::new(a, b, c, number)
+}
+
+/// The address before one.
+pub(in crate::bench) fn before(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_bits() - 1)
 }
 
 impl Mode for Bridge {
     fn name(&self) -> &'static str {
-        "bridge"
+        self.kind.name
     }
 
-    fn pair(&self, path: Path) -> Option<Pair<'_>> {
-        let (server, address) = match path {
-            Path::PodPod => (&self.server.netns, SERVER),
-            Path::PodOutside => (&self.topology.outside.netns, OUTSIDE),
-        };
-        Some(Pair { client: &self.client.netns, server, address })
+    fn made_of(&self) -> String {
+        let (kind, called) = (self.kind, self.called.as_deref().unwrap_or("absent (no br_netfilter)"));
+        let outside =
+            if kind.netfilter { "nftables masquerade" } else { "no translation, the router knows the pods" };
+        format!("Linux bridge with veth pairs, {outside}, bridge-nf-call-iptables {called}")
     }
-}
 
-/// Gives what leaves a node from `pods` the address of the interface it leaves by, as Docker does: not towards
-/// `inside`. Needs the program `nft`.
-///
-/// # Errors
-/// What `nft` says.
-pub(crate) fn masquerade(node: &Space, pods: IpNet, inside: &str) -> Result<(), NetError> {
-    let rules = rules(pods, inside);
-    node.netns.enter(|| nftables::helper::apply_ruleset(&rules))?.map_err(|error| NetError {
-        doing: format!("masquerading {pods} with nft (Debian package nftables)"),
-        reason: explain(&error),
-        errno: None,
-    })
-}
-
-/// `nft` tells its reason on standard error, which the error's text leaves out.
-fn explain(error: &nftables::helper::NftablesError) -> String {
-    match error {
-        nftables::helper::NftablesError::NftFailed { stderr, .. } => format!("{error}: {}", stderr.trim()),
-        _ => error.to_string(),
+    fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
+        let [client, server] = [0, 1].map(|at| &self.pods[at].netns);
+        let pod = address(self.kind, 3);
+        Ok(match path {
+            Path::PodPod => Pair { client, server, address: pod },
+            Path::NodePod => Pair { client: &self.node.netns, server, address: pod },
+            Path::PodOutside => Pair { client, server: &self.topology.outside.netns, address: OUTSIDE },
+        })
     }
-}
 
-/// `ip saddr PODS oifname != INSIDE masquerade`, after routing.
-fn rules(pods: IpNet, inside: &str) -> Nftables<'static> {
-    let (family, protocol) =
-        if pods.addr().is_ipv4() { (NfFamily::IP, "ip") } else { (NfFamily::IP6, "ip6") };
-    let field = PayloadField { protocol: protocol.into(), field: "saddr".into() };
-    let prefix = Prefix {
-        addr: Box::new(Expression::String(Cow::Owned(pods.network().to_string()))),
-        len: u32::from(pods.prefix_len()),
-    };
-    let from_pods = Match {
-        left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))),
-        right: Expression::Named(NamedExpression::Prefix(prefix)),
-        op: Operator::EQ,
-    };
-    let to_elsewhere = Match {
-        left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Oifname })),
-        right: Expression::String(Cow::Owned(inside.to_owned())),
-        op: Operator::NEQ,
-    };
-    let mut batch = Batch::new();
-    batch.add(NfListObject::Table(Table { family, name: TABLE.into(), handle: None }));
-    batch.add(NfListObject::Chain(Chain {
-        family,
-        table: TABLE.into(),
-        name: CHAIN.into(),
-        _type: Some(NfChainType::NAT),
-        hook: Some(NfHook::Postrouting),
-        prio: Some(100),
-        ..Chain::default()
-    }));
-    let statements =
-        vec![Statement::Match(from_pods), Statement::Match(to_elsewhere), Statement::Masquerade(None)];
-    batch.add(NfListObject::Rule(Rule {
-        family,
-        table: TABLE.into(),
-        chain: CHAIN.into(),
-        expr: statements.into(),
-        ..Rule::default()
-    }));
-    batch.to_nftables()
+    fn newcomer(&self, number: u8) -> Option<BoxFuture<'_, Result<Netns, LabError>>> {
+        Some(async move { Ok(self.pod(10 + number).await?.netns) }.boxed())
+    }
 }

@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use futures::FutureExt;
+
+use super::Built;
 use crate::{
-    bench::{Mode, Pair, Path},
+    bench::{Mode, Pair, Path, Site},
     lab::topology::{End, Space, Spec, net, wire},
     net::NetError,
 };
@@ -16,6 +19,10 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 2);
 pub struct Direct {
     client: Space,
     server: Space,
+}
+
+pub(super) fn build(site: &Site) -> Built<'_> {
+    async { Ok(Box::new(Direct::build(&site.topology.spec).await?) as Box<dyn Mode>) }.boxed()
 }
 
 impl Direct {
@@ -41,12 +48,17 @@ impl Mode for Direct {
         "direct"
     }
 
-    fn pair(&self, path: Path) -> Option<Pair<'_>> {
+    fn made_of(&self) -> String {
+        "one veth pair between two namespaces, nothing else".into()
+    }
+
+    /// A node and its pod could have no less between them than two pods.
+    fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
         match path {
-            Path::PodPod => {
-                Some(Pair { client: &self.client.netns, server: &self.server.netns, address: SERVER })
+            Path::PodPod | Path::NodePod => {
+                Ok(Pair { client: &self.client.netns, server: &self.server.netns, address: SERVER })
             }
-            Path::PodOutside => None,
+            Path::PodOutside => Err("one wire leads to nobody else"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The matrix itself: its arithmetic, and what it says of a node that has pods but no netpath.
 
 use super::*;
-use crate::{bench::modes::bridge::masquerade, lab::testing::with_topology, net::PodLink};
+use crate::{bench::modes::nft::masquerade, lab::testing::with_topology, net::PodLink};
 
 fn counters(values: &[(&str, u64)]) -> Counters {
     Counters(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())

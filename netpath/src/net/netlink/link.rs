@@ -11,8 +11,8 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-            LinkInfo, LinkMessage, State,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
+            LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
         },
         nsid::{NsidAttribute, NsidMessage},
     },
@@ -181,6 +181,19 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        self.request(&doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
+    }
+
+    /// Makes a macvlan in bridge mode on top of the link `parent`, at once in another namespace. Fails if the name is taken
+    /// there, or the kernel has no macvlan.
+    pub async fn add_macvlan(&self, name: &str, parent: u32, netns: &Netns) -> Result<(), NetError> {
+        let doing = format!("make macvlan {name} on link #{parent}");
+        let mut message = end(&VethEnd { name, mac: None, netns: Some(netns) }, None, &doing)?;
+        message.attributes.push(LinkAttribute::Link(parent));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::MacVlan),
+            LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+        ]));
         self.request(&doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
     }
 

@@ -1,0 +1,181 @@
+//! Adding and removing a pod, each by a process of its own as container engines do it: `netpath pod add` beside the
+//! reference CNI plugin `bridge`, which makes a bridge, a veth pair, addresses and masquerading.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::{
+    Site, Unit, Workload,
+    measure::Found,
+    modes::bridge::before,
+    names::Key,
+    run::{Skipped, blocking},
+    series::{Failure, Series},
+};
+use crate::{
+    lab::{
+        LabError,
+        error::Doing,
+        topology::{Space, net},
+    },
+    net::Netns,
+};
+
+/// Where distributions put the reference plugins.
+const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+const UPLINK: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 18, 8, 2);
+
+/// Who attaches pods.
+enum Attacher {
+    Netpath,
+    Reference { plugins: PathBuf, node: Space, config: String, locks: PathBuf },
+}
+
+impl Attacher {
+    const fn mode(&self) -> &'static str {
+        match self {
+            Self::Netpath => "netpath",
+            Self::Reference { .. } => "bridge",
+        }
+    }
+
+    /// Adds or removes the pod whose namespace is at `path`.
+    async fn act(&self, site: &Site, add: bool, name: &str, path: &Path) -> Result<Duration, LabError> {
+        let doing = || format!("{} pod {name}", if add { "adding" } else { "removing" });
+        let (command, input, node) = match self {
+            Self::Netpath => {
+                let mut command = site.stage().await.command().doing(doing)?;
+                command.args(["pod", if add { "add" } else { "rm" }, name]);
+                if add {
+                    command.arg("--netns").arg(path);
+                }
+                (command, String::new(), site.topology.node.netns.clone())
+            }
+            Self::Reference { plugins, node, config, locks } => {
+                let mut command = Command::new(plugins.join("bridge"));
+                command.env("CNI_COMMAND", if add { "ADD" } else { "DEL" }).env("CNI_CONTAINERID", name);
+                command.env("CNI_NETNS", path).env("CNI_IFNAME", "eth0").env("CNI_PATH", plugins);
+                command.env("XTABLES_LOCKFILE", locks);
+                (command, config.clone(), node.netns.clone())
+            }
+        };
+        blocking("attaching", move || node.enter(|| timed(command, &input))).await??.doing(doing)
+    }
+}
+
+/// From before the process starts until after it has ended.
+fn timed(mut command: Command, input: &str) -> io::Result<Duration> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let started = Instant::now();
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let took = started.elapsed();
+    if output.status.success() {
+        return Ok(took);
+    }
+    // A plugin tells its reason on standard output.
+    let said = [output.stderr, output.stdout].concat();
+    Err(io::Error::other(format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim())))
+}
+
+/// The reference plugin on a node of its own, or why it is left out.
+async fn reference(site: &Site) -> Result<Result<Attacher, String>, LabError> {
+    let Some(plugins) = PLUGINS.iter().map(Path::new).find(|dir| dir.join("bridge").exists()) else {
+        let dirs = PLUGINS.join(", ");
+        return Ok(Err(format!(
+            "the reference CNI plugin `bridge` is in none of {dirs} (Debian package containernetworking-plugins)"
+        )));
+    };
+    let node = site.topology.spec.space("cni-node").await?;
+    node.forward()?;
+    site.topology.connect(&node, "to-cni", &[(net(UPLINK, 30), before(UPLINK).into())]).await?;
+    let runtime = site.stage().await.places.runtime.clone();
+    let config = json!({
+        "cniVersion": "0.4.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": runtime.join("cni"),
+            "ranges": [[{"subnet": "10.66.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    });
+    let (config, locks) = (config.to_string(), runtime.join("xtables.lock"));
+    Ok(Ok(Attacher::Reference { plugins: plugins.to_owned(), node, config, locks }))
+}
+
+/// Each round everybody adds a pod and removes it again. Who fails is given up, and told.
+///
+/// # Errors
+/// If a namespace or histogram cannot be made.
+pub(super) async fn measure(
+    site: &Site,
+    netpath: bool,
+    rounds: usize,
+    progress: &ProgressBar,
+    skipped: &mut Vec<Skipped>,
+) -> Result<Found, LabError> {
+    let mut attachers = Vec::new();
+    match reference(site).await? {
+        Ok(reference) => attachers.push(reference),
+        Err(reason) => skipped.push(Skipped::workload("bridge", Workload::Attach, reason)),
+    }
+    if netpath {
+        site.agent().await?;
+        attachers.push(Attacher::Netpath);
+    }
+    let mut found = Found::default();
+    for round in 1..=rounds {
+        for at in (0..attachers.len()).rev() {
+            let (mode, pair) = (attachers[at].mode(), turn(site, &attachers[at], round).await);
+            progress.inc(1);
+            match pair {
+                Ok(times) => note(&mut found, mode, times).doing(|| "noting a time".into())?,
+                Err(error) => {
+                    attachers.remove(at);
+                    found.series.retain(|series| series.key.mode != mode);
+                    found.failures.push(Failure::new(&key(mode, "add"), round, error.to_string()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A pod comes and goes; both times.
+async fn turn(site: &Site, attacher: &Attacher, round: usize) -> Result<[Duration; 2], LabError> {
+    let name = format!("attach-{}-{round}", attacher.mode());
+    let path = site.topology.spec.dir.join(&name);
+    Netns::create(&path)?;
+    let added = attacher.act(site, true, &name, &path).await;
+    let removed = attacher.act(site, false, &name, &path).await;
+    Netns::delete(&path)?;
+    Ok([added?, removed?])
+}
+
+fn key(mode: &'static str, what: &str) -> Key {
+    let variant = Some(what.to_owned());
+    Key { workload: Workload::Attach, path: None, protocol: None, variant, amount: None, mode }
+}
+
+fn note(found: &mut Found, mode: &'static str, times: [Duration; 2]) -> io::Result<()> {
+    for (what, time) in ["add", "remove"].into_iter().zip(times) {
+        let key = key(mode, what);
+        let at = match found.series.iter().position(|series| series.key == key) {
+            Some(at) => at,
+            None => {
+                found.series.push(Series::new(key, Unit::Millis)?);
+                found.series.len() - 1
+            }
+        };
+        found.series[at].add_one(time.as_nanos() as u64)?;
+    }
+    Ok(())
+}

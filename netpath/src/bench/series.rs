@@ -1,0 +1,325 @@
+//! What was measured, and the figures made of it.
+
+use std::{collections::BTreeMap, io};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    names::{Key, Path, Protocol, Unit},
+    stats::{self, Interval, round},
+};
+
+/// Rounds that differ by more than this part of their median tell little.
+const NOISY: f64 = 0.2;
+/// Parts of all samples that a distribution is told at.
+const QUANTILES: [f64; 23] = [
+    0.0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
+    0.9, 0.95, 0.99, 0.999,
+];
+
+/// What one turn of a case found, in raw units: nanoseconds, or somethings a second.
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    /// What stands for it.
+    pub(super) value: f64,
+    /// Every sample.
+    pub(super) samples: Histogram<u64>,
+}
+
+impl Turn {
+    /// The samples' median.
+    pub(super) fn median(samples: Histogram<u64>) -> Self {
+        Self { value: samples.value_at_quantile(0.5) as f64, samples }
+    }
+}
+
+/// All turns of a case.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    pub(super) key: Key,
+    pub(super) unit: Unit,
+    /// One value a round, raw.
+    rounds: Vec<f64>,
+    samples: Histogram<u64>,
+}
+
+impl Series {
+    /// Without turns yet.
+    ///
+    /// # Errors
+    /// If its histogram cannot be made.
+    pub(super) fn new(key: Key, unit: Unit) -> io::Result<Self> {
+        Ok(Self { key, unit, rounds: Vec::new(), samples: stats::histogram()? })
+    }
+
+    /// Adds a turn.
+    ///
+    /// # Errors
+    /// If the histogram cannot grow.
+    pub(super) fn add(&mut self, turn: &Turn) -> io::Result<()> {
+        self.rounds.push(turn.value);
+        self.samples.add(&turn.samples).map_err(io::Error::other)
+    }
+
+    /// Adds a turn of one sample.
+    ///
+    /// # Errors
+    /// If the histogram cannot grow.
+    pub(super) fn add_one(&mut self, value: u64) -> io::Result<()> {
+        self.rounds.push(value as f64);
+        self.samples.record(value).map_err(io::Error::other)
+    }
+
+    fn figure(&self, bases: &BTreeMap<Key, &[f64]>) -> Option<Figure> {
+        let interval = Interval::of(&self.rounds)?;
+        let ratio = |mode| stats::ratio(&self.rounds, bases.get(&Key { mode, ..self.key.clone() })?);
+        let (direct, bridge) = (ratio("direct"), ratio("bridge"));
+        let told = |raw: f64| significant(raw / self.unit.raw());
+        // What 99 of 100 are no worse than.
+        let p99 = if self.unit.is_time() { 0.99 } else { 0.01 };
+        let median = |ratio: &Option<Interval>| ratio.map(|one| round(one.median, 3));
+        let low = |ratio: &Option<Interval>| ratio.map(|one| round(one.low, 3));
+        let high = |ratio: &Option<Interval>| ratio.map(|one| round(one.high, 3));
+        Some(Figure {
+            mode: self.key.mode.to_owned(),
+            path: self.key.path.map(|path| path.name().to_owned()),
+            protocol: self.key.protocol.map(|protocol| protocol.name().to_owned()),
+            workload: self.key.workload.name().to_owned(),
+            variant: self.key.variant.clone(),
+            amount: self.key.amount,
+            unit: self.unit.name().to_owned(),
+            median: told(interval.median),
+            p99: told(self.samples.value_at_quantile(p99) as f64),
+            ci_low: told(interval.low),
+            ci_high: told(interval.high),
+            confidence: round(interval.confidence, 3),
+            ratio_direct: median(&direct),
+            ratio_direct_low: low(&direct),
+            ratio_direct_high: high(&direct),
+            ratio_bridge: median(&bridge),
+            ratio_bridge_low: low(&bridge),
+            ratio_bridge_high: high(&bridge),
+            rounds: self.rounds.len(),
+            samples: self.samples.len(),
+            noisy: interval.spread() > NOISY,
+            quantiles: self.quantiles().map(|(part, raw)| (part, told(raw))).collect(),
+        })
+    }
+
+    /// Nothing if there are too few samples for a distribution.
+    fn quantiles(&self) -> impl Iterator<Item = (f64, f64)> {
+        let parts: &[f64] = if self.samples.len() < 100 { &[] } else { &QUANTILES };
+        parts.iter().map(|part| (*part, self.samples.value_at_quantile(*part) as f64))
+    }
+}
+
+/// The figures of all series, with ratios to those of `direct` and `bridge` that differ in nothing else; ordered.
+pub(super) fn figures(mut series: Vec<Series>, modes: &[&str]) -> Vec<Figure> {
+    let place = |mode: &str| modes.iter().position(|one| *one == mode);
+    series.sort_by(|a, b| {
+        let key = |one: &Series| Key { mode: "", ..one.key.clone() };
+        (key(a), place(a.key.mode)).cmp(&(key(b), place(b.key.mode)))
+    });
+    let bases = series.iter().map(|one| (one.key.clone(), one.rounds.as_slice())).collect();
+    series.iter().filter_map(|one| one.figure(&bases)).collect()
+}
+
+/// Five significant digits: what a histogram does not know is not told.
+fn significant(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let decimals = 4 - value.abs().log10().floor() as i32;
+    if decimals > 0 { round(value, decimals) } else { value.round() }
+}
+
+/// One row of the results. Names are stable: scripts rely on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// Name of the mode.
+    pub mode: String,
+    /// Name of the path; null where there is none.
+    pub path: Option<String>,
+    /// Name of the protocol; null where there is none.
+    pub protocol: Option<String>,
+    /// Name of the workload.
+    pub workload: String,
+    /// What varies within the workload: `bytes`, `connections`, `endpoints`, `flows`, `add`, `remove`, a program's name.
+    #[serde(default)]
+    pub variant: Option<String>,
+    /// How many of it.
+    #[serde(default)]
+    pub amount: Option<u64>,
+    /// What median, p99 and the interval are in.
+    pub unit: String,
+    /// Median over rounds; of times each round's is the median of its samples.
+    pub median: f64,
+    /// What 99 of 100 samples are no worse than.
+    pub p99: f64,
+    /// Where the true median lies: from here
+    pub ci_low: f64,
+    /// to here,
+    pub ci_high: f64,
+    /// with this probability.
+    pub confidence: f64,
+    /// Median over rounds of the ratio to mode `direct` within the round; null without that mode.
+    pub ratio_direct: Option<f64>,
+    /// Its interval, from here
+    #[serde(default)]
+    pub ratio_direct_low: Option<f64>,
+    /// to here.
+    #[serde(default)]
+    pub ratio_direct_high: Option<f64>,
+    /// The same to mode `bridge`.
+    pub ratio_bridge: Option<f64>,
+    /// Its interval, from here
+    #[serde(default)]
+    pub ratio_bridge_low: Option<f64>,
+    /// to here.
+    #[serde(default)]
+    pub ratio_bridge_high: Option<f64>,
+    /// Turns it was given.
+    pub rounds: usize,
+    /// Samples in all of them.
+    pub samples: u64,
+    /// Whether rounds differ too much for the figure to tell much.
+    pub noisy: bool,
+    /// The distribution of samples: parts of all, and the value that so many are not above. Empty if there are few.
+    #[serde(default)]
+    pub quantiles: Vec<(f64, f64)>,
+}
+
+impl Figure {
+    /// Everything that tells it from others but the mode.
+    pub(super) fn question(&self) -> Question<'_> {
+        let (path, protocol) = (self.path.as_deref(), self.protocol.as_deref());
+        Question {
+            workload: &self.workload,
+            path,
+            protocol,
+            variant: self.variant.as_deref(),
+            amount: self.amount,
+        }
+    }
+
+    /// Whether less is better.
+    pub(super) fn is_time(&self) -> bool {
+        Unit::of(&self.unit).is_some_and(Unit::is_time)
+    }
+}
+
+/// What a figure answers, for one mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Question<'a> {
+    pub(super) workload: &'a str,
+    pub(super) path: Option<&'a str>,
+    pub(super) protocol: Option<&'a str>,
+    pub(super) variant: Option<&'a str>,
+    pub(super) amount: Option<u64>,
+}
+
+impl Question<'_> {
+    /// What varies, in words.
+    pub(super) fn variation(&self) -> String {
+        match (self.amount, self.variant) {
+            (Some(1), Some(variant)) => format!("1 {}", variant.trim_end_matches('s')),
+            (Some(amount), Some(variant)) => format!("{amount} {variant}"),
+            (_, variant) => variant.unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// A case that could not be measured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("measuring {mode} {workload} {} {}, round {round}: {reason}", path.as_deref().unwrap_or(""), protocol.as_deref().unwrap_or(""))]
+pub struct Failure {
+    /// Name of the mode.
+    pub mode: String,
+    /// Name of the path.
+    pub path: Option<String>,
+    /// Name of the protocol.
+    pub protocol: Option<String>,
+    /// Name of the workload.
+    pub workload: String,
+    /// Round in which it failed, from 1.
+    pub round: usize,
+    /// The kernel's reason.
+    pub reason: String,
+}
+
+impl Failure {
+    pub(super) fn new(key: &Key, round: usize, reason: impl Into<String>) -> Self {
+        Self {
+            mode: key.mode.to_owned(),
+            path: key.path.map(Path::name).map(str::to_owned),
+            protocol: key.protocol.map(Protocol::name).map(str::to_owned),
+            workload: key.workload.name().to_owned(),
+            round,
+            reason: reason.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Document, Workload, html, tables};
+
+    fn series(mode: &'static str, unit: Unit, rounds: &[u64]) -> Series {
+        let key = Key {
+            workload: Workload::Rr,
+            path: Some(Path::PodPod),
+            protocol: Some(Protocol::Tcp),
+            variant: Some("bytes".into()),
+            amount: Some(1),
+            mode,
+        };
+        let mut series = Series::new(key, unit).unwrap();
+        rounds.iter().for_each(|round| series.add_one(*round).unwrap());
+        series
+    }
+
+    #[test]
+    fn figures_are_in_the_order_of_modes_with_ratios_of_the_same_question() {
+        let mut other = series("direct", Unit::Micros, &[1; 3]);
+        other.key.amount = Some(1024);
+        let all = vec![
+            other,
+            series("netpath", Unit::Micros, &[11_000, 220_000, 11_000]),
+            series("direct", Unit::Micros, &[10_000, 200_000, 10_000]),
+        ];
+        let figures = figures(all, &["direct", "netpath"]);
+        let order: Vec<_> = figures.iter().map(|one| (one.mode.as_str(), one.amount)).collect();
+        assert_eq!(order, [("direct", Some(1)), ("netpath", Some(1)), ("direct", Some(1024))]);
+        let netpath = &figures[1];
+        assert_eq!((netpath.median, netpath.ci_low, netpath.ci_high), (11.0, 11.0, 220.0));
+        assert_eq!((netpath.ratio_direct, netpath.ratio_direct_high), (Some(1.1), Some(1.1)));
+        assert_eq!((netpath.ratio_bridge, netpath.noisy), (None, true));
+        assert!((netpath.p99 / 220.0 - 1.0).abs() < 0.001);
+    }
+
+    #[test]
+    fn of_rates_the_worst_hundredth_is_the_slowest() {
+        let rounds: Vec<u64> = (1..=200).map(|one| one * 1_000_000_000).collect();
+        let figures = figures(vec![series("bridge", Unit::Gigabits, &rounds)], &["bridge"]);
+        assert!((figures[0].p99 - 2.0).abs() < 0.01 && figures[0].median == 100.5, "{:?}", figures[0]);
+        assert!(!figures[0].is_time() && figures[0].confidence >= 0.95);
+        assert_eq!(figures[0].quantiles.len(), QUANTILES.len());
+    }
+
+    #[test]
+    fn a_document_survives_json_and_is_told_without_markup_of_others() {
+        let figures = figures(vec![series("direct", Unit::Micros, &[10_000; 3])], &["direct"]);
+        let mut document = Document { results: figures, ..Document::default() };
+        document.warnings.push("<script>".into());
+        let text = serde_json::to_string(&document).unwrap();
+        assert_eq!(serde_json::from_str::<Document>(&text).unwrap(), document);
+        assert!(document.passed());
+        let page = html(&document).unwrap();
+        assert!(page.contains("<svg") && page.contains("&lt;script&gt;") && !page.contains("<script"));
+        assert!(tables(&document).contains("10.00 us"));
+        document.failures.push(Failure::new(&series("direct", Unit::Micros, &[]).key, 2, "no answer"));
+        assert!(!document.passed() && tables(&document).contains("round 2: no answer"));
+    }
+}

@@ -1,0 +1,62 @@
+//! Where modes are built: router and outside for all, and an agent for those that need one.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use crate::{
+    api::client::Client,
+    lab::{
+        LabError,
+        stage::Stage,
+        topology::{Spec, Topology},
+    },
+};
+
+/// The network around the modes, and the surroundings that everything vanishes with.
+#[derive(Debug)]
+pub struct Site {
+    /// Node of the agent, router and outside.
+    pub topology: Arc<Topology>,
+    stage: Mutex<Stage>,
+    agent: OnceCell<Client>,
+}
+
+impl Site {
+    /// Builds router and outside.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) async fn build(stage: Stage) -> Result<Self, LabError> {
+        Ok(Self::around(Topology::build(Spec::default()).await?, stage))
+    }
+
+    /// Around a network that is there.
+    pub(super) fn around(topology: Topology, stage: Stage) -> Self {
+        Self { topology: Arc::new(topology), stage: Mutex::new(stage), agent: OnceCell::new() }
+    }
+
+    /// The agent on the topology's node, started with a new installation's configuration when it is first asked for.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub(super) async fn agent(&self) -> Result<Client, LabError> {
+        let start = async || self.stage.lock().await.start_agent(&self.topology.node.netns, "").await;
+        self.agent.get_or_try_init(start).await.cloned()
+    }
+
+    /// Stops the agent and starts it again with more configuration.
+    ///
+    /// # Errors
+    /// If it does not end, or does not come up.
+    pub(super) async fn restart_agent(&self, more: &str) -> Result<Client, LabError> {
+        let mut stage = self.stage.lock().await;
+        stage.stop_agent()?;
+        stage.start_agent(&self.topology.node.netns, more).await
+    }
+
+    /// The surroundings.
+    pub(super) async fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().await
+    }
+}

@@ -1,0 +1,108 @@
+//! Tables for people.
+
+use comfy_table::{Cell, Table};
+
+use super::{Comparison, Document, Figure};
+use crate::lab::report::{right, table};
+
+/// What a run has found: a table for each workload, and what was left out or is doubtful.
+pub fn tables(document: &Document) -> String {
+    let mut text = String::new();
+    let mut workloads: Vec<&str> = document.results.iter().map(|figure| figure.workload.as_str()).collect();
+    workloads.dedup();
+    for workload in workloads {
+        let figures = document.results.iter().filter(|figure| figure.workload == workload);
+        text += &format!("{workload}: {}\n{}\n\n", meaning(workload), of_workload(figures));
+    }
+    text += &notes(document).into_iter().map(|note| note + "\n").collect::<String>();
+    let environment = &document.environment;
+    text + &format!(
+        "{} rounds of {} ms, interleaved; medians over rounds with the interval that holds the true one; ratios are taken \
+         within a round.\n",
+        environment.rounds, environment.slice_ms
+    )
+}
+
+/// What was left out, failed or is doubtful, a line each.
+pub(super) fn notes(document: &Document) -> Vec<String> {
+    let skipped = document.skipped.iter().map(|one| {
+        let part = [one.path.as_deref(), one.workload.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let space = if part.is_empty() { "" } else { " " };
+        format!("skipped {}{space}{part}: {}", one.mode, one.reason)
+    });
+    let failures = document.failures.iter().map(|one| format!("failed: {one}"));
+    let warnings = document.warnings.iter().map(|one| format!("warning: {one}"));
+    skipped.chain(failures).chain(warnings).collect()
+}
+
+/// What a workload is, for who reads its figures.
+pub(super) fn meaning(workload: &str) -> &'static str {
+    match workload {
+        "rr" => "request and response on one connection, whole round trip, both sides on one core",
+        "crr" => "connect, request, response, close, one connection after the other, both sides on one core",
+        "stream" => "payload that arrives, sender and receiver on a core each",
+        "pps" => "datagrams in 64-byte frames that arrive, sender and receiver on a core each",
+        "first-packet" => "the first round trip of a pod that was just made",
+        "attach" => "a pod added and removed by a process; bridge is the reference CNI plugin",
+        "program" => "one run of a program during TCP round trips, the kernel's clock included",
+        "scale" => "round trips with so much in netpath's tables",
+        _ => "",
+    }
+}
+
+fn of_workload<'a>(figures: impl Iterator<Item = &'a Figure>) -> Table {
+    let mut table = table(&["path", "", "", "mode", "median", "interval", "p99", "/ direct", "/ bridge"]);
+    for figure in figures {
+        let ratio = |ratio: Option<f64>, low: Option<f64>, high: Option<f64>| match (ratio, low, high) {
+            (Some(ratio), Some(low), Some(high)) => right(format!("{ratio:.3} ({low:.2} to {high:.2})")),
+            _ => right("-"),
+        };
+        let noisy = if figure.noisy { "~" } else { "" };
+        table.add_row([
+            Cell::new(figure.path.as_deref().unwrap_or("")),
+            Cell::new(figure.protocol.as_deref().unwrap_or("")),
+            Cell::new(figure.question().variation()),
+            Cell::new(&figure.mode),
+            right(format!("{noisy}{} {}", number(figure.median), figure.unit)),
+            right(format!("{} to {}", number(figure.ci_low), number(figure.ci_high))),
+            right(number(figure.p99)),
+            ratio(figure.ratio_direct, figure.ratio_direct_low, figure.ratio_direct_high),
+            ratio(figure.ratio_bridge, figure.ratio_bridge_low, figure.ratio_bridge_high),
+        ]);
+    }
+    table
+}
+
+/// Two runs side by side.
+pub fn comparison(comparison: &Comparison) -> String {
+    let mut table = table(&["workload", "path", "", "", "mode", "A", "B", "B / A", ""]);
+    for row in &comparison.rows {
+        table.add_row([
+            Cell::new(&row.workload),
+            Cell::new(row.path.as_deref().unwrap_or("")),
+            Cell::new(row.protocol.as_deref().unwrap_or("")),
+            Cell::new(row.question().variation()),
+            Cell::new(&row.mode),
+            right(format!("{} {}", number(row.a), row.unit)),
+            right(format!("{} {}", number(row.b), row.unit)),
+            right(format!("{:.3}", row.ratio)),
+            Cell::new(&row.verdict),
+        ]);
+    }
+    let notes: String = comparison.notes.iter().map(|note| format!("{note}\n")).collect();
+    format!("{table}\n{notes}Better and worse are told where the intervals of A and B do not meet.\n")
+}
+
+/// A number as short as it can be told: three to five digits, with thousands.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{:.2}M", value / 1e6),
+        size if size >= 1e4 => format!("{:.1}k", value / 1e3),
+        size if size >= 100.0 => format!("{value:.0}"),
+        _ => format!("{value:.2}"),
+    }
+}

@@ -1,0 +1,122 @@
+//! What can be measured between any two namespaces that talk, as a list.
+
+use std::io;
+
+use super::{
+    Pair,
+    load::{
+        Cores, Slice, crr,
+        flood::{self, Count},
+        rr,
+    },
+    names::{Path, Protocol, Unit, Workload},
+    series::Turn,
+};
+
+/// A datagram that fills a packet of 1,500 bytes over IPv4.
+const FULL: usize = 1472;
+/// A datagram in an Ethernet frame of 64 bytes with its checksum, the smallest: 64 - 14 - 20 - 8 - 4.
+const SMALL: usize = 18;
+
+/// One thing to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Bytes each way.
+    Rr(Protocol, usize),
+    Crr,
+    /// Connections side by side.
+    Stream(Protocol, u64),
+    Pps,
+}
+
+impl Task {
+    pub(super) const fn workload(self) -> Workload {
+        match self {
+            Self::Rr(..) => Workload::Rr,
+            Self::Crr => Workload::Crr,
+            Self::Stream(..) => Workload::Stream,
+            Self::Pps => Workload::Pps,
+        }
+    }
+
+    pub(super) const fn protocol(self) -> Protocol {
+        match self {
+            Self::Rr(protocol, _) | Self::Stream(protocol, _) => protocol,
+            Self::Crr => Protocol::Tcp,
+            Self::Pps => Protocol::Udp,
+        }
+    }
+
+    /// What varies, and how much of it.
+    pub(super) const fn variation(self) -> Option<(&'static str, u64)> {
+        match self {
+            Self::Rr(_, size) => Some(("bytes", size as u64)),
+            Self::Stream(_, connections) => Some(("connections", connections)),
+            Self::Crr | Self::Pps => None,
+        }
+    }
+
+    pub(super) const fn unit(self) -> Unit {
+        match self {
+            Self::Rr(..) => Unit::Micros,
+            Self::Crr => Unit::Connections,
+            Self::Stream(..) => Unit::Gigabits,
+            Self::Pps => Unit::Packets,
+        }
+    }
+
+    /// Echo is answered by kernels, and tells what users feel of a path between pods only.
+    pub(super) fn suits(self, path: Path) -> bool {
+        self.protocol() != Protocol::Icmp || path == Path::PodPod
+    }
+
+    /// One turn. Blocks for about slice and warm-up.
+    ///
+    /// # Errors
+    /// What the kernel says, on either side.
+    pub(super) fn turn(self, pair: &Pair<'_>, slice: Slice, cores: Cores) -> io::Result<Turn> {
+        match self {
+            Self::Rr(Protocol::Tcp, size) => rr::tcp(pair, size, slice, cores).map(Turn::median),
+            Self::Rr(Protocol::Udp, size) => rr::udp(pair, size, slice, cores).map(Turn::median),
+            Self::Rr(Protocol::Icmp, _) => rr::icmp(pair, slice, cores).map(Turn::median),
+            Self::Crr => crr::tcp(pair, slice, cores),
+            Self::Stream(Protocol::Udp, connections) => {
+                flood::udp(pair, connections, FULL, Count::Bits, slice, cores)
+            }
+            Self::Stream(_, connections) => flood::tcp(pair, connections, slice, cores),
+            Self::Pps => flood::udp(pair, 1, SMALL, Count::Packets, slice, cores),
+        }
+    }
+}
+
+/// Round trips of the smallest messages: what a lab shows.
+pub(super) const LATENCY: &[Task] = &[
+    Task::Rr(Protocol::Tcp, 1),
+    Task::Rr(Protocol::Udp, 1),
+    Task::Rr(Protocol::Icmp, super::sockets::Pinger::PAYLOAD.len()),
+];
+
+/// What is measured beside [`LATENCY`].
+const QUICK: &[Task] = &[
+    Task::Crr,
+    Task::Stream(Protocol::Tcp, 1),
+    Task::Stream(Protocol::Tcp, 16),
+    Task::Stream(Protocol::Udp, 1),
+    Task::Pps,
+];
+
+/// What is measured beside [`QUICK`] when there is time.
+const FULL_ONLY: &[Task] = &[
+    Task::Rr(Protocol::Tcp, 1024),
+    Task::Rr(Protocol::Tcp, 16 * 1024),
+    Task::Rr(Protocol::Udp, 512),
+    Task::Rr(Protocol::Udp, FULL),
+    Task::Stream(Protocol::Udp, 16),
+];
+
+/// The list for some workloads.
+pub(super) fn tasks(quick: bool, workloads: &[Workload]) -> Vec<Task> {
+    let more = if quick { &[] } else { FULL_ONLY };
+    let all = LATENCY.iter().chain(QUICK).chain(more).copied();
+    all.filter(|task| workloads.contains(&task.workload())).collect()
+}

@@ -1,0 +1,251 @@
+//! `netpath bench`: every mode and path in its document, and nothing left of it however it ends. Never how fast.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use netpath_tests::{namespace::isolate, node::binary, wait::until};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// A machine of its own as far as files go.
+fn machine() {
+    isolate();
+    mount(Some("netpath-test"), "/var/lib", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
+}
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(binary()).arg("bench").args(arguments).output().expect("netpath bench")
+}
+
+fn document(output: &Output) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{errors}"))
+}
+
+/// Files and links of the machine that a benchmark may change.
+fn traces() -> BTreeSet<String> {
+    let names = |dir: &str| -> Vec<String> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path().display().to_string()).collect()
+    };
+    // Not sysfs, which is still that of the machine around the test.
+    let links = fs::read_to_string("/proc/thread-self/net/dev").expect("links");
+    let links = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    ["/run", "/run/netpath", "/run/netns", "/var/lib", "/var/lib/netpath", "/sys/fs/bpf"]
+        .into_iter()
+        .flat_map(names)
+        .chain(links)
+        .collect()
+}
+
+fn rows<'a>(document: &'a Value, workload: &str) -> Vec<&'a Value> {
+    let results = document["results"].as_array().expect("results");
+    results.iter().filter(|row| row["workload"] == workload).collect()
+}
+
+/// Mode and path of some rows.
+fn ways(rows: &[&Value]) -> BTreeSet<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    rows.iter().map(|row| (text(&row["mode"]), text(&row["path"]))).collect()
+}
+
+fn set(ways: &[(&str, &str)]) -> BTreeSet<(String, String)> {
+    ways.iter().map(|(mode, path)| ((*mode).to_owned(), (*path).to_owned())).collect()
+}
+
+/// What every row has, whatever it tells.
+fn plausible(row: &Value) {
+    let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} of {row}"));
+    for name in ["mode", "workload", "unit"] {
+        assert!(row[name].is_string(), "{name} of {row}");
+    }
+    // On a busy machine nothing may arrive for a hundredth of a stream's time.
+    assert!(number("median") > 0.0 && number("p99") >= 0.0, "{row}");
+    assert!(number("ci_low") <= number("median") && number("median") <= number("ci_high"), "{row}");
+    for (mode, ratio) in [("direct", "ratio_direct"), ("bridge", "ratio_bridge")] {
+        let value = row.get(ratio).unwrap_or_else(|| panic!("{ratio} of {row}"));
+        assert!(row["mode"] != mode || *value == 1.0, "{row}");
+        assert!(value.is_null() || value.as_f64() > Some(0.0), "{row}");
+    }
+}
+
+#[test]
+fn bench_measures_every_mode_on_every_path_and_leaves_nothing() {
+    machine();
+    let before = traces();
+    let workloads = "rr,crr,stream,pps,first-packet,program";
+    let report = "/run/report.html";
+    let output =
+        bench(&["--quick", "--rounds", "1", "--workloads", workloads, "-o", "json", "--report", report]);
+    let page = fs::read_to_string(report).expect("report");
+    fs::remove_file(report).unwrap();
+    assert_eq!(traces(), before);
+    let document = document(&output);
+    for row in document["results"].as_array().expect("results") {
+        plausible(row);
+    }
+    assert!(document["failures"].as_array().expect("failures").is_empty(), "{:#}", document["failures"]);
+    assert!(output.status.success(), "{:#}", document["skipped"]);
+    // A kernel may lack a mode, but then that is told.
+    let lacking: Vec<_> = document["skipped"].as_array().expect("skipped").iter().collect();
+    let lacks = |(mode, path): &(String, String)| {
+        lacking.iter().any(|one| one["mode"] == **mode && (one["path"].is_null() || one["path"] == **path))
+    };
+    let modes = ["direct", "bridge", "bridge-plain", "routed", "macvlan", "host", "netpath"];
+    let paths = ["pod-pod", "node-pod", "pod-outside"];
+    let wanted: BTreeSet<_> = modes.iter().flat_map(|mode| paths.map(|path| (*mode, path))).collect();
+    let wanted = set(&wanted.into_iter().collect::<Vec<_>>());
+    for workload in ["rr", "crr", "stream", "pps"] {
+        let there = ways(&rows(&document, workload));
+        let missing: Vec<_> = wanted.difference(&there).filter(|way| !lacks(way)).collect();
+        assert!(missing.is_empty(), "{workload} lacks {missing:?}");
+    }
+    for mode in ["direct", "bridge", "host", "netpath"] {
+        assert!(
+            document["environment"]["modes"][mode].is_string(),
+            "{mode} of {:#}",
+            document["environment"]
+        );
+    }
+    let programs = rows(&document, "program");
+    assert_eq!(ways(&programs), set(&paths.map(|path| ("netpath", path))));
+    assert!(programs.iter().any(|row| row["variant"] == "from_pod" && row["unit"] == "ns"), "{programs:#?}");
+    assert!(ways(&rows(&document, "first-packet")).contains(&("netpath".into(), "pod-pod".into())));
+    // Self-contained, with a bar for netpath and a curve of how round trips are distributed.
+    assert!(page.contains("<svg") && page.contains("netpath</text>") && page.contains("distribution"));
+    assert!(!page.contains("src=") && !page.contains("href="), "the report needs other files");
+}
+
+#[test]
+fn bench_attaches_pods_and_fills_the_tables() {
+    machine();
+    let before = traces();
+    let output = bench(&[
+        "--quick",
+        "--rounds",
+        "1",
+        "--modes",
+        "direct,netpath",
+        "--workloads",
+        "attach,scale",
+        "-o",
+        "json",
+    ]);
+    assert_eq!(traces(), before);
+    let document = document(&output);
+    assert!(output.status.success(), "{:#} {:#}", document["failures"], document["skipped"]);
+    let attached = rows(&document, "attach");
+    for what in ["add", "remove"] {
+        let row = attached.iter().find(|row| row["mode"] == "netpath" && row["variant"] == what);
+        plausible(row.unwrap_or_else(|| panic!("{what} in {attached:#?}")));
+    }
+    let scaled = rows(&document, "scale");
+    for (variant, amounts) in [("endpoints", [2, 1_000, 10_000]), ("flows", [1_000, 100_000, 500_000])] {
+        for amount in amounts {
+            let here: Vec<_> = scaled
+                .iter()
+                .copied()
+                .filter(|row| row["variant"] == variant && row["amount"] == amount)
+                .collect();
+            let paths = [("direct", "pod-pod"), ("netpath", "pod-pod"), ("netpath", "pod-outside")];
+            assert_eq!(ways(&here), set(&paths), "{amount} {variant}");
+            here.into_iter().for_each(plausible);
+        }
+    }
+}
+
+/// A benchmark that has started its agent, and the processes that it has written down.
+struct Running {
+    run: Child,
+    processes: Vec<Pid>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let mut command = Command::new(binary());
+        command.args(["bench", "--modes", "netpath", "--workloads", "rr"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("netpath bench");
+        let mut running = Self { run, processes: Vec::new() };
+        until("the benchmark's agent answers", || Path::new("/run/netpath/bench/agent.sock").exists());
+        let state = fs::read("/run/netpath-bench/lab.json").expect("state");
+        let state: Value = serde_json::from_slice(&state).expect("state");
+        running.processes = ["holder", "agent"]
+            .map(|name| Pid::from_raw(state[name]["pid"].as_i64().expect(name) as i32))
+            .into();
+        running
+    }
+
+    /// Those of its processes that have not ended.
+    fn left(&self) -> Vec<Pid> {
+        let runs = |pid: &&Pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        self.processes.iter().filter(runs).copied().collect()
+    }
+}
+
+impl Drop for Running {
+    /// A benchmark that does not do what it should must not outlive its test.
+    fn drop(&mut self) {
+        let _ = self.run.kill();
+        for pid in self.left() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn bench_that_crashed_or_was_interrupted_leaves_nothing() {
+    machine();
+    let before = traces();
+    for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
+        let mut running = Running::start();
+        let busy = bench(&["--quick"]);
+        assert!(
+            !busy.status.success() && String::from_utf8_lossy(&busy.stderr).contains("is running already"),
+            "{busy:?}"
+        );
+        kill(Pid::from_raw(running.run.id() as i32), signal).unwrap();
+        assert!(!running.run.wait().unwrap().success());
+        until("everything is removed", || traces() == before);
+        until("its processes are gone", || running.left().is_empty());
+    }
+}
+
+#[test]
+fn bench_compare_tells_what_differs() {
+    machine();
+    let output =
+        bench(&["--quick", "--rounds", "2", "--modes", "direct,host", "--workloads", "rr", "-o", "json"]);
+    let mut run = document(&output);
+    fs::write("/run/a.json", run.to_string()).unwrap();
+    let results = run["results"].as_array_mut().expect("results");
+    let count = results.len();
+    assert!(count >= 10, "{count} rows");
+    for name in ["median", "ci_low", "ci_high"] {
+        results[0][name] = (results[0][name].as_f64().unwrap() * 1000.0).into();
+    }
+    results.pop();
+    fs::write("/run/b.json", run.to_string()).unwrap();
+    let output = bench(&["compare", "/run/a.json", "/run/b.json", "-o", "json"]);
+    let comparison = document(&output);
+    let rows = comparison["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), count - 1, "{rows:#?}");
+    assert_eq!((&rows[0]["verdict"], &rows[0]["ratio"]), (&"worse".into(), &1000.0.into()));
+    assert!(rows[1..].iter().all(|row| row["verdict"] == "same" && row["ratio"] == 1.0), "{rows:#?}");
+    assert_eq!(comparison["notes"], serde_json::json!(["1 figures are in A only"]));
+    let table = bench(&["compare", "/run/a.json", "/run/b.json"]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("worse"), "{table:?}");
+    let wrong = bench(&["compare", "/run/a.json", "/dev/null"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("/dev/null"), "{wrong:?}");
+}
