@@ -27,7 +27,7 @@ fn scene(f: &Family, ports: &[u16]) -> Scene {
     }
     scene.datapath = scene.load_again(ENTRIES);
     assert!(scene.datapath.is_moving());
-    scene.flows = scene.datapath.flow_table().expect("flow table");
+    scene.flows = scene.datapath.readings().flow_table().expect("flow table");
     scene
 }
 
