@@ -56,7 +56,7 @@ pub async fn run(
     let (agent, mut uninstall) = Agent::open(config, store).await?;
     let mut tasks = agent.begin().await?;
     let socket = agent.config().paths.socket();
-    let mut group = agent.api_group();
+    let group = agent.api_group();
     let listener = server::bind(&socket, group).await?;
     // Served until the answers are out, that of `uninstall` included.
     let (end_server, server_ends) = watch::channel(false);
@@ -64,24 +64,7 @@ pub async fn run(
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&agent), server_ends));
     tracing::info!(socket = %socket.display(), node = agent.config().node, "ready");
     tasks.spawn(Arc::clone(&agent).tell_loop(serving.abort_handle()));
-    let asked = loop {
-        tokio::select! {
-            to_end = signals.next() => if to_end { break None },
-            asked = uninstall.recv() => break asked,
-        }
-        notify::reloading().await;
-        let reload = async { agent.reload(blocking(reread.clone()).await).await };
-        let reloaded = tokio::select! {
-            reloaded = reload => reloaded,
-            () = signals.end() => break None,
-            asked = uninstall.recv() => break asked,
-        };
-        if group != agent.api_group() {
-            group = agent.api_group();
-            agent.note("api.group", &server::open_to(&socket, group));
-        }
-        notify::reloaded(reloaded).await;
-    };
+    let asked = agent.until_asked(&mut signals, &mut uninstall, reread, group).await;
     notify::stopping().await;
     agent.end(tasks).await;
     let outcome = match asked {
@@ -193,6 +176,35 @@ pub(super) async fn open_store(paths: &Paths) -> Result<Arc<dyn Store>, AgentErr
 }
 
 impl Agent {
+    /// Waits until the agent is to end, and takes over new configurations meanwhile. Returns who asks for an uninstallation, if
+    /// anybody does. `group` has the socket.
+    async fn until_asked(
+        &self,
+        signals: &mut Signals,
+        uninstall: &mut mpsc::Receiver<Uninstall>,
+        reread: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+        mut group: Option<u32>,
+    ) -> Option<Uninstall> {
+        loop {
+            tokio::select! {
+                to_end = signals.next() => if to_end { return None },
+                asked = uninstall.recv() => return asked,
+            }
+            notify::reloading().await;
+            let reload = async { self.reload(blocking(reread.clone()).await).await };
+            let reloaded = tokio::select! {
+                reloaded = reload => reloaded,
+                () = signals.end() => return None,
+                asked = uninstall.recv() => return asked,
+            };
+            if group != self.api_group() {
+                group = self.api_group();
+                self.note("api.group", &server::open_to(&self.config().paths.socket(), group));
+            }
+            notify::reloaded(reloaded).await;
+        }
+    }
+
     /// Reads the state and loads the programs; nothing on the node is changed but bpffs mounted and tables pinned.
     pub(super) async fn open(
         config: Config,

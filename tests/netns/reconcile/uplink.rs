@@ -11,21 +11,16 @@ use super::{
 
 for_both_families!(the_uplink_comes_and_goes);
 
+const BACK: &str =
+    "ip -4 route add default via 198.18.0.1 dev up0; ip -6 route add default via 2001:db8:18::1 dev up0";
+
 fn the_uplink_comes_and_goes(family: Family) {
     let mut scene = Scene::new(&family, "");
     let flag = scene.side.flag();
-    let back =
-        "ip -4 route add default via 198.18.0.1 dev up0; ip -6 route add default via 2001:db8:18::1 dev up0";
-    let addresses = "ip addr add 198.18.0.2/30 dev up0; ip addr add 2001:db8:18::2/64 dev up0 nodad";
     let with_v6 = "ip addr show dev up0 | grep -q 2001: || ip addr add 2001:db8:18::2/64 dev up0 nodad";
-    let recreated = format!(
-        "ip link add up0 type veth peer name to-node netns router; {addresses}; \
-         ip link set up0 up; ip -n router addr add 198.18.0.1/30 dev to-node; \
-         ip -n router addr add 2001:db8:18::1/64 dev to-node nodad; ip -n router link set to-node up; {back}"
-    );
     let rows = [
         ("default route gone and back", format!("ip {flag} route del default; {}", default(&scene)), true),
-        ("down and up", format!("ip link set up0 down; ip link set up0 up; {with_v6}; {back}"), true),
+        ("down and up", format!("ip link set up0 down; ip link set up0 up; {with_v6}; {BACK}"), true),
         (
             "an address more",
             "ip addr add 198.18.0.9/32 dev up0; ip addr add 2001:db8:18::9/128 dev up0".into(),
@@ -52,8 +47,19 @@ fn the_uplink_comes_and_goes(family: Family) {
     if !old {
         renamed(&scene);
     }
-    // While its programs are gone the node's own stack resets what arrives of connections through SNAT; one that is silent
-    // goes on with its port.
+    recreated(&mut scene);
+    assert_eq!(scene.problems(), [""; 0]);
+}
+
+/// While its programs are gone the node's own stack resets what arrives of connections through SNAT; one that is silent goes on
+/// with its port.
+fn recreated(scene: &mut Scene) {
+    let addresses = "ip addr add 198.18.0.2/30 dev up0; ip addr add 2001:db8:18::2/64 dev up0 nodad";
+    let recreated = format!(
+        "ip link add up0 type veth peer name to-node netns router; {addresses}; \
+         ip link set up0 up; ip -n router addr add 198.18.0.1/30 dev to-node; \
+         ip -n router addr add 2001:db8:18::1/64 dev to-node nodad; ip -n router link set to-node up; {BACK}"
+    );
     let outside = (&scene.node.topology.outside.netns, scene.side.outside);
     let (mut stream, mut peer) =
         connection((&scene.a.netns, scene.side.address(&scene.a)), (outside.0, outside.1));
@@ -83,7 +89,6 @@ fn the_uplink_comes_and_goes(family: Family) {
     assert!(flows.iter().any(|flow| flow.translated_source == Some(port.ip())), "{flows:?}");
     let c = scene.node.pod("c");
     scene.live = Live::start(&scene.node, &scene.side, &scene.a, &c);
-    assert_eq!(scene.problems(), [""; 0]);
 }
 
 /// A configured uplink that is not there is told, while the interface goes on under its other name.
