@@ -14,7 +14,7 @@ use netpath::{
         types::{Pod, PodAdd},
     },
     lab::{
-        checks::LabPod,
+        checks::{self, LabPod, Scene},
         topology::{BLOCK, BLOCK_V6, Spec, Topology},
     },
     net::Netns,
@@ -172,6 +172,22 @@ impl Node {
         let said = log().split_off(before);
         assert!(!status.success(), "it did not refuse:\n{said}");
         said
+    }
+
+    /// The lab's connectivity matrix with these pods.
+    ///
+    /// # Panics
+    /// If anything in it fails.
+    pub fn check_connectivity(&self, pods: Vec<LabPod>) {
+        let scene = Scene {
+            topology: self.topology.clone(),
+            pods,
+            client: self.client.clone(),
+            runtime: self.runtime.handle().clone(),
+        };
+        let checks = checks::run(&scene, |_| ());
+        let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
+        assert!(failed.is_empty() && !checks.is_empty(), "{failed:#?}");
     }
 
     /// Packets dropped for a reason, by its stable name.

@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpath::{
-    api::types::PodAdd,
-    lab::checks::{self, LabPod, Scene},
-};
+use netpath::{api::types::PodAdd, lab::checks::LabPod};
 use netpath_tests::{
     node::{Node, PATIENCE, run_in},
     wait,
@@ -132,15 +129,7 @@ fn work(capabilities: &[&str], attach: &str) {
     }
     let stranger = Stranger::start();
     node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), ..PodAdd::default() });
-    let scene = Scene {
-        topology: node.topology.clone(),
-        pods,
-        client: node.client.clone(),
-        runtime: node.runtime.handle().clone(),
-    };
-    let checks = checks::run(&scene, |_| ());
-    let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
+    node.check_connectivity(pods);
     node.kill();
     node.restart();
     for name in ["c", "d"] {

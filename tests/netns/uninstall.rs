@@ -2,10 +2,7 @@
 
 use std::time::Instant;
 
-use netpath::{
-    lab::checks::{self, Scene},
-    net::{Netns, sysctl},
-};
+use netpath::net::{Netns, sysctl};
 use netpath_tests::{
     node::{Node, PATIENCE, run_in},
     sysctls,
@@ -157,13 +154,5 @@ fn pods_work_where_the_way_back_is_judged() {
     // By the host's own stack.
     let said = run_in(&pods[0].netns, "ping", &["-c", "1", "-t", "1", "-W", "2", "198.18.1.2"]);
     assert!(said.contains("Time to live exceeded"), "{said}");
-    let scene = Scene {
-        topology: node.topology.clone(),
-        pods,
-        client: node.client.clone(),
-        runtime: node.runtime.handle().clone(),
-    };
-    let checks = checks::run(&scene, |_| ());
-    let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
-    assert!(failed.is_empty() && !checks.is_empty(), "{failed:#?}");
+    node.check_connectivity(pods);
 }
