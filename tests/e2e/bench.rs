@@ -120,7 +120,7 @@ fn bench_measures_every_mode_on_every_path_and_leaves_nothing() {
     assert!(programs.iter().any(|row| row["variant"] == "from_pod" && row["unit"] == "ns"), "{programs:#?}");
     assert!(ways(&rows(&document, "first-packet")).contains(&("netpath".into(), "pod-pod".into())));
     // Self-contained, with a bar for netpath and a curve of how round trips are distributed.
-    assert!(page.contains("<svg") && page.contains("netpath</text>") && page.contains("distribution"));
+    assert!(page.contains("<svg") && page.contains("\nnetpath\n</text>") && page.contains("distribution"));
     assert!(!page.contains("src=") && !page.contains("href="), "the report needs other files");
 }
 
@@ -196,6 +196,10 @@ impl Running {
 impl Drop for Running {
     /// A benchmark that does not do what it should must not outlive its test.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let state = fs::read_to_string("/run/netpath-bench/lab.json");
+            eprintln!("there are {:#?}\nprocesses {:?}, state {state:?}", traces(), self.left());
+        }
         let _ = self.run.kill();
         for pid in self.left() {
             let _ = kill(pid, Signal::SIGKILL);

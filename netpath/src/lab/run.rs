@@ -82,7 +82,7 @@ pub fn down() -> Result<bool, LabError> {
     }
     let places = Places::of(LAB);
     let ran = state::end_run(&places)?;
-    Ok(state::remove(&places, Lock::take(&places)?)? || ran)
+    Ok(state::remove(&places, Lock::take(&places)?, false)? || ran)
 }
 
 /// Everything between set-up and removal. Puts the report where an interruption leaves it.

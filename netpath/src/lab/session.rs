@@ -103,9 +103,8 @@ pub fn reap(instance: &'static str) -> Result<(), LabError> {
         return Ok(());
     }
     io::copy(&mut stdin, &mut io::sink()).doing(|| "waiting for the benchmark's end".into())?;
-    uncover();
     let places = Places::of(instance);
-    state::remove(&places, Lock::wait(&places, PATIENCE)?).map(drop)
+    state::remove(&places, Lock::wait(&places, PATIENCE)?, true).map(drop)
 }
 
 impl Stage {

@@ -51,7 +51,7 @@ pub(crate) fn perform<T, E: From<LabError>>(
     }
     let deferred = Deferred::new()?;
     let lock = Lock::take(places)?;
-    state::sweep(places)?;
+    state::sweep(places, false)?;
     let state = State::new(places.instance, Process::current().doing(|| "looking up this process".into())?);
     let mut stage = Stage { places: places.clone(), state };
     let ended = match stage.save().and_then(|()| session::isolate(&mut stage)) {
@@ -59,8 +59,7 @@ pub(crate) fn perform<T, E: From<LabError>>(
         Err(error) => Err(error.into()),
     };
     if !matches!(&ended, Ok((stop, found)) if keep(*stop, found.is_some())) {
-        session::uncover();
-        let removed = state::remove(places, lock);
+        let removed = state::remove(places, lock, true);
         // Why the work failed is the news; what could not be removed then is the next one's.
         if ended.is_ok() {
             removed?;

@@ -214,12 +214,13 @@ pub(super) fn end_run(places: &Places) -> Result<bool, LabError> {
 }
 
 /// Removes a lab: its processes (and with the last of them every namespace, link and pin), then its files, the lock's
-/// last. Nothing to remove is no error. Returns whether there was something.
+/// last. Nothing to remove is no error. `inside` says that this process is in its mount namespace. Returns whether there
+/// was something.
 ///
 /// # Errors
 /// If a process does not end or a file cannot be removed.
-pub(super) fn remove(places: &Places, lock: Lock) -> Result<bool, LabError> {
-    let found = sweep(places)?;
+pub(super) fn remove(places: &Places, lock: Lock, inside: bool) -> Result<bool, LabError> {
+    let found = sweep(places, inside)?;
     remove_dir(&places.lab)?;
     drop(lock);
     Ok(found)
@@ -229,12 +230,16 @@ pub(super) fn remove(places: &Places, lock: Lock) -> Result<bool, LabError> {
 ///
 /// # Errors
 /// As [`remove`].
-pub(super) fn sweep(places: &Places) -> Result<bool, LabError> {
+pub(super) fn sweep(places: &Places, inside: bool) -> Result<bool, LabError> {
     let state = State::load(places)?;
     let found = state.is_some();
     if let Some(state) = &state {
         process::end(&state.processes(), process::PATIENCE).doing(|| "ending the lab's processes".into())?;
         if state.made_netns_dir {
+            // Only now: an agent that still made a pod would make its namespace in the machine's directory.
+            if inside {
+                session::uncover();
+            }
             // Stays if somebody else uses it by now.
             let _ = fs::remove_dir(session::NETNS_DIR);
         }
@@ -289,9 +294,9 @@ mod tests {
         let error = Lock::take(&places).unwrap_err();
         assert!(matches!(error, LabError::Busy { pid, .. } if pid == Some(run.pid)), "{error}");
         assert!(error.to_string().contains("lab down"));
-        assert!(remove(&places, lock).unwrap());
+        assert!(remove(&places, lock, false).unwrap());
         assert!(!places.lab.exists());
-        assert!(!remove(&places, Lock::take(&places).unwrap()).unwrap(), "nothing left to remove");
+        assert!(!remove(&places, Lock::take(&places).unwrap(), false).unwrap(), "nothing left to remove");
     }
 
     #[test]
@@ -315,7 +320,7 @@ mod tests {
         process::end(&known, process::PATIENCE).unwrap();
         assert!(agent.try_wait().unwrap().is_some());
         assert!(reused.alive());
-        assert!(sweep(&places).unwrap());
+        assert!(sweep(&places, false).unwrap());
         assert!(!places.runtime.exists() && !places.state().exists());
         drop(lock);
         stranger.kill().unwrap();

@@ -55,7 +55,7 @@ const PROGRAMS: &[Program] = &[
     Program {
         name: "nft",
         package: "nftables",
-        why: "the lab's bridge mode, which netpath is compared with, masquerades with it",
+        why: "networks that lab and benchmark compare netpath with have rules of it",
         need: Need::Lab,
     },
     Program {

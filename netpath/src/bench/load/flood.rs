@@ -159,7 +159,8 @@ fn run<S: Sync>(
     })
 }
 
-/// Counts what arrives, a second, over the slice and in each part of it.
+/// Counts what arrives, a second, over the slice and in each part of it. A slice in which nothing arrives, as on a machine
+/// that is busy with other things, lasts until something does.
 fn look(shared: &Shared, slice: Slice) -> io::Result<Turn> {
     thread::sleep(slice.warm_up);
     let mut samples = stats::histogram()?;
@@ -168,7 +169,10 @@ fn look(shared: &Shared, slice: Slice) -> io::Result<Turn> {
         |from: (Instant, u64), to: (Instant, u64)| (to.1 - from.1) as f64 / (to.0 - from.0).as_secs_f64();
     let begin = seen();
     let mut before = begin;
-    while before.0 - begin.0 < slice.counted && !shared.failed.load(Ordering::Relaxed) {
+    while before.0 - begin.0 < slice.counted || before.1 == begin.1 {
+        if shared.failed.load(Ordering::Relaxed) || before.0 - begin.0 > sockets::PATIENCE {
+            return Err(io::Error::other("nothing arrives"));
+        }
         thread::sleep(LOOK.min(slice.counted));
         let now = seen();
         samples.record(rate(before, now) as u64).map_err(io::Error::other)?;
