@@ -9,12 +9,15 @@ use std::{
 use aya::{
     Pod as Bytes,
     maps::{HashMap, Map, MapData},
-    programs::{SchedClassifier, TcAttachType},
+    programs::{ProgramInfo, SchedClassifier, TcAttachType},
 };
-use netpath::api::types::Pod;
+use netpath::{
+    api::types::{Pod, Status},
+    net::Netns,
+};
 use netpath_common::abi::{Addr, Endpoint, Flow, FlowKey, Link, PIN_SCHEME};
 
-use crate::node::{Node, run_in};
+use crate::node::{Node, binary, run_in};
 
 /// Where the agent of [`Node`] pins.
 pub const PINS: &str = "/sys/fs/bpf/netpath/default";
@@ -39,7 +42,7 @@ pub fn check(node: &Node, pods: &[&str]) {
         .collect();
     namespaces(&listed);
     links(node, &ends);
-    programs(node, &ends);
+    programs(node, &status, &ends);
     tables(&listed, &ends);
     addresses(node, &listed, &ends);
     every_pod_works(node, &listed);
@@ -62,33 +65,73 @@ fn links(node: &Node, ends: &BTreeMap<String, u32>) {
     assert_eq!(found, wanted, "links");
 }
 
-/// On every interface one program a hook, the one of its pin, and everywhere of the same loading.
-fn programs(node: &Node, ends: &BTreeMap<String, u32>) {
+/// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; all of
+/// one kind, with pins only if that is tcx; and all of it told by `status`.
+fn programs(node: &Node, status: &Status, ends: &BTreeMap<String, u32>) {
+    let netns = &node.topology.node.netns;
     let uplink = node.runtime.block_on(node.topology.node.netlink.link("up0")).expect("up0").expect("up0");
-    let hooks = |name: &str, ifindex: u32| {
-        let (inward, outward) =
-            if name == "up0" { ("from_uplink", "to_uplink") } else { ("from_pod", "to_pod") };
-        [(ifindex, inward, TcAttachType::Ingress), (ifindex, outward, TcAttachType::Egress)]
-    };
-    let mut pins = BTreeSet::new();
-    let mut ids: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
-    let uplink = ("up0".to_owned(), uplink.index);
-    for (name, ifindex) in ends.iter().chain([(&uplink.0, &uplink.1)]) {
-        for (ifindex, program, hook) in hooks(name, *ifindex) {
+    let kinds: BTreeSet<&str> = status.programs.iter().map(|one| one.attach.as_str()).collect();
+    let [kind] = Vec::from_iter(kinds)[..] else { panic!("not of one kind: {:?}", status.programs) };
+    let later: &[&str] = if node.binary == binary() { &[] } else { &["later"] };
+    let (mut wanted, mut found, mut pins, mut indexes) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut ids: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (name, ifindex) in
+        ends.iter().map(|(name, ifindex)| (name.as_str(), *ifindex)).chain([("up0", uplink.index)])
+    {
+        let own: &[&str] =
+            if name == "up0" { &["from_uplink", "to_uplink"] } else { &["from_pod", "to_pod"] };
+        for program in own.iter().chain(later.iter().filter(|_| name == "up0")) {
+            wanted.insert(format!("{program} on {name} by {kind}"));
             pins.insert(format!("{ifindex}-{program}"));
-            let query = || SchedClassifier::query_tcx(name.as_str(), hook);
-            // No tcx on this kernel: the filters are the agent's to find.
-            let Ok((_, attached)) = node.topology.node.netns.enter(query).expect("namespace") else { return };
-            let attached: Vec<u32> = attached.iter().map(|one| one.id()).collect();
-            assert_eq!(attached.len(), 1, "{program} on {name}: {attached:?}");
-            ids.entry(program).or_default().extend(attached);
         }
+        for (kind, program, id) in attached(netns, name) {
+            assert!(found.insert(format!("{program} on {name} by {kind}")), "{program} twice on {name}");
+            assert!(
+                status
+                    .programs
+                    .iter()
+                    .any(|one| (&one.name, &*one.interface, one.id) == (&program, name, id)),
+                "status lacks {program} on {name}, id {id}: {:?}",
+                status.programs
+            );
+            ids.entry(program).or_default().insert(id);
+        }
+        indexes.insert(ifindex.to_string());
     }
+    assert_eq!(found, wanted, "programs");
+    assert_eq!(status.programs.len(), found.len(), "{:?}", status.programs);
     for (program, ids) in ids {
         assert_eq!(ids.len(), 1, "{program} of several loadings: {ids:?}");
     }
-    let pinned = files(&Path::new(PINS).join(format!("v{PIN_SCHEME}/links")));
-    assert_eq!(pinned, pins, "pinned links");
+    let directory = Path::new(PINS).join(format!("v{PIN_SCHEME}"));
+    let links = if kind == "tcx" { pins } else { BTreeSet::new() };
+    assert_eq!(files(&directory.join("links")), links, "pinned links");
+    let qdiscs = directory.join("qdiscs");
+    let marks = if qdiscs.exists() { files(&qdiscs) } else { BTreeSet::new() };
+    assert!(marks.is_subset(&indexes), "marks of qdiscs {marks:?}, but the interfaces are {indexes:?}");
+}
+
+/// What is attached to an interface, as (kind, program, its id).
+pub fn attached(netns: &Netns, interface: &str) -> Vec<(&'static str, String, u32)> {
+    let mut all = Vec::new();
+    for (way, hook) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
+        let query = || SchedClassifier::query_tcx(interface, hook);
+        // A kernel without tcx refuses.
+        if let Ok((_, programs)) = netns.enter(query).expect("namespace") {
+            let told = |one: &ProgramInfo| ("tcx", one.name_as_str().unwrap_or("?").to_owned(), one.id());
+            all.extend(programs.iter().map(told));
+        }
+        let filters = run_in(netns, "tc", &["filter", "show", "dev", interface, way]);
+        for line in filters.lines() {
+            let after = |word| line.split(' ').skip_while(move |one| *one != word).skip(1);
+            if let Some(id) = after("id").next() {
+                let name = after("handle").nth(1).unwrap_or("?").to_owned();
+                all.push(("clsact", name, id.parse().unwrap_or_else(|_| panic!("{line}"))));
+            }
+        }
+    }
+    all
 }
 
 fn tables(listed: &[Pod], ends: &BTreeMap<String, u32>) {

@@ -9,7 +9,6 @@ mod uplink;
 
 use std::time::{Duration, Instant};
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use live::Live;
 use netpath::{
     lab::checks::LabPod,
@@ -19,6 +18,7 @@ use netpath_tests::{
     node::{Node, run_in},
     scene::Family,
     side::Side,
+    tidy::attached,
 };
 
 /// Longest time until what netlink announces is repaired.
@@ -104,14 +104,7 @@ fn shell(netns: &Netns, line: &str) -> String {
 
 /// Names of the programs on an interface of a namespace, tcx and clsact.
 fn programs_on(netns: &Netns, interface: &str) -> String {
-    let tcx = || {
-        let hooks = [TcAttachType::Ingress, TcAttachType::Egress];
-        let on = hooks.map(|hook| SchedClassifier::query_tcx(interface, hook).map(|(_, programs)| programs));
-        let all = on.into_iter().flatten().flatten();
-        all.filter_map(|program| program.name_as_str().map(str::to_owned)).collect::<Vec<_>>().join(" ")
-    };
-    let filters = format!("tc filter show dev {interface} ingress; tc filter show dev {interface} egress");
-    format!("{} {}", netns.enter(tcx).expect("namespace"), shell(netns, &filters))
+    attached(netns, interface).into_iter().map(|(_, program, _)| program).collect::<Vec<_>>().join(" ")
 }
 
 /// A sysctl of a namespace.

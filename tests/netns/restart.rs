@@ -78,17 +78,25 @@ impl Drop for Stop<'_> {
     }
 }
 
-for_both_families!(crash_and_restart_of_the_agent_lose_no_packet);
+for_both_families!(crash_and_restart_of_the_agent_lose_no_packet, crash_and_restart_on_clsact_lose_no_packet,);
 
 fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
     let kills = std::env::var("NETPATH_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    crash_and_restart(&family, BLOCKS, STOPS, kills);
+}
+
+fn crash_and_restart_on_clsact_lose_no_packet(family: Family) {
+    crash_and_restart(&family, &format!("{BLOCKS}\n[datapath]\nattach = \"clsact\""), 1, KILLS / 3);
+}
+
+fn crash_and_restart(family: &Family, configuration: &str, stops: usize, kills: usize) {
     let seed = Random::seed("NETPATH_SEED");
     println!("seed {seed}");
-    let side = Side::of(&family);
-    let mut node = Node::start(BLOCKS);
+    let side = Side::of(family);
+    let mut node = Node::start(configuration);
     let (a, b) = (node.pod("a"), node.pod("b"));
     let traffic = traffic(&node, &side, &a, &b);
-    for _ in 0..STOPS {
+    for _ in 0..stops {
         node.stop();
         traffic.moves("without an agent");
         node.restart();

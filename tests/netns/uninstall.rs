@@ -39,10 +39,11 @@ fn picture(netns: &Netns) -> Vec<(&'static str, String)> {
 
 #[test]
 fn uninstall_leaves_the_node_as_it_was() {
-    for attach in ["auto", "clsact"] {
+    for (attach, earlier) in [("auto", "auto"), ("clsact", "clsact"), ("auto", "clsact"), ("clsact", "auto")]
+    {
         for running in [true, false] {
             std::thread::scope(|threads| {
-                threads.spawn(|| uninstall(attach, running)).join().expect("as it was");
+                threads.spawn(|| uninstall(attach, earlier, running)).join().expect("as it was");
             });
         }
     }
@@ -61,13 +62,19 @@ fn uninstall_leaves_filters_of_others_and_their_qdisc() {
     assert!(left.contains("pref 77") && !left.contains("pref 1 "), "{left}");
 }
 
-fn uninstall(attach: &str, running: bool) {
+fn uninstall(attach: &str, earlier: &str, running: bool) {
     let (topology, runtime) = Node::without_agent();
     settle(&topology.node.netns);
     let before = picture(&topology.node.netns);
-    let mut node = Node::with_agent(topology, runtime, &format!("[datapath]\nattach = \"{attach}\""));
+    let by = |attach| format!("[datapath]\nattach = \"{attach}\"");
+    let mut node = Node::with_agent(topology, runtime, &by(earlier));
     node.wait_ready();
     node.pod("a");
+    if attach != earlier {
+        node.stop();
+        node.configure(&by(attach));
+        node.restart();
+    }
     let b = node.pod("b");
     assert_ne!(picture(&node.topology.node.netns), before, "the picture shows what netpath does");
     if running {
@@ -79,7 +86,7 @@ fn uninstall(attach: &str, running: bool) {
         assert!(output.status.success(), "{output:?}");
     }
     for ((name, was), (_, is)) in before.iter().zip(picture(&node.topology.node.netns)) {
-        assert_eq!(*was, is, "{name} (attached by {attach}, agent running: {running})");
+        assert_eq!(*was, is, "{name} (attached by {attach}, before by {earlier}, agent running: {running})");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{path::Path, thread, time::Duration};
 use netpath::api::types::Flow;
 use netpath_tests::{
     for_both_families,
-    node::{Node, binary, log},
+    node::{Node, binary, log, run_in},
     random::Random,
     scene::Family,
     side::{Side, dual},
@@ -22,6 +22,8 @@ for_both_families!(
     upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused,
     crash_in_the_middle_of_an_upgrade_loses_no_packet,
     upgrade_to_another_size_of_the_flow_table_loses_no_packet,
+    upgrade_and_downgrade_on_clsact_lose_no_packet,
+    restart_with_another_kind_of_attachment_loses_no_packet,
 );
 
 /// Room for the flows of all short connections of half a minute.
@@ -32,7 +34,11 @@ const KILLS: u32 = 6;
 const LASTING: &str = "datagrams b to outside";
 
 fn capacity(entries: u32) -> String {
-    format!("[flows]\ncapacity = {entries}")
+    attached_by("auto", entries)
+}
+
+fn attached_by(attach: &str, entries: u32) -> String {
+    format!("[flows]\ncapacity = {entries}\n[datapath]\nattach = \"{attach}\"")
 }
 
 /// Another build.
@@ -56,6 +62,9 @@ fn lasting(node: &Node) -> Vec<Flow> {
 /// Every flow of `before` is the same flow still: its translation, its age, its counters.
 fn are_kept(before: &[Flow], node: &Node, when: &str) {
     let now = node.runtime.block_on(node.client.flows(None)).expect("flows");
+    // The node itself says nothing to outside: its flows would be what was translated twice.
+    let of_the_node: Vec<&Flow> = now.iter().filter(|flow| flow.pod == "0").collect();
+    assert!(of_the_node.is_empty(), "{when}: {of_the_node:?}");
     for was in before {
         let of = |flow: &Flow| {
             let ports = (flow.source_port, flow.destination_port, flow.translated_port);
@@ -194,5 +203,61 @@ fn upgrade_to_another_size_of_the_flow_table_loses_no_packet(family: Family) {
         let status = node.runtime.block_on(node.client.status()).expect("status");
         assert_eq!(status.flow_capacity, becomes / 2);
     }
+    nothing_is_lost(&node, &side, traffic);
+}
+
+/// Down from a build with a program more, and up to one with another layout of flows.
+fn upgrade_and_downgrade_on_clsact_lose_no_packet(family: Family) {
+    let side = Side::of(&family);
+    let (mut node, a, b) = dual(&attached_by("clsact", CAPACITY));
+    let traffic = traffic(&node, &side, &a, &b);
+    for name in ["netpath-changed", "netpath", "netpath-grown"] {
+        build(&mut node, name);
+        step(&mut node, &traffic, &format!("with {name}"));
+    }
+    assert!(log().contains("flows moved"), "{}", log());
+    nothing_is_lost(&node, &side, traffic);
+}
+
+/// From tcx to clsact and back, each once with flows to move and once without, once in another build, and again and again by
+/// agents that are killed somewhere in their start.
+fn restart_with_another_kind_of_attachment_loses_no_packet(family: Family) {
+    if netpath_tests::kernel::older((6, 6)) {
+        return;
+    }
+    let seed = Random::seed("NETPATH_SEED");
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
+    let side = Side::of(&family);
+    let (mut node, a, b) = dual(&capacity(CAPACITY));
+    // To add the qdisc loses what leaves at that moment, with or without netpath: the kernel stops the interface for it.
+    assert_eq!(run_in(&node.topology.node.netns, "tc", &["qdisc", "add", "dev", "up0", "clsact"]), "");
+    let traffic = traffic(&node, &side, &a, &b);
+    for (attach, entries, name) in [
+        ("clsact", CAPACITY, "netpath"),
+        ("tcx", CAPACITY, "netpath-changed"),
+        ("clsact", 2 * CAPACITY, "netpath"),
+        ("tcx", CAPACITY, "netpath"),
+    ] {
+        node.configure(&attached_by(attach, entries));
+        build(&mut node, name);
+        step(&mut node, &traffic, &format!("with {name}, {attach} and {entries} entries"));
+    }
+    let before = lasting(&node);
+    node.stop();
+    for kill in 1..=KILLS {
+        node.configure(&attached_by(if kill % 2 == 1 { "clsact" } else { "tcx" }, CAPACITY));
+        let netns = node.topology.node.netns.clone();
+        let was = tidy::attached(&netns, "up0");
+        node.spawn();
+        wait::until("it has begun", || tidy::attached(&netns, "up0") != was);
+        thread::sleep(Duration::from_millis(random.below(30) as u64));
+        node.kill();
+        println!("killed, with {:?}", tidy::attached(&netns, "up0"));
+        traffic.moves("without an agent");
+    }
+    node.restart();
+    are_kept(&before, &node, "after all");
+    tidy::check(&node, &["a", "b"]);
     nothing_is_lost(&node, &side, traffic);
 }

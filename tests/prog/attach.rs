@@ -10,6 +10,6 @@ fn what_was_detached_can_be_attached_again_at_once() {
     let mut scene = Scene::new();
     for round in 0..ROUNDS {
         scene.datapath.attach_uplink("up0", scene.uplink).unwrap_or_else(|error| panic!("{round}: {error}"));
-        scene.datapath.detach(Some("up0"), scene.uplink).unwrap_or_else(|error| panic!("{round}: {error}"));
+        scene.datapath.detach(scene.uplink).unwrap_or_else(|error| panic!("{round}: {error}"));
     }
 }

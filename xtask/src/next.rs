@@ -14,7 +14,10 @@ use crate::{
 const COPIED: [&str; 5] = ["Cargo.toml", "Cargo.lock", "netpath", "netpath-common", "netpath-ebpf"];
 
 /// The builds: each is a binary beside `netpath`, and what is edited for it.
-const BUILDS: [(&str, &[Edit]); 2] = [("netpath-changed", &CHANGED), ("netpath-grown", &GROWN)];
+const BUILDS: [(&str, [&[Edit]; 3]); 2] = [
+    ("netpath-changed", [&PROGRAM, &TABLES, &[(USED, ALL_FIELDS, "pod, reserved: [7; 2], ..Flow::EMPTY }")]]),
+    ("netpath-grown", [&PROGRAM, &TABLES, &GROWN]),
+];
 
 /// File, what stands there, and what is to stand there; `#` is a number, and `#+4` the same plus four.
 type Edit = (&'static str, &'static str, &'static str);
@@ -22,10 +25,33 @@ type Edit = (&'static str, &'static str, &'static str);
 const FLOW: &str = "netpath-common/src/abi/flow.rs";
 const ENDPOINT: &str = "netpath-common/src/abi/endpoint.rs";
 const NODE: &str = "netpath-common/src/abi/node.rs";
+const EVENT: &str = "netpath-common/src/abi/event.rs";
+const DATAPATH: &str = "netpath/src/datapath/mod.rs";
+const TOLD: &str = "netpath/src/agent/trace/tell.rs";
+const LOAD: &str = "netpath/src/datapath/load.rs";
 
-/// Other programs, which use bytes of a flow that are zero today; larger configuration tables of every kind.
-const CHANGED: [Edit; 8] = [
-    ("netpath-ebpf/src/stages/flow/mod.rs", "pod, ..Flow::EMPTY }", "pod, reserved: [7; 2], ..Flow::EMPTY }"),
+/// Where flows are made.
+const USED: &str = "netpath-ebpf/src/stages/flow/mod.rs";
+const ALL_FIELDS: &str = "pod, ..Flow::EMPTY }";
+
+/// One program more, on uplinks. It does nothing.
+const PROGRAM: [Edit; 8] = [
+    (
+        "netpath-ebpf/src/main.rs",
+        "/// tc egress of an uplink",
+        "#[classifier]\npub fn later(_: TcContext) -> i32 {\n    -1\n}\n\n/// tc egress of an uplink",
+    ),
+    (EVENT, "    ToUplink = 4,", "    ToUplink = 4,\n    /// Of a later build.\n    Later = 9,"),
+    (EVENT, "Self::ToUplink => ", "Self::Later => \"later\",\n            Self::ToUplink => "),
+    (LOAD, "[Program; #] = [", "[Program; #+1] = [Program::Later, "),
+    ("netpath/src/datapath/attach.rs", "Program::FromPod |", "Program::Later | Program::FromPod |"),
+    (DATAPATH, "&[Program::ToUplink, ", "&[Program::Later, Program::ToUplink, "),
+    (TOLD, "Program::ToUplink => false", "_ => false"),
+    (TOLD, "(None, Program::ToUplink)", "(None, Program::Later | Program::ToUplink)"),
+];
+
+/// Larger configuration tables of every kind.
+const TABLES: [Edit; 7] = [
     ("netpath-ebpf/src/stages/metric.rs", "PerCpu::new(4096)", "PerCpu::new(8192)"),
     (ENDPOINT, ": u16 = ", ": u32 = "),
     (ENDPOINT, "pub flags: u16", "pub flags: u32"),
@@ -35,23 +61,13 @@ const CHANGED: [Edit; 8] = [
     (NODE, "record!(Node, #)", "record!(Node, #+2240)"),
 ];
 
-/// The same, and flows whose records are longer.
-const GROWN: [Edit; 11] = {
-    let [(file, there, _), b, c, d, e, f, g, h] = CHANGED;
-    [
-        (file, there, "pod, reserved: [7; 6], ..Flow::EMPTY }"),
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
-        (FLOW, "pub reserved: [u64; #]", "pub reserved: [u64; #+4]"),
-        (FLOW, "reserved: [0; #]", "reserved: [0; #+4]"),
-        (FLOW, "record!(Flow, #)", "record!(Flow, #+32)"),
-    ]
-};
+/// Flows whose records are longer.
+const GROWN: [Edit; 4] = [
+    (USED, ALL_FIELDS, "pod, reserved: [7; 6], ..Flow::EMPTY }"),
+    (FLOW, "pub reserved: [u64; #]", "pub reserved: [u64; #+4]"),
+    (FLOW, "reserved: [0; #]", "reserved: [0; #+4]"),
+    (FLOW, "record!(Flow, #)", "record!(Flow, #+32)"),
+];
 
 /// Makes them, in the target directory.
 ///
@@ -61,8 +77,9 @@ pub(crate) fn build() -> Result<()> {
     for (name, edits) in BUILDS {
         say(format!("building {name}, a later version for the tests of upgrades"));
         let copy = workspace::target().join("next").join(name);
+        let edits = edits.concat();
         for entry in COPIED {
-            copy_tree(&workspace::root().join(entry), &copy, entry, edits, name)?;
+            copy_tree(&workspace::root().join(entry), &copy, entry, &edits, name)?;
         }
         run(cargo()
             .args(["build", "--package", "netpath", "--bin", name, "--manifest-path"])
@@ -165,9 +182,10 @@ mod tests {
     #[test]
     fn every_edit_has_its_place() -> Result<()> {
         for (_, edits) in BUILDS {
-            for (file, ..) in edits {
+            let edits = edits.concat();
+            for (file, ..) in &edits {
                 let text = fs::read_to_string(workspace::root().join(file))?;
-                ensure!(edited(text.clone(), file, edits)? != text, "{file} stays as it is");
+                ensure!(edited(text.clone(), file, &edits)? != text, "{file} stays as it is");
             }
         }
         Ok(())

@@ -23,6 +23,17 @@ static DRY_RUN: u32 = 0;
 #[unsafe(no_mangle)]
 static FLOW_BEFORE_BYTES: u32 = 0;
 
+/// 1 while what is attached changes from tcx to clsact or back: both may be on a hook, tcx first.
+#[unsafe(no_mangle)]
+static TWO_KINDS: u32 = 0;
+
+/// Whether the same program may be on the hook twice.
+#[inline(always)]
+pub fn two_kinds() -> bool {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
+    unsafe { core::ptr::read_volatile(&TWO_KINDS) != 0 }
+}
+
 /// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.
 #[inline(always)]
 pub fn flow_before_bytes() -> u32 {

@@ -13,6 +13,10 @@ use aya_ebpf::{
 /// a pod cannot set it (a mark does not survive the crossing of namespaces).
 const FINISHED: u32 = 0x6e70_0001;
 
+/// Begins the note that a program leaves beside a packet that goes on. Whoever else uses these bytes has flags of its own
+/// there, none of which are these (IPSKB_*, IP6SKB_*).
+const JUDGED: u32 = 0x6e70;
+
 /// A packet of a tc program.
 pub struct Packet {
     skb: *mut __sk_buff,
@@ -117,6 +121,31 @@ impl Packet {
                 (*self.skb).mark = 0;
             }
             finished
+        }
+    }
+
+    /// Notes that a program has judged the packet at this hook: if it goes on from the tcx program to the clsact filter, which
+    /// are next to each other, the second finds the note. Everybody after them uses these bytes for something else.
+    #[inline(always)]
+    pub fn set_judged(&self, program: u32) {
+        // SAFETY: these words are writable for tc programs.
+        unsafe {
+            (*self.skb).cb[3] = JUDGED | program << 16;
+            (*self.skb).cb[4] = (*self.skb).ifindex;
+        }
+    }
+
+    /// Whether there is such a note; takes it away.
+    #[inline(always)]
+    pub fn take_judged(&self, program: u32) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let judged =
+                (*self.skb).cb[3] == JUDGED | program << 16 && (*self.skb).cb[4] == (*self.skb).ifindex;
+            if judged {
+                (*self.skb).cb[3] = 0;
+            }
+            judged
         }
     }
 

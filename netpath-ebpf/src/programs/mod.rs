@@ -11,10 +11,10 @@ use netpath_common::abi::DropReason;
 pub use netpath_common::abi::Program;
 
 use crate::{
-    bpf::{map::PerCpu, trace},
+    bpf::{globals, map::PerCpu, trace},
     packet::{Headers, Transport, tc::Packet},
     stages::{event, fragment, metric},
-    verdict::{Outcome, SHOT},
+    verdict::{Outcome, SHOT, Verdict},
 };
 
 /// Headers of the packet at hand, and of the one that an ICMP error embeds. In a table and not on the stack: the stack is
@@ -49,6 +49,9 @@ fn not_let_in(headers: &Headers) -> DropReason {
 #[inline(always)]
 pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) -> Outcome) -> i32 {
     let packet = Packet::new(ctx);
+    if globals::two_kinds() && packet.take_judged(program as u32) {
+        return Verdict::NEXT.code();
+    }
     // The verifier wants the question; the table has this record.
     let Some(headers) = HEADERS.get_mut(OUTER) else { return SHOT };
     *headers = Headers::NONE;
@@ -56,7 +59,11 @@ pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) ->
         Ok(verdict) => {
             trace::ended(headers, verdict.row());
             metric::traffic(&packet, verdict.row());
-            verdict.code()
+            let code = verdict.code();
+            if globals::two_kinds() && code == Verdict::NEXT.code() {
+                packet.set_judged(program as u32);
+            }
+            code
         }
         Err(reason) => {
             trace::ended(headers, reason as u32);

@@ -34,7 +34,6 @@ impl Found {
     ) -> Result<Self, AgentError> {
         let survey = netlink.survey().await?;
         let mut found = Self::default();
-        found.host.filtered = survey.links().map(|end| end.link.name.clone()).collect();
         let pin_dir = paths.pin_dir.clone();
         let tables = blocking(move || told(&pin_dir)).await;
         let own =

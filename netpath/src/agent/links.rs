@@ -58,7 +58,7 @@ impl Agent {
         let (agent, gone) = (Arc::clone(self), interface.clone());
         undo.push(format!("detach programs from {}", interface.host), move || async move {
             agent.forget_endpoints(&gone).await?;
-            agent.detach(Some(gone.host), ifindex).await
+            agent.detach(ifindex).await
         });
         self.ensure_datapath(pod, at, ifindex).await
     }
@@ -86,11 +86,11 @@ impl Agent {
         Ok(self.on_datapath(forget).await?)
     }
 
-    /// Takes our programs off an interface; `name` is absent if it is gone.
-    pub(super) async fn detach(&self, name: Option<String>, ifindex: u32) -> Result<(), AgentError> {
+    /// Takes our programs off an interface, which may be gone.
+    pub(super) async fn detach(&self, ifindex: u32) -> Result<(), AgentError> {
         let detach = move |datapath: &mut Datapath| {
             datapath.remove_link(ifindex)?;
-            datapath.detach(name.as_deref(), ifindex)
+            datapath.detach(ifindex)
         };
         Ok(self.on_datapath(detach).await?)
     }
@@ -154,10 +154,10 @@ impl Agent {
         for (at, (interface, ifindex)) in entry.links().enumerate() {
             let link = self.netlink.link(&interface.host).await?;
             if let Some(link) = &link {
-                self.detach(Some(interface.host.clone()), link.index).await?;
+                self.detach(link.index).await?;
             }
             if ifindex != 0 && link.is_none_or(|link| link.index != ifindex) {
-                self.detach(None, ifindex).await?;
+                self.detach(ifindex).await?;
             }
             self.pod_link(pod, at).remove(&self.netlink).await?;
             lock(&self.registry).set_ifindex(pod, at, 0);

@@ -13,7 +13,6 @@ use netpath_common::abi::{MAX_ROUTES, Node as Record};
 use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, uplinks};
 use crate::{
     compile::{self, Surroundings, Uplink},
-    datapath::AttachKind,
     model::{Family, GATEWAY_MAC, Interface, Network, Pod},
     net::{Address, Route, RouteKind, Survey},
 };
@@ -194,7 +193,8 @@ impl Agent {
         if families.contains(&Family::V6) {
             advertisements::keep(&self.state, uplink).await?;
         }
-        self.attach_uplink(uplink).await
+        let (name, ifindex) = (uplink.name.clone(), uplink.ifindex);
+        Ok(self.on_datapath(move |datapath| datapath.attach_uplink(&name, ifindex)).await?)
     }
 
     /// All networks.
@@ -202,23 +202,8 @@ impl Agent {
         lock(&self.registry).networks()
     }
 
-    async fn attach_uplink(&self, uplink: &Uplink) -> Result<(), AgentError> {
-        if self.attach == AttachKind::Clsact {
-            let name = uplink.name.clone();
-            self.state
-                .record(|host| {
-                    if !host.filtered.contains(&name) {
-                        host.filtered.push(name);
-                    }
-                })
-                .await?;
-        }
-        let (name, ifindex) = (uplink.name.clone(), uplink.ifindex);
-        Ok(self.on_datapath(move |datapath| datapath.attach_uplink(&name, ifindex)).await?)
-    }
-
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
-    async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
+    pub(super) async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
         let (config, surroundings) = (self.config(), seen.surroundings());
         let (record, generation) = {
             let mut node = lock(&self.node);

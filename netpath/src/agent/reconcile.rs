@@ -14,7 +14,10 @@ use std::{
 use tokio::time::{sleep, sleep_until};
 
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, pods::object};
-use crate::net::{Hints, NetError, Watch};
+use crate::{
+    datapath::Datapath,
+    net::{Hints, NetError, Watch},
+};
 
 /// Time between the beginnings of full passes: what nothing announces is repaired within ten seconds, a pass on a busy node
 /// included.
@@ -169,38 +172,31 @@ impl Agent {
         self.note("bindings", &self.drop_lost_bindings(&seen).await);
         self.ensure_pods(extent, concerned).await;
         if !*self.ending.borrow() {
-            self.note("leftovers", &self.drop_leftovers().await);
+            self.note("leftovers", &self.drop_leftovers(extent).await);
         }
         self.metrics.passed(extent, begun.elapsed());
     }
 
     /// Removes endpoints and links without a pod, and programs from what is neither a pod's interface nor an uplink.
-    async fn drop_leftovers(self: &Arc<Self>) -> Result<(), AgentError> {
+    async fn drop_leftovers(self: &Arc<Self>, extent: Extent) -> Result<(), AgentError> {
         let agent = Arc::clone(self);
         // In this order: what a pod that is just being added has put into the tables, the registry has had before.
-        let attached = self
-            .on_datapath(move |datapath| {
-                let (endpoints, links) = (datapath.endpoints()?, datapath.links()?);
-                let attached = datapath.attached_interfaces()?;
-                let registry = lock(&agent.registry);
-                let known: HashSet<_> = registry.pods().flat_map(|entry| entry.pod.addresses()).collect();
-                for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
-                    datapath.remove_endpoint(address)?;
-                }
-                let known: HashSet<u32> = registry.pods().flat_map(|entry| entry.ifindexes.clone()).collect();
-                for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains(ifindex)) {
-                    datapath.remove_link(ifindex)?;
-                }
-                Ok::<_, AgentError>(attached.into_iter().filter(move |ifindex| !known.contains(ifindex)))
-            })
-            .await?;
-        let uplinks: HashSet<u32> =
-            lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.ifindex).collect();
-        for ifindex in attached.filter(|ifindex| !uplinks.contains(ifindex)) {
-            let link = self.netlink.link_at(ifindex).await?;
-            self.detach(link.map(|found| found.link.name), ifindex).await?;
-        }
-        Ok(())
+        let remove = move |datapath: &mut Datapath| {
+            let (endpoints, links) = (datapath.endpoints()?, datapath.links()?);
+            let registry = lock(&agent.registry);
+            let known: HashSet<_> = registry.pods().flat_map(|entry| entry.pod.addresses()).collect();
+            for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
+                datapath.remove_endpoint(address)?;
+            }
+            let mut known: HashSet<u32> = registry.pods().flat_map(|entry| entry.ifindexes.clone()).collect();
+            drop(registry);
+            for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains(ifindex)) {
+                datapath.remove_link(ifindex)?;
+            }
+            known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| uplink.ifindex));
+            datapath.drop_others(|ifindex| known.contains(&ifindex), extent != Extent::Announced)
+        };
+        Ok(self.on_datapath(remove).await?)
     }
 }
 

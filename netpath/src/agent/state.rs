@@ -34,8 +34,6 @@ pub(super) struct HostChanges {
     pub(super) reserved_ports: String,
     /// Prefixes of its routes that do not belong to a pod's link.
     pub(super) routes: Vec<IpNet>,
-    /// Interfaces with clsact filters of ours: filters have no pins to find them by.
-    pub(super) filtered: Vec<String>,
     /// Indexes of interfaces whose `accept_ra` it raised from 1 to 2.
     #[serde(default)]
     pub(super) accept_ra: Vec<u32>,

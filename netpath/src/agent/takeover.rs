@@ -5,22 +5,26 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Agent, AgentError, lock, registry::Entry, start::load};
 use crate::{
     compile,
-    datapath::{AttachKind, Datapath},
+    datapath::Datapath,
     model::{Interface, PodState},
 };
 
 impl Agent {
-    /// Puts this build's programs in the place of an earlier agent's, wherever they run, once the tables tell them all that
-    /// those knew; then moves the flows, if they are in an earlier table.
+    /// Puts this build's programs in the place of an earlier agent's, wherever and however they are attached, once the tables
+    /// tell them all that those knew; then moves the flows, if they are in an earlier table.
     pub(super) async fn take_over(self: &Arc<Self>) -> Result<(), AgentError> {
         self.replace_programs().await?;
-        if !self.on_datapath(|datapath| datapath.is_moving()).await {
+        let (moving, changing) =
+            self.on_datapath(|datapath| (datapath.is_moving(), datapath.is_changing())).await;
+        if moving {
+            let entries = self.on_datapath(Datapath::move_flows).await?;
+            tracing::info!(entries, "flows moved");
+        }
+        if !moving && !changing {
             return Ok(());
         }
-        let entries = self.on_datapath(Datapath::move_flows).await?;
-        tracing::info!(entries, "flows moved");
-        // Once more, with programs that know of one table only; it stays what it is, even if an agent that died had begun with
-        // another size: that is for the next start.
+        // Once more, with programs that know of one table and of one kind only; the table stays what it is, even if an agent
+        // that died had begun with another size: that is for the next start.
         let (datapath, _) = load(&self.config(), self.attach, self.flow_entries).await?;
         *self.datapath.lock().await = datapath;
         self.replace_programs().await
@@ -29,18 +33,24 @@ impl Agent {
     async fn replace_programs(self: &Arc<Self>) -> Result<(), AgentError> {
         // To programs without it a pod is a stranger, and its peers are outside.
         let interfaces = self.write_pods().await?;
-        // The rest of the tables, then the uplinks' programs.
+        let seen = lock(&self.node).seen.clone();
+        self.note("tables", &self.write_tables(&seen).await);
+        let replaced = self.on_datapath(Datapath::take_over).await;
+        // Only then the kind that is wanted, if it is another: a packet may meet both from now on.
         self.ensure_node().await;
-        let clsact = self.attach == AttachKind::Clsact;
-        let replace = move |datapath: &mut Datapath| {
-            if clsact {
-                interfaces.iter().try_for_each(|(name, ifindex)| datapath.attach_pod(name, *ifindex))?;
+        let change = move |datapath: &mut Datapath| {
+            let mut outcome = replaced;
+            if datapath.is_changing() {
+                for (name, ifindex) in &interfaces {
+                    outcome = outcome.and(datapath.attach_pod(name, *ifindex));
+                }
             }
-            datapath.take_over()
+            // What is on interfaces that nobody knows goes in the first pass, with what it belongs to.
+            outcome = outcome.and(datapath.drop_others(|_| true, true));
+            // While flows are in an earlier table, one program left behind would not find the new ones.
+            if datapath.is_moving() { outcome } else { Ok(()) }
         };
-        let replaced = self.on_datapath(replace).await;
-        // While flows are in an earlier table, one program left behind would not find the new ones.
-        if self.on_datapath(|datapath| datapath.is_moving()).await { Ok(replaced?) } else { Ok(()) }
+        Ok(self.on_datapath(change).await?)
     }
 
     /// Writes the endpoints and links of every pod whose host end is there. Returns those, by name and index.

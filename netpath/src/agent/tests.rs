@@ -181,9 +181,9 @@ fn what_others_break_is_repaired() {
         // What nothing announces.
         let address = second.addresses[0];
         agent.on_datapath(move |datapath| datapath.remove_endpoint(address)).await.unwrap();
-        agent.detach(Some(second.interface.clone()), second.ifindex).await.unwrap();
+        agent.detach(second.ifindex).await.unwrap();
         let up0 = node.netlink.link("up0").await.unwrap().unwrap().index;
-        agent.detach(Some("up0".into()), up0).await.unwrap();
+        agent.detach(up0).await.unwrap();
         // The kernel lets go of a link a moment after its pin is gone, and refuses the program a second time till then.
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
         while {
@@ -370,7 +370,7 @@ fn an_unfit_node_is_told_so_and_left_alone() {
             change(&mut node.config);
             let error = node.start(memory()).await.err().unwrap().to_string();
             assert!(error.contains(wanted), "{error}");
-            crate::datapath::remove_pins(&node.config.paths.pin_dir).unwrap();
+            crate::datapath::remove_programs(&node.config.paths.pin_dir).unwrap();
             let _ = fs::remove_dir("/mnt/bpf/netpath");
             node.config = sound;
             assert_eq!(node.picture().await, before);

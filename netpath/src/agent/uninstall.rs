@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{Instance, Paths},
-    datapath::{is_bpffs, remove_filters, remove_pins},
+    datapath::{is_bpffs, remove_programs},
     model::{GATEWAY_MAC, Pod, is_interface_of},
     net::{Netlink, Netns},
     store::files,
@@ -81,11 +81,8 @@ pub(super) async fn remove_all(
     }
     failures.note(release_ports(&host.reserved_ports).await);
     failures.note(release_advertisements(&host.accept_ra, netlink).await);
-    for interface in host.filtered {
-        failures.note(blocking(move || remove_filters(&interface)).await);
-    }
     let pin_dir = paths.pin_dir.clone();
-    failures.note(blocking(move || remove_pins(&pin_dir)).await);
+    failures.note(blocking(move || remove_programs(&pin_dir)).await);
     remove_empty_parent(&paths.pin_dir);
     if host.mounted_bpffs {
         failures.note(unmount_bpffs());

@@ -151,16 +151,11 @@ impl Agent {
     fn describe_programs(&self, attachments: Vec<Attachment>) -> Vec<ProgramStatus> {
         let pods: HashMap<u32, String> = lock(&self.registry).pods().flat_map(hosts).collect();
         let node = lock(&self.node);
-        let describe = |attachment: Attachment| ProgramStatus {
-            name: attachment.program,
-            interface: pods
-                .get(&attachment.ifindex)
-                .cloned()
-                .unwrap_or_else(|| node.seen.name_of(attachment.ifindex)),
-            id: attachment.id,
-            attach: self.attach.name().into(),
+        let describe = |Attachment { program, ifindex, kind, id }| {
+            let interface = pods.get(&ifindex).cloned().unwrap_or_else(|| node.seen.name_of(ifindex));
+            Some(ProgramStatus { name: program, interface, id: id?, attach: kind.name().into() })
         };
-        attachments.into_iter().map(describe).collect()
+        attachments.into_iter().filter_map(describe).collect()
     }
 }
 

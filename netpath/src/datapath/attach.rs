@@ -4,7 +4,7 @@
 //! its program (invariant 2).
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, btree_map::Entry},
     io::ErrorKind,
     path::Path,
     thread::sleep,
@@ -14,17 +14,18 @@ use std::{
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_detach_program},
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
 };
 use netpath_common::abi::Program;
 use nix::errno::Errno;
 
 use super::{
+    Attachment,
     bpf::{TcxHook, attached},
+    clsact::{self, Owner},
     error::{DatapathError, kernel},
     load::kernel_has,
     pins::Pins,
-    qdisc,
 };
 
 /// How programs are attached.
@@ -59,14 +60,9 @@ impl AttachKind {
     }
 }
 
-/// Priority of our clsact filters: the first, so that what we drop nobody else sees.
-const PRIORITY: u16 = 1;
-/// Handle of our clsact filters, fixed so that a later agent replaces them instead of adding to them.
-const HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
-
-/// A link whose pin is removed lets go of its interface a little later, in a worker of the kernel, and until then the
-/// kernel refuses the same program a second time.
-const RELEASE: Duration = Duration::from_secs(1);
+/// A link whose pin is removed lets go of its interface a little later, in a worker of the kernel; until then its program
+/// runs, and the kernel refuses the same one a second time.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// Which hook a program is for.
 pub(super) fn hook(program: Program) -> TcAttachType {
@@ -76,28 +72,62 @@ pub(super) fn hook(program: Program) -> TcAttachType {
     }
 }
 
-/// Those of the interfaces on whose tcx hooks not all of the programs are, each given with its id, or not by a pinned
-/// link. An interface that is gone is not among them. `pinned` is all pins, as (interface index, program).
-pub(super) fn bare(
-    programs: &[(Program, u32)],
-    pinned: &HashSet<(u32, &str)>,
-    interfaces: &[u32],
-) -> Result<HashSet<u32>, DatapathError> {
-    let mut bare = HashSet::new();
-    for &ifindex in interfaces {
-        for &(program, id) in programs {
-            let tcx = if hook(program) == TcAttachType::Ingress { TcxHook::Ingress } else { TcxHook::Egress };
-            match attached(ifindex, tcx) {
-                Ok(ids) if ids.contains(&id) && pinned.contains(&(ifindex, program.name())) => {}
-                Ok(_) => {
-                    bare.insert(ifindex);
-                }
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {}
-                Err(error) => return Err(kernel(format!("reading the programs of link #{ifindex}"))(error)),
+/// What is attached by pinned links, or was, to the interfaces that are asked for.
+pub(super) fn linked(pins: &Pins, asked: impl Fn(u32) -> bool) -> Result<Vec<Attachment>, DatapathError> {
+    let mut on_hooks = BTreeMap::new();
+    let mut found = Vec::new();
+    for (ifindex, program, pin) in pins.all_links()?.into_iter().filter(|(ifindex, ..)| asked(*ifindex)) {
+        let running = match on_hooks.entry(ifindex) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(running(ifindex)?),
+        };
+        // A pin that cannot be read holds no link: its program is attached anew.
+        let link = PinnedLink::from_pin(&pin).and_then(|link| FdLink::from(link).info());
+        let id = link.ok().map(|link| link.program_id()).filter(|id| running.contains(id));
+        found.push(Attachment { program, ifindex, kind: AttachKind::Tcx, id });
+    }
+    Ok(found)
+}
+
+/// Ids of the programs on an interface's tcx hooks; none if it is gone.
+fn running(ifindex: u32) -> Result<Vec<u32>, DatapathError> {
+    let mut ids = Vec::new();
+    for hook in [TcxHook::Ingress, TcxHook::Egress] {
+        match attached(ifindex, hook) {
+            Ok(found) => ids.extend(found),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {}
+            Err(error) => {
+                return Err(kernel(format!("reading the programs of the interface with index {ifindex}"))(
+                    error,
+                ));
             }
         }
     }
-    Ok(bare)
+    Ok(ids)
+}
+
+/// Removes a link's pin.
+pub(super) fn unpin(pin: &Path) -> Result<(), DatapathError> {
+    std::fs::remove_file(pin).map_err(kernel(format!("removing the pin {}", pin.display())))
+}
+
+/// Removes the pins of these links, and waits until nothing runs by them. Tries all.
+pub(super) fn unlink(pins: &Pins, links: &[&Attachment]) -> Result<(), DatapathError> {
+    let mut outcome = Ok(());
+    for link in links {
+        outcome = outcome.and(unpin(&pins.link(link.ifindex, &link.program)));
+    }
+    for (ifindex, id) in links.iter().filter_map(|link| Some((link.ifindex, link.id?))) {
+        let deadline = Instant::now() + RELEASE;
+        while running(ifindex)?.contains(&id) {
+            if Instant::now() > deadline {
+                let doing = format!("detaching the program {id} from the interface with index {ifindex}");
+                return outcome.and(Err(kernel(doing)(std::io::Error::from(ErrorKind::TimedOut))));
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+    outcome
 }
 
 /// Attaches a loaded program, or replaces what an earlier agent attached. Idempotent.
@@ -108,14 +138,14 @@ pub(super) fn attach(
     kind: AttachKind,
     (ifname, ifindex): (&str, u32),
 ) -> Result<(), DatapathError> {
-    let doing = format!("attaching {} to {ifname}", program.name());
     match kind {
-        AttachKind::Tcx => tcx(classifier, program, &pins.link(ifindex, program.name()), ifname, &doing),
+        AttachKind::Tcx => {
+            let doing = format!("attaching {} to {ifname}", program.name());
+            tcx(classifier, program, &pins.link(ifindex, program.name()), ifname, &doing)
+        }
         AttachKind::Clsact => {
-            // A pod's interface is ours as a whole.
-            let shared = matches!(program, Program::FromUplink | Program::ToUplink);
-            qdisc::ensure(ifname, shared.then(|| pins.qdisc(ifindex)).as_deref())?;
-            clsact(classifier, program, ifname, &doing)
+            clsact::ensure_qdisc(ifname, &pins.qdisc(ifindex))?;
+            filter(classifier, program, pins.owner, ifname)
         }
     }
 }
@@ -135,7 +165,7 @@ fn tcx(
             return Ok(());
         }
         // Somebody detached the link: its pin holds nothing any more.
-        std::fs::remove_file(pin).map_err(kernel(format!("removing the stale pin {}", pin.display())))?;
+        unpin(pin)?;
     }
     // First on the way in; last on the way out, where to_uplink looks at what really leaves.
     let order = || if program == Program::ToUplink { LinkOrder::last() } else { LinkOrder::first() };
@@ -169,7 +199,7 @@ pub(super) fn replace(classifier: &mut SchedClassifier, pin: &Path) -> Result<bo
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {
-            std::fs::remove_file(pin).map_err(kernel(format!("removing the stale pin {}", pin.display())))?;
+            unpin(pin)?;
             Ok(false)
         }
         Err(error) => Err(kernel(doing())(error)),
@@ -188,32 +218,27 @@ fn attached_id(
     Ok(programs.iter().any(|info| info.id() == own))
 }
 
-fn clsact(
+/// Attaches a program as a filter, or puts it into the filter that is there, in one step (cls_bpf exchanges the program
+/// under RCU).
+pub(super) fn filter(
     classifier: &mut SchedClassifier,
     program: Program,
+    owner: Owner,
     ifname: &str,
-    doing: &str,
 ) -> Result<(), DatapathError> {
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-    let id = match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::Netlink(options)) {
+    let doing = format!("attaching {} to {ifname}", program.name());
+    let place = owner.place(program);
+    let NlOptions { priority, handle, classid } = place;
+    let id = match classifier.attach_with_options(ifname, hook(program), TcAttachOptions::Netlink(place)) {
         Ok(id) => id,
         Err(ProgramError::TcError(TcError::NetlinkError(_))) => {
-            let link = SchedClassifierLink::attached(ifname, hook(program), PRIORITY, HANDLE, None)
-                .map_err(kernel(doing))?;
-            classifier.attach_to_link(link).map_err(kernel(doing))?
+            let link = SchedClassifierLink::attached(ifname, hook(program), priority, handle, classid)
+                .map_err(kernel(&doing))?;
+            classifier.attach_to_link(link).map_err(kernel(&doing))?
         }
         Err(error) => return Err(kernel(doing)(error)),
     };
     // aya detaches a filter when its link is dropped.
     std::mem::forget(classifier.take_link(id).map_err(kernel(doing))?);
     Ok(())
-}
-
-/// Removes our clsact filters from an interface; no error if there are none.
-pub(super) fn detach_clsact(program: Program, ifname: &str) -> Result<(), DatapathError> {
-    match qdisc_detach_program(ifname, hook(program), program.name()) {
-        Ok(()) => Ok(()),
-        Err(TcError::IoError(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(kernel(format!("detaching {} from {ifname}", program.name()))(error)),
-    }
 }

@@ -90,9 +90,15 @@ fn fib_flags() -> u32 {
 }
 
 /// Loads all programs; nothing is attached yet.
-pub(super) fn load(options: &Options, pins: &Pins, plan: &Plan) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(
+    options: &Options,
+    pins: &Pins,
+    plan: &Plan,
+    changing: bool,
+) -> Result<Ebpf, DatapathError> {
     let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
-    let constants = Constants { gateway_mac: options.gateway_mac, flow_before: plan.before, dry_run: false };
+    let gateway_mac = options.gateway_mac;
+    let constants = Constants { gateway_mac, flow_before: plan.before, two_kinds: changing, dry_run: false };
     let mut ebpf = open(&constants, |loader| {
         loader.map_max_entries("FLOWS", plan.entries);
         for table in TABLES.iter().filter(|table| table.pinned) {
@@ -122,6 +128,8 @@ pub(super) struct Constants {
     pub(super) gateway_mac: [u8; 6],
     /// Bytes of a record in the table that flows are moved from; 0 if there is none.
     pub(super) flow_before: u32,
+    /// Whether a hook may have programs of both kinds, one behind the other.
+    pub(super) two_kinds: bool,
     /// Whether the programs only tell what they would do.
     pub(super) dry_run: bool,
 }
@@ -132,11 +140,13 @@ pub(super) fn open(
     tables: impl FnOnce(&mut EbpfLoader<'_>) -> Result<(), DatapathError>,
 ) -> Result<Ebpf, DatapathError> {
     let (flags, dry_run) = (fib_flags(), u32::from(constants.dry_run));
+    let two_kinds = u32::from(constants.two_kinds);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("GATEWAY_MAC", &constants.gateway_mac[..], true)
         .override_global("FIB_FLAGS", &flags, true)
         .override_global("FLOW_BEFORE_BYTES", &constants.flow_before, true)
+        .override_global("TWO_KINDS", &two_kinds, true)
         .override_global("DRY_RUN", &dry_run, true);
     tables(&mut loader)?;
     loader.load(ELF).map_err(kernel("loading the eBPF object"))

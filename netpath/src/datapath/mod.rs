@@ -4,7 +4,9 @@
 //! handle of its own for that.
 
 mod attach;
+mod attached;
 mod bpf;
+mod clsact;
 mod dry_run;
 mod error;
 mod events;
@@ -14,16 +16,15 @@ mod load;
 mod moving;
 mod pins;
 pub mod probe;
-mod qdisc;
 mod readings;
 mod tables;
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf,
     maps::{IterableMap as _, RingBuf},
-    programs::{SchedClassifier, links::PinnedLink},
+    programs::SchedClassifier,
 };
 use ipnet::IpNet;
 use netpath_common::abi::{Endpoint, Link, Node, Program, Route};
@@ -32,12 +33,13 @@ use netpath_common::abi::{Endpoint, Link, Node, Program, Route};
 pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
     attach::AttachKind,
+    attached::Attachment,
     dry_run::{At, DryRun, MAX_FRAME, Ran},
     error::DatapathError,
     events::Events,
     flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
     load::{ELF, PROGRAMS, TABLES, Table},
-    pins::{is_bpffs, mount_bpffs, remove_pins},
+    pins::{is_bpffs, mount_bpffs, remove_programs},
     readings::Readings,
     tables::{Told, told},
 };
@@ -62,17 +64,6 @@ pub struct Options {
     pub forget_flows: bool,
 }
 
-/// A program where it is attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// Name in the ELF.
-    pub program: String,
-    /// Interface index.
-    pub ifindex: u32,
-    /// Kernel's id of the program.
-    pub id: u32,
-}
-
 /// The loaded programs and their tables. Dropping it detaches nothing: links and tables are pinned.
 pub struct Datapath {
     ebpf: Ebpf,
@@ -82,6 +73,8 @@ pub struct Datapath {
     gateway_mac: [u8; 6],
     attach: AttachKind,
     moving: bool,
+    /// Whether some of what is attached is of the other kind.
+    changing: bool,
     events: Option<RingBuf<aya::maps::MapData>>,
     readings: Arc<Readings>,
 }
@@ -96,7 +89,8 @@ impl Datapath {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
-        let mut ebpf = load::load(options, &pins, &plan)?;
+        let changing = attached::all(&pins)?.iter().any(|one| one.kind != options.attach);
+        let mut ebpf = load::load(options, &pins, &plan, changing)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
@@ -110,6 +104,7 @@ impl Datapath {
             gateway_mac,
             attach: options.attach,
             moving: plan.before != 0,
+            changing,
             events,
             readings: Arc::new(readings),
         })
@@ -131,82 +126,18 @@ impl Datapath {
         self.attach(&[Program::ToUplink, Program::FromUplink], ifname, ifindex)
     }
 
+    /// Whether what is attached changes from one kind to the other: [`take_over`](Self::take_over), attach everything,
+    /// [`drop_others`](Self::drop_others), and then load again. Until then these programs look for notes.
+    pub fn is_changing(&self) -> bool {
+        self.changing
+    }
+
     fn attach(&mut self, programs: &[Program], ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
         for &program in programs {
             let classifier = load::classifier(&mut self.ebpf, program)?;
             attach::attach(classifier, program, &self.pins, self.attach, (ifname, ifindex))?;
         }
         Ok(())
-    }
-
-    /// Removes our programs and their pins from an interface; no error if none are there. `ifname` is absent if the
-    /// interface is gone, and its programs with it.
-    ///
-    /// # Errors
-    /// The kernel's reason, after trying all.
-    pub fn detach(&mut self, ifname: Option<&str>, ifindex: u32) -> Result<(), DatapathError> {
-        let mut outcome = Ok(());
-        for program in PROGRAMS {
-            let pin = self.pins.link(ifindex, program.name());
-            if pin.exists() {
-                let removed =
-                    std::fs::remove_file(&pin).map_err(kernel(format!("removing the pin {}", pin.display())));
-                outcome = outcome.and(removed);
-            }
-            if let (AttachKind::Clsact, Some(ifname)) = (self.attach, ifname) {
-                outcome = outcome.and(attach::detach_clsact(program, ifname));
-            }
-        }
-        outcome.and_then(|()| qdisc::remove(ifindex, &self.pins.qdisc(ifindex)))
-    }
-
-    /// Every pinned link of this instance. (clsact filters have no pins.)
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn attachments(&self) -> Result<Vec<Attachment>, DatapathError> {
-        self.pins
-            .all_links()?
-            .into_iter()
-            .map(|(ifindex, program, path)| {
-                let doing = format!("reading the pinned link {}", path.display());
-                let link = PinnedLink::from_pin(&path).map_err(kernel(&doing))?;
-                let info = aya::programs::links::FdLink::from(link).info().map_err(kernel(&doing))?;
-                Ok(Attachment { program, ifindex, id: info.program_id() })
-            })
-            .collect()
-    }
-
-    /// Those of these interfaces of pods that lack a program, or its pin. Where programs are clsact filters nothing is
-    /// known, as asking costs as much as attaching.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn bare_pods(&mut self, interfaces: &[u32]) -> Result<HashSet<u32>, DatapathError> {
-        if self.attach == AttachKind::Clsact {
-            return Ok(HashSet::new());
-        }
-        let mut programs = Vec::new();
-        for program in [Program::ToPod, Program::FromPod] {
-            let info = load::classifier(&mut self.ebpf, program)?.info();
-            programs.push((program, info.map_err(kernel(format!("reading {}", program.name())))?.id()));
-        }
-        let links = self.pins.all_links()?;
-        let pinned = links.iter().map(|(ifindex, program, _)| (*ifindex, program.as_str())).collect();
-        attach::bare(&programs, &pinned, interfaces)
-    }
-
-    /// The interfaces that programs are attached to by pinned links, as far as the pins' names tell.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn attached_interfaces(&self) -> Result<HashSet<u32>, DatapathError> {
-        Ok(self.pins.all_links()?.into_iter().map(|(ifindex, ..)| ifindex).collect())
-    }
-
-    /// How programs are attached.
-    pub fn attach_kind(&self) -> AttachKind {
-        self.attach
     }
 
     /// A loaded program, for test runs.
@@ -346,20 +277,4 @@ impl Datapath {
     pub fn take_events(&mut self) -> Result<Option<Events>, DatapathError> {
         self.events.take().map(Events::new).transpose()
     }
-}
-
-/// Removes the clsact filters of all our programs from an interface, without loading anything; no error if there are
-/// none or the interface is gone. tcx programs go with their pins.
-///
-/// # Errors
-/// The kernel's reason, after trying all.
-pub fn remove_filters(ifname: &str) -> Result<(), DatapathError> {
-    if nix::net::if_::if_nametoindex(ifname).is_err() {
-        return Ok(());
-    }
-    let mut outcome = Ok(());
-    for program in PROGRAMS {
-        outcome = outcome.and(attach::detach_clsact(program, ifname));
-    }
-    outcome
 }

@@ -16,11 +16,10 @@ use nix::errno::Errno;
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::{
-    Datapath, attach,
+    Datapath,
     bpf::{EarlierTable, Place, Slice},
     error::{DatapathError, kernel},
     flows::FlowTable,
-    load::{self, PROGRAMS},
     pins::Pins,
 };
 
@@ -52,21 +51,6 @@ impl Datapath {
     /// [`move_flows`](Self::move_flows), and then load again.
     pub fn is_moving(&self) -> bool {
         self.moving
-    }
-
-    /// Puts these programs into every pinned link of an earlier agent, each in one step. Those of interfaces that are gone
-    /// lose their pins. (clsact filters have no pins.)
-    ///
-    /// # Errors
-    /// The kernel's reason for the first that failed, after trying all.
-    pub fn take_over(&mut self) -> Result<(), DatapathError> {
-        let mut outcome = Ok(());
-        for (_, name, pin) in self.pins.all_links()? {
-            let Some(program) = PROGRAMS.into_iter().find(|program| program.name() == name) else { continue };
-            let classifier = load::classifier(&mut self.ebpf, program)?;
-            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
-        }
-        outcome
     }
 
     /// Moves the flows of an earlier agent's table into this one. No program of another loading may run. Returns how many
@@ -170,13 +154,17 @@ pub(super) fn move_all(pins: &Pins) -> Result<u64, DatapathError> {
     Ok(moved)
 }
 
-fn copy(pins: &Pins) -> Result<u64, DatapathError> {
-    set_state(pins, Move::Pull)?;
-    // Waits until every program that may have seen the earlier state has ended: a grace period of RCU. A kernel with
-    // nohz_full refuses (kernel/sched/membarrier.c); programs run for microseconds.
+/// Waits until every program has ended that may have seen an earlier state, and every packet has left the hook it was at: a
+/// grace period of RCU. A kernel with nohz_full refuses (kernel/sched/membarrier.c); programs run for microseconds.
+pub(super) fn grace() {
     if membarrier(MembarrierCommand::Global).is_err() {
         thread::sleep(GRACE);
     }
+}
+
+fn copy(pins: &Pins) -> Result<u64, DatapathError> {
+    set_state(pins, Move::Pull)?;
+    grace();
     let mut own = own_table(pins)?;
     let mut table = open_earlier(&pins.maps.join(BEFORE))?;
     let mut moved = 0;

@@ -13,8 +13,8 @@ use nix::{
 };
 
 use super::{
+    clsact::{self, Filter, Owner},
     error::{DatapathError, kernel},
-    qdisc,
 };
 
 const QDISCS: &str = "qdiscs";
@@ -26,16 +26,18 @@ pub(super) struct Pins {
     pub(super) maps: PathBuf,
     /// `…/vN/links`, a file a link, named `IFINDEX-PROGRAM`.
     pub(super) links: PathBuf,
-    /// `…/vN/qdiscs`, a directory a qdisc that we added, named `IFINDEX`; see [`super::qdisc`].
+    /// `…/vN/qdiscs`, a directory a qdisc that we added, named `IFINDEX`; see [`clsact`].
     qdiscs: PathBuf,
+    /// Whose clsact filters are this instance's.
+    pub(super) owner: Owner,
 }
 
 impl Pins {
     /// Makes the directories below an instance's pin directory.
     pub(super) fn create(pin_dir: &Path) -> Result<Self, DatapathError> {
         let version = pin_dir.join(format!("v{PIN_SCHEME}"));
-        let pins =
-            Self { maps: version.join("maps"), links: version.join("links"), qdiscs: version.join(QDISCS) };
+        let (maps, links, qdiscs) = (version.join("maps"), version.join("links"), version.join(QDISCS));
+        let pins = Self { maps, links, qdiscs, owner: Owner::of(pin_dir) };
         for dir in [&pins.maps, &pins.links] {
             fs::create_dir_all(dir).map_err(kernel(format!("making the pin directory {}", dir.display())))?;
         }
@@ -50,6 +52,13 @@ impl Pins {
     /// The mark of an interface's clsact qdisc.
     pub(super) fn qdisc(&self, ifindex: u32) -> PathBuf {
         self.qdiscs.join(ifindex.to_string())
+    }
+
+    /// The marks of all clsact qdiscs that we added, with the indexes of their interfaces.
+    pub(super) fn all_qdiscs(&self) -> Vec<(u32, PathBuf)> {
+        // Without a mark there is no directory.
+        let marks = fs::read_dir(&self.qdiscs).into_iter().flatten().flatten().map(|entry| entry.path());
+        marks.filter_map(|mark| Some((marked(&mark)?, mark))).collect()
     }
 
     /// All pinned links as (interface index, program, path).
@@ -93,18 +102,19 @@ pub fn mount_bpffs(path: &Path) -> Result<(), DatapathError> {
     mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| failed(errno.into()))
 }
 
-/// Removes everything an instance pinned: links first, so that its programs are detached, then the qdiscs it added and
-/// nobody uses, then tables. No error if nothing is there.
+/// Removes everything an instance attached and pinned: filters and links first, so that its programs are detached, then the
+/// qdiscs it added and nobody uses, then tables. No error if nothing is there.
 ///
 /// # Errors
 /// The first failure, after trying all.
-pub fn remove_pins(pin_dir: &Path) -> Result<(), DatapathError> {
+pub fn remove_programs(pin_dir: &Path) -> Result<(), DatapathError> {
+    let filters = clsact::everywhere(Owner::of(pin_dir), |_| true);
+    let mut first = filters.and_then(|all| all.iter().map(Filter::remove).fold(Ok(()), Result::and));
     let versions = match fs::read_dir(pin_dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return first,
         Err(error) => return Err(kernel(format!("listing pins in {}", pin_dir.display()))(error)),
     };
-    let mut first = Ok(());
     for (kind, remove) in
         [("links", remove_pin as fn(&Path) -> _), (QDISCS, remove_qdisc), ("maps", remove_pin)]
     {
@@ -126,8 +136,12 @@ fn remove_pin(path: &Path) -> Result<(), DatapathError> {
 }
 
 fn remove_qdisc(mark: &Path) -> Result<(), DatapathError> {
-    let ifindex = mark.file_name().and_then(|name| name.to_str()?.parse().ok());
-    ifindex.map_or(Ok(()), |ifindex| qdisc::remove(ifindex, mark))
+    marked(mark).map_or(Ok(()), |ifindex| clsact::remove_qdisc(ifindex, mark))
+}
+
+/// The interface of a mark.
+fn marked(mark: &Path) -> Option<u32> {
+    mark.file_name().and_then(|name| name.to_str()?.parse().ok())
 }
 
 /// Removes what is in one directory, and it. (bpffs has no recursive removal of its own.)

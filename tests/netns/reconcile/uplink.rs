@@ -1,7 +1,7 @@
 //! The uplink under live flows.
 
 use netpath::api::types::FlowFilter;
-use netpath_tests::{for_both_families, scene::Family};
+use netpath_tests::{for_both_families, node::Node, scene::Family, tidy, wait::until};
 
 use super::{
     ANNOUNCED, Breakage, Live, Scene,
@@ -48,7 +48,7 @@ fn the_uplink_comes_and_goes(family: Family) {
         renamed(&scene);
     }
     recreated(&mut scene);
-    assert_eq!(scene.problems(), [""; 0]);
+    until("no problem is left", || scene.problems().is_empty());
 }
 
 /// While its programs are gone the node's own stack resets what arrives of connections through SNAT; one that is silent goes on
@@ -109,4 +109,30 @@ fn renamed(scene: &Scene) {
 
 fn default(scene: &Scene) -> String {
     format!("ip {} route add default via {} dev up0", scene.side.flag(), scene.side.router)
+}
+
+#[test]
+fn an_interface_that_is_no_uplink_any_more_has_no_programs() {
+    for attach in ["auto", "clsact"] {
+        let test = move || no_uplink_any_more(&format!("[datapath]\nattach = \"{attach}\""));
+        std::thread::scope(|threads| threads.spawn(test).join().expect("none"));
+    }
+}
+
+fn no_uplink_any_more(configuration: &str) {
+    let (topology, runtime) = Node::without_agent();
+    let netns = topology.node.netns.clone();
+    assert_eq!(shell(&netns, "ip link add up1 type veth peer name other && ip link set up1 up"), "");
+    // The default routes name the uplinks, one a family.
+    let mut node = Node::with_agent(topology, runtime, &format!("uplinks = []\n{configuration}"));
+    node.wait_ready();
+    node.pod("a");
+    let programs = || programs_on(&netns, "up1");
+    assert_eq!(shell(&netns, "ip -4 route replace default dev up1"), "");
+    until("up1 has programs", || programs().contains("from_uplink") && programs().contains("to_uplink"));
+    assert_eq!(shell(&netns, "ip -4 route replace default via 198.18.0.1 dev up0"), "");
+    until("up1 has no programs", || programs().is_empty());
+    until("up1 has no qdisc of ours", || !shell(&netns, "tc qdisc show dev up1").contains("clsact"));
+    assert_eq!(shell(&netns, "ip link del up1"), "");
+    tidy::check(&node, &["a"]);
 }

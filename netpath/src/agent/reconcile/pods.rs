@@ -72,8 +72,10 @@ impl Agent {
         self.note("pods in the tables", &wrong.as_ref().map(drop));
         let (wrong, turn) = (wrong.unwrap_or_default(), self.next_turn(extent));
         let doubt = |pod: u32| {
-            let inside = turn.is_none_or(|(turn, turns)| pod % turns == turn) || concerned.contains(&pod);
-            let unknown = inside && self.attach == AttachKind::Clsact;
+            let concerned = concerned.contains(&pod);
+            let inside = turn.is_none_or(|(turn, turns)| pod % turns == turn) || concerned;
+            // What is announced of a filter is not looked into.
+            let unknown = concerned && self.attach == AttachKind::Clsact;
             Doubt { inside, datapath: unknown || wrong.contains(&pod) }
         };
         stream::iter(entries)
