@@ -121,11 +121,11 @@ fn work(capabilities: &[&str], attach: &str) {
     let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
     let socket = std::fs::metadata(node.client.socket()).expect("socket");
     assert_eq!(socket.gid(), GROUP);
-    // Had the first waited for a full pass, the second would wait for the next one, ten seconds later.
+    // Had the first waited for a full pass, the second would wait for the next one, seven seconds later.
     for _ in 0..2 {
         let began = Instant::now();
         route_comes_back(&pods[0]);
-        assert!(began.elapsed() < Duration::from_secs(8), "after {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     }
     let stranger = Stranger::start();
     node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), ..PodAdd::default() });
