@@ -69,6 +69,9 @@ impl Diagnosis {
 /// A node with two pods that its doctor has nothing to say of.
 fn healthy(configuration: &str) -> Node {
     let node = Node::start(configuration);
+    // Instances of this machine, such as a lab of another test, keep their state there.
+    let none = None::<&str>;
+    mount(Some("others"), "/var/lib", Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs on /var/lib");
     std::fs::write(INSTALLED, "").expect("file");
     mount(Some(&binary()), INSTALLED, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("installed");
     forward_ipv6(&node.topology.node.netns);
