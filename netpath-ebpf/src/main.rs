@@ -19,7 +19,10 @@ mod programs;
 mod stages;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use programs::Program;
 
 /// tc ingress of a pod's host interface: everything the pod sends.
@@ -44,6 +47,12 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     programs::run(&ctx, Program::ToUplink, programs::to_uplink::run)
+}
+
+/// XDP of an uplink: what is denied ends here.
+#[xdp(frags)]
+pub fn xdp_uplink(ctx: XdpContext) -> u32 {
+    programs::run_xdp(&ctx, Program::XdpUplink, programs::xdp_uplink::run)
 }
 
 #[panic_handler]

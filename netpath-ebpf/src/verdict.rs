@@ -7,6 +7,11 @@ const NEXT: i32 = -1;
 /// TC_ACT_SHOT, which is TCX_DROP as well.
 pub const SHOT: i32 = 2;
 
+/// XDP_DROP.
+pub const XDP_DROP: u32 = 1;
+/// XDP_PASS: on to the kernel, which runs its tc programs.
+const XDP_PASS: u32 = 2;
+
 /// A packet's way, if it is not dropped: in the low byte what it is counted as (0: not at all), above it what the
 /// kernel is told, plus one so that it is never negative.
 #[derive(Clone, Copy)]
@@ -35,6 +40,12 @@ impl Verdict {
     #[inline(always)]
     pub const fn code(self) -> i32 {
         (self.0 >> 8) as i32 + NEXT
+    }
+
+    /// What the kernel is told of an XDP program.
+    #[inline(always)]
+    pub const fn xdp_code(self) -> u32 {
+        if self.code() == NEXT { XDP_PASS } else { self.code() as u32 }
     }
 
     /// The counter's row; 0 for none.

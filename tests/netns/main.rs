@@ -26,3 +26,4 @@ mod systemd;
 mod trace;
 mod uninstall;
 mod upgrade;
+mod xdp_deny;

@@ -76,6 +76,8 @@ fn uninstall(attach: &str, earlier: &str, running: bool) {
         node.restart();
     }
     let b = node.pod("b");
+    let denied = node.netpath(&["deny", "add", "203.0.113.0/24"]);
+    assert!(denied.status.success(), "{denied:?}");
     assert_ne!(picture(&node.topology.node.netns), before, "the picture shows what netpath does");
     if running {
         node.runtime.block_on(node.client.uninstall()).expect("uninstalled");

@@ -26,3 +26,4 @@ mod stack;
 mod sweep;
 mod to_pod;
 mod to_uplink;
+mod xdp_uplink;

@@ -78,6 +78,8 @@ drop_reasons! {
     PodFlowLimit = 17, "See what the pod opens with 'netpath flow ls --pod POD --sort age'; if it is meant to, raise flows.per_pod and send the agent SIGHUP.";
     /// SCTP keeps its source port, and another flow to this destination has it.
     SnatPortTaken = 18, "Give one of the two pods another local SCTP port, or add an address to snat.addresses.";
+    /// It came from a prefix that is on the deny list.
+    Denied = 19, "'netpath deny ls' counts by prefix. If the sender is welcome, 'netpath deny rm PREFIX'.";
 }
 
 #[cfg(test)]

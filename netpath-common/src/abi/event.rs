@@ -24,6 +24,8 @@ pub enum Program {
     FromUplink = 3,
     /// tc egress of an uplink.
     ToUplink = 4,
+    /// XDP of an uplink.
+    XdpUplink = 5,
 }
 
 impl Program {
@@ -34,7 +36,13 @@ impl Program {
             Self::ToPod => "to_pod",
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
+            Self::XdpUplink => "xdp_uplink",
         }
+    }
+
+    /// Whether it runs before the kernel has a socket buffer, else at tc.
+    pub const fn is_xdp(self) -> bool {
+        matches!(self, Self::XdpUplink)
     }
 
     /// The program with this number.
@@ -44,6 +52,7 @@ impl Program {
             2 => Some(Self::ToPod),
             3 => Some(Self::FromUplink),
             4 => Some(Self::ToUplink),
+            5 => Some(Self::XdpUplink),
             _ => None,
         }
     }

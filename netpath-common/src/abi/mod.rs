@@ -4,6 +4,7 @@
 
 mod addr;
 mod counter;
+mod deny;
 mod drop_reason;
 mod endpoint;
 mod event;
@@ -16,6 +17,7 @@ mod trace;
 
 pub use addr::Addr;
 pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
+pub use deny::{DENY_NOBODY, DENY_PREFIXES};
 pub use drop_reason::DropReason;
 pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
 pub use event::{Event, EventKind, EventLoss, Program};

@@ -1,6 +1,6 @@
 //! IPv6 extension headers (RFC 8200, 4).
 
-use super::{Headers, Part, bounded, tc::Packet};
+use super::{AnyPacket, Headers, Part, bounded};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -27,7 +27,7 @@ pub const fn follows(proto: u8) -> bool {
 ///
 /// Not inlined: rare, and its loop would stand in every program's middle.
 #[inline(never)]
-pub fn skip(packet: &Packet, headers: &mut Headers) -> u32 {
+pub fn skip(packet: &impl AnyPacket, headers: &mut Headers) -> u32 {
     let mut length = 0;
     for _ in 0..MAX_HEADERS {
         if !follows(headers.key.proto) || length > MAX_LENGTH {

@@ -1,4 +1,4 @@
-//! Reading and changing packets. `tc` holds the only raw packet pointers.
+//! Reading and changing packets. `tc` and `xdp` hold the only raw packet pointers.
 
 pub mod arp;
 pub mod embedded;
@@ -8,10 +8,25 @@ pub mod parse;
 pub mod rewrite;
 pub mod tc;
 pub mod transport;
+pub mod xdp;
 
 use netpath_common::abi::{Addr, FlowKey};
 
-use self::tc::Packet;
+use self::tc::Window;
+
+/// A packet of either kind of program, as far as reading goes, and writing that leaves the transport checksum alone.
+pub trait AnyPacket {
+    /// Bytes from the Ethernet header on.
+    fn length(&self) -> u32;
+    /// Interface the program runs on.
+    fn ifindex(&self) -> u32;
+    /// Payload bytes of a segment if this is a GSO train, else 0.
+    fn gso_size(&self) -> u32;
+    /// `N` bytes from `offset` on, or `None` if the packet ends before.
+    fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>>;
+    /// Makes the first `bytes` directly readable where the packet is that long, if it can be done.
+    fn pull(&self, bytes: u32);
+}
 
 /// Bytes of an Ethernet header; where the IP header starts.
 pub const ETHERNET: usize = 14;
@@ -152,7 +167,7 @@ impl Headers {
 
     /// Bytes of the longest IP packet that will be on the wire: of one segment, if the packet is a GSO train.
     #[inline(always)]
-    pub fn segment_length(&self, packet: &Packet) -> u32 {
+    pub fn segment_length(&self, packet: &impl AnyPacket) -> u32 {
         let gso = packet.gso_size();
         if gso == 0 {
             return self.total_length;

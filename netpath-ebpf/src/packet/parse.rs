@@ -3,7 +3,9 @@
 
 use netpath_common::abi::{Addr, DropReason};
 
-use super::{ETHERNET, Headers, IPV4_HEADER, IPV6_HEADER, Part, Transport, extension, tc::Packet, transport};
+use super::{
+    AnyPacket, ETHERNET, Headers, IPV4_HEADER, IPV6_HEADER, Part, Transport, extension, tc::Window, transport,
+};
 
 /// What an Ethernet header says.
 #[derive(Clone, Copy)]
@@ -46,7 +48,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Reads the Ethernet header.
 #[inline(always)]
-pub fn ethernet(packet: &Packet) -> Result<Ethernet, DropReason> {
+pub fn ethernet(packet: &impl AnyPacket) -> Result<Ethernet, DropReason> {
     packet.pull(USUAL_HEADERS);
     let frame = packet.window::<ETHERNET>(0).ok_or(DropReason::Malformed)?;
     Ok(Ethernet {
@@ -57,7 +59,7 @@ pub fn ethernet(packet: &Packet) -> Result<Ethernet, DropReason> {
 
 /// Reads the IP header with options or extension headers, and the transport header behind it.
 #[inline(always)]
-pub fn ip(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Result<(), DropReason> {
+pub fn ip(packet: &impl AnyPacket, headers: &mut Headers, frame: &Ethernet) -> Result<(), DropReason> {
     let length = match frame.kind {
         IPV4 => ipv4(packet, headers)?,
         IPV6 => ipv6(packet, headers)?,
@@ -72,7 +74,7 @@ pub fn ip(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Result<()
 
 /// Reads an IPv4 header with its options; returns how many bytes stand behind it.
 #[inline(always)]
-fn ipv4(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
+fn ipv4(packet: &impl AnyPacket, headers: &mut Headers) -> Result<u32, DropReason> {
     let ip = packet.window::<IPV4_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
     let version_and_length: u8 = ip.get::<u8, 0>();
     let header_length = u32::from(version_and_length & 0xf) * 4;
@@ -100,7 +102,7 @@ fn ipv4(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
 
 /// Reads an IPv6 header with its extension headers; returns how many bytes stand behind them.
 #[inline(always)]
-fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
+fn ipv6(packet: &impl AnyPacket, headers: &mut Headers) -> Result<u32, DropReason> {
     packet.pull(USUAL_HEADERS + (IPV6_HEADER - IPV4_HEADER) as u32);
     headers.v6 = true;
     let ip = packet.window::<IPV6_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
@@ -109,10 +111,7 @@ fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
     headers.class = first & 0x0fff_ffff_u32.to_be();
     headers.key.proto = ip.get::<u8, 6>();
     headers.ttl = ip.get::<u8, 7>();
-    let (src, dst) = (
-        Addr([ip.get::<u32, 8>(), ip.get::<u32, 12>(), ip.get::<u32, 16>(), ip.get::<u32, 20>()]),
-        Addr([ip.get::<u32, 24>(), ip.get::<u32, 28>(), ip.get::<u32, 32>(), ip.get::<u32, 36>()]),
-    );
+    let (src, dst) = addresses_v6(&ip);
     headers.total_length = whole_length(packet, payload, IPV6_HEADER as u32);
     // Known of a damaged packet as well: what leaves is judged by its source.
     (headers.key.src, headers.key.dst) = (src, dst);
@@ -136,8 +135,35 @@ fn ipv6(packet: &Packet, headers: &mut Headers) -> Result<u32, DropReason> {
     Ok(length - extensions)
 }
 
+/// Source and destination.
+#[inline(always)]
+fn addresses_v6(ip: &Window<'_, IPV6_HEADER>) -> (Addr, Addr) {
+    (
+        Addr([ip.get::<u32, 8>(), ip.get::<u32, 12>(), ip.get::<u32, 16>(), ip.get::<u32, 20>()]),
+        Addr([ip.get::<u32, 24>(), ip.get::<u32, 28>(), ip.get::<u32, 32>(), ip.get::<u32, 36>()]),
+    )
+}
+
+/// Reads addresses and protocol alone, whatever is wrong with the rest of the packet; an IPv6 packet's protocol may be
+/// that of an extension header. Returns whether there are any.
+#[inline(always)]
+pub fn ends(packet: &impl AnyPacket, headers: &mut Headers, frame: &Ethernet) -> bool {
+    if frame.kind == IPV4 {
+        let Some(ip) = packet.window::<IPV4_HEADER>(ETHERNET) else { return false };
+        headers.key.proto = ip.get::<u8, 9>();
+        headers.key.src = Addr::from_v4_be(ip.get::<u32, 12>());
+        headers.key.dst = Addr::from_v4_be(ip.get::<u32, 16>());
+        return ip.get::<u8, 0>() >> 4 == 4;
+    }
+    let Some(ip) = packet.window::<IPV6_HEADER>(ETHERNET) else { return false };
+    headers.v6 = true;
+    headers.key.proto = ip.get::<u8, 6>();
+    (headers.key.src, headers.key.dst) = addresses_v6(&ip);
+    ip.get::<u8, 0>() >> 4 == 6 && !headers.key.src.is_v4()
+}
+
 /// The IP packet's length. A GSO train of more than 64 KiB (BIG TCP, 6.3) says 0.
 #[inline(always)]
-fn whole_length(packet: &Packet, said: u32, header: u32) -> u32 {
+fn whole_length(packet: &impl AnyPacket, said: u32, header: u32) -> u32 {
     if said == 0 && packet.gso_size() != 0 { packet.length() - ETHERNET as u32 } else { said + header }
 }

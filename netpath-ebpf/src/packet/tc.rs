@@ -8,6 +8,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
+use super::AnyPacket;
+
 /// Mark on packets that `from_pod` has finished with, so that `to_uplink` lets them leave without a second look. It
 /// exists only between the two: `redirect_neigh` leads through neither routing nor netfilter, `to_uplink` clears it, and
 /// a pod cannot set it (a mark does not survive the crossing of namespaces).
@@ -25,7 +27,7 @@ pub struct Packet {
 /// `N` bytes of a packet that are known to be there.
 pub struct Window<'a, const N: usize> {
     start: *mut u8,
-    packet: PhantomData<&'a Packet>,
+    packet: PhantomData<&'a ()>,
 }
 
 /// Plain numbers that may be read from and written to packets.
@@ -35,6 +37,15 @@ impl Number for u16 {}
 impl Number for u32 {}
 
 impl<const N: usize> Window<'_, N> {
+    /// The `N` bytes at `start`.
+    ///
+    /// # Safety
+    /// They are the packet's, and the verifier has seen them compared with its end.
+    #[inline(always)]
+    pub(super) unsafe fn at(start: *mut u8) -> Self {
+        Self { start, packet: PhantomData }
+    }
+
     /// The number at byte `AT`, as it stands there (network order).
     ///
     /// Reads are naturally aligned: the kernel starts frames at 2 modulo 4 (NET_IP_ALIGN), so that the IP header is
@@ -157,7 +168,8 @@ impl Packet {
         if start + N > end {
             return None;
         }
-        Some(Window { start: start as *mut u8, packet: PhantomData })
+        // SAFETY: compared with the end just above.
+        Some(unsafe { Window::at(start as *mut u8) })
     }
 
     /// Makes the first `bytes` directly readable where the packet is that long. The kernel keeps headers of local
@@ -211,5 +223,32 @@ impl Packet {
         let answer =
             unsafe { raw::bpf_l4_csum_replace(self.skb, offset as u32, old.into(), new.into(), flags) };
         if answer == 0 { Ok(()) } else { Err(()) }
+    }
+}
+
+impl AnyPacket for Packet {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ifindex()
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        self.gso_size()
+    }
+
+    #[inline(always)]
+    fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>> {
+        self.window(offset)
+    }
+
+    #[inline(always)]
+    fn pull(&self, bytes: u32) {
+        self.pull(bytes);
     }
 }

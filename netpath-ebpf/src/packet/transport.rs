@@ -2,7 +2,7 @@
 
 use netpath_common::abi::DropReason;
 
-use super::{Headers, ICMP, ICMPV6, Part, SCTP, TCP, Transport, UDP, is_icmp, tc::Packet};
+use super::{AnyPacket, Headers, ICMP, ICMPV6, Part, SCTP, TCP, Transport, UDP, is_icmp};
 
 /// ICMP types.
 pub const ECHO_REPLY: u8 = 0;
@@ -32,7 +32,7 @@ const fn is_error(proto: u8, kind: u8) -> bool {
 
 /// Reads the transport header; `length` is what the IP header says stands behind it.
 #[inline(always)]
-pub fn read(packet: &Packet, headers: &mut Headers, length: u32) -> Result<(), DropReason> {
+pub fn read(packet: &impl AnyPacket, headers: &mut Headers, length: u32) -> Result<(), DropReason> {
     let offset = headers.transport_start();
     match headers.key.proto {
         TCP => {
@@ -79,7 +79,7 @@ pub fn read(packet: &Packet, headers: &mut Headers, length: u32) -> Result<(), D
 }
 
 #[inline(always)]
-fn icmp(packet: &Packet, headers: &mut Headers, length: u32) -> Result<(), DropReason> {
+fn icmp(packet: &impl AnyPacket, headers: &mut Headers, length: u32) -> Result<(), DropReason> {
     let offset = headers.transport_start();
     packet.pull(offset as u32 + 8);
     let icmp = packet.window::<8>(offset).ok_or(DropReason::Malformed)?;

@@ -5,16 +5,20 @@ pub mod from_uplink;
 mod leave;
 pub mod to_pod;
 pub mod to_uplink;
+pub mod xdp_uplink;
 
-use aya_ebpf::{macros::map, programs::TcContext};
+use aya_ebpf::{
+    macros::map,
+    programs::{TcContext, XdpContext},
+};
 use netpath_common::abi::DropReason;
 pub use netpath_common::abi::Program;
 
 use crate::{
     bpf::{globals, map::PerCpu, trace},
-    packet::{Headers, Transport, tc::Packet},
+    packet::{AnyPacket, Headers, Transport, tc::Packet, xdp},
     stages::{event, fragment, metric},
-    verdict::{Outcome, SHOT, Verdict},
+    verdict::{Outcome, SHOT, Verdict, XDP_DROP},
 };
 
 /// Headers of the packet at hand, and of the one that an ICMP error embeds. In a table and not on the stack: the stack is
@@ -44,8 +48,7 @@ fn not_let_in(headers: &Headers) -> DropReason {
     DropReason::FragmentOutOfOrder
 }
 
-/// Runs a program and turns its outcome into what the kernel wants to hear. The one place where drops are counted and
-/// told (invariant 7).
+/// Runs a tc program and turns its outcome into what the kernel wants to hear.
 #[inline(always)]
 pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) -> Outcome) -> i32 {
     let packet = Packet::new(ctx);
@@ -55,23 +58,46 @@ pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) ->
     // The verifier wants the question; the table has this record.
     let Some(headers) = HEADERS.get_mut(OUTER) else { return SHOT };
     *headers = Headers::NONE;
-    match body(&packet, headers) {
+    let outcome = body(&packet, headers);
+    match told(&packet, headers, program, outcome) {
         Ok(verdict) => {
-            trace::ended(headers, verdict.row());
-            metric::traffic(&packet, verdict.row());
             let code = verdict.code();
             if globals::two_kinds() && code == Verdict::NEXT.code() {
                 packet.set_judged(program as u32);
             }
             code
         }
-        Err(reason) => {
-            trace::ended(headers, reason as u32);
-            metric::dropped(&packet, reason);
-            event::dropped(&packet, headers, program, reason);
+        Err(_reason) => {
             #[cfg(feature = "log")]
-            aya_log_ebpf::debug!(ctx, "{} dropped a packet: {}", program.name(), reason.name());
+            aya_log_ebpf::debug!(ctx, "{} dropped a packet: {}", program.name(), _reason.name());
             SHOT
         }
     }
+}
+
+/// The same for an XDP program.
+#[inline(always)]
+pub fn run_xdp(ctx: &XdpContext, program: Program, body: fn(&xdp::Packet, &mut Headers) -> Outcome) -> u32 {
+    let packet = xdp::Packet::new(ctx);
+    let Some(headers) = HEADERS.get_mut(OUTER) else { return XDP_DROP };
+    *headers = Headers::NONE;
+    let outcome = body(&packet, headers);
+    told(&packet, headers, program, outcome).map_or(XDP_DROP, Verdict::xdp_code)
+}
+
+/// Counts a packet by its outcome. The one place where drops are counted and told (invariant 7).
+#[inline(always)]
+fn told(packet: &impl AnyPacket, headers: &Headers, program: Program, outcome: Outcome) -> Outcome {
+    match outcome {
+        Ok(verdict) => {
+            trace::ended(headers, verdict.row());
+            metric::traffic(packet, verdict.row());
+        }
+        Err(reason) => {
+            trace::ended(headers, reason as u32);
+            metric::dropped(packet, reason);
+            event::dropped(packet, headers, program, reason);
+        }
+    }
+    outcome
 }

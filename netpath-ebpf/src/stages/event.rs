@@ -9,7 +9,7 @@ use crate::{
         helper,
         map::{PerCpu, Ring},
     },
-    packet::{Headers, tc::Packet},
+    packet::{AnyPacket, Headers, tc::Packet},
 };
 
 #[map]
@@ -30,7 +30,7 @@ const FLOW_INTERVAL: u64 = 1_000_000;
 
 /// Tells of a drop. Not inlined: it is off the fast path, and its code would stand in every program's middle.
 #[inline(never)]
-pub fn dropped(packet: &Packet, headers: &Headers, program: Program, reason: DropReason) {
+pub fn dropped(packet: &impl AnyPacket, headers: &Headers, program: Program, reason: DropReason) {
     let Some(time) = allowed(reason as u32, DROP_INTERVAL) else { return lost(EventLoss::Drops) };
     let event = Event {
         time,
@@ -84,7 +84,7 @@ fn allowed(row: u32, interval: u64) -> Option<u64> {
 }
 
 #[inline(always)]
-fn describe(packet: &Packet, key: &FlowKey, program: Program) -> Event {
+fn describe(packet: &impl AnyPacket, key: &FlowKey, program: Program) -> Event {
     Event {
         time: 0,
         src: key.src,

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use netpath_common::abi::{COUNTER_SLOTS, Counter, DropReason, Endpoint, PodCounter};
 
-use crate::{bpf::map::PerCpu, packet::tc::Packet};
+use crate::{bpf::map::PerCpu, packet::AnyPacket};
 
 #[map]
 static COUNTERS: PerCpu<Counter> = PerCpu::new(COUNTER_SLOTS);
@@ -13,7 +13,7 @@ static POD_COUNTERS: PerCpu<PodCounter> = PerCpu::new(4096);
 
 /// Counts a packet that goes on, in the row of its class; row 0 is for what is not counted.
 #[inline(always)]
-pub fn traffic(packet: &Packet, row: u32) {
+pub fn traffic(packet: &impl AnyPacket, row: u32) {
     if row != 0 {
         count(packet, row);
     }
@@ -21,12 +21,12 @@ pub fn traffic(packet: &Packet, row: u32) {
 
 /// Counts a packet that ends here.
 #[inline(always)]
-pub fn dropped(packet: &Packet, reason: DropReason) {
+pub fn dropped(packet: &impl AnyPacket, reason: DropReason) {
     count(packet, reason as u32);
 }
 
 #[inline(always)]
-fn count(packet: &Packet, row: u32) {
+fn count(packet: &impl AnyPacket, row: u32) {
     if let Some(counter) = COUNTERS.get_mut(row) {
         counter.packets += 1;
         counter.bytes += u64::from(packet.length());
@@ -35,7 +35,7 @@ fn count(packet: &Packet, row: u32) {
 
 /// Counts a packet that a pod sent and that was its own.
 #[inline(always)]
-pub fn sent(packet: &Packet, pod: &Endpoint) {
+pub fn sent(packet: &impl AnyPacket, pod: &Endpoint) {
     if let Some(counter) = POD_COUNTERS.get_mut(pod.slot) {
         counter.tx_packets += 1;
         counter.tx_bytes += u64::from(packet.length());
@@ -44,7 +44,7 @@ pub fn sent(packet: &Packet, pod: &Endpoint) {
 
 /// Counts a packet that a pod gets.
 #[inline(always)]
-pub fn received(packet: &Packet, pod: &Endpoint) {
+pub fn received(packet: &impl AnyPacket, pod: &Endpoint) {
     if let Some(counter) = POD_COUNTERS.get_mut(pod.slot) {
         counter.rx_packets += 1;
         counter.rx_bytes += u64::from(packet.length());

@@ -3,6 +3,7 @@
 
 pub mod arp_nd;
 pub mod deliver;
+pub mod deny;
 pub mod endpoint;
 pub mod event;
 pub mod flow;

@@ -131,6 +131,20 @@ pub enum AgentError {
     /// The default network cannot be removed.
     #[error("network 'default' is every node's")]
     NetworkStays,
+    /// A prefix cannot be denied.
+    #[error("denying {prefix}: {reason}")]
+    InvalidDeny {
+        /// The prefix.
+        prefix: String,
+        /// What is wrong, and what to give instead.
+        reason: String,
+    },
+    /// No such prefix on the deny list.
+    #[error("{0} is not on the deny list")]
+    NotDenied(String),
+    /// The deny list has as many prefixes as the tables hold.
+    #[error("the deny list has room for {0} prefixes")]
+    DenyListFull(u32),
     /// The namespace that would be made for the pod is there already.
     #[error("pod '{pod}': {path} is there already, and not netpath's")]
     NetnsExists {
@@ -226,6 +240,8 @@ impl AgentError {
             Self::Ipam(IpamError::Taken { .. }) => "choose another address, or give none and one is chosen",
             Self::Ipam(IpamError::Exhausted { .. }) => "remove pods, or give the node a larger block",
             Self::TooManyPods(_) => "remove pods, or add them on another node",
+            Self::NotDenied(_) => "'netpath deny ls' lists the prefixes as they were given",
+            Self::DenyListFull(_) => "deny shorter prefixes in place of several, or remove some",
             Self::Ending => "start it again",
             _ => return None,
         })
@@ -244,9 +260,10 @@ impl From<&AgentError> for Failure {
             | E::Family { .. }
             | E::OneAddress { .. }
             | E::InvalidNetwork { .. }
+            | E::InvalidDeny { .. }
             | E::NetworkStays
             | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
-            E::NoPod(_) | E::NoNetwork(_) => FailureCode::NotFound,
+            E::NoPod(_) | E::NoNetwork(_) | E::NotDenied(_) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodBusy(_)
             | E::PodDown { .. }
@@ -257,7 +274,9 @@ impl From<&AgentError> for Failure {
             | E::SubnetTaken { .. }
             | E::NetnsTaken { .. }
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
-            E::Ipam(IpamError::Exhausted { .. }) | E::TooManyPods(_) => FailureCode::Exhausted,
+            E::Ipam(IpamError::Exhausted { .. }) | E::TooManyPods(_) | E::DenyListFull(_) => {
+                FailureCode::Exhausted
+            }
             E::Ending => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };

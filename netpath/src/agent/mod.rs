@@ -2,12 +2,13 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `links` is the kernel's side of a pod, `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `deny` who may not send here, `links` is the kernel's side of a pod, `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away, with what `found` finds where there is no state.
 
 mod advertisements;
+mod deny;
 mod error;
 mod events;
 mod flows;
@@ -51,10 +52,11 @@ use std::{
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub(crate) use self::view::unix_ms;
-pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use self::{
-    metrics::Metrics, node::NodeState, notify::Progress, problems::Problems, registry::Registry, state::State,
+    deny::DenyList, metrics::Metrics, node::NodeState, notify::Progress, problems::Problems,
+    registry::Registry, state::State,
 };
+pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use crate::{
     api::types::Event,
     config::Config,
@@ -78,6 +80,7 @@ pub struct Agent {
     flow_entries: u32,
     state: State,
     registry: Mutex<Registry>,
+    denied: Mutex<DenyList>,
     node: Mutex<NodeState>,
     /// What is wrong now, by object.
     problems: Mutex<Problems>,

@@ -13,6 +13,7 @@ use netpath_common::abi::{MAX_ROUTES, Node as Record};
 use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, uplinks};
 use crate::{
     compile::{self, Surroundings, Uplink},
+    datapath::Datapath,
     model::{Family, GATEWAY_MAC, Interface, Network, Pod},
     net::{Address, Route, RouteKind, Survey},
 };
@@ -193,8 +194,12 @@ impl Agent {
         if families.contains(&Family::V6) {
             advertisements::keep(&self.state, uplink).await?;
         }
-        let (name, ifindex) = (uplink.name.clone(), uplink.ifindex);
-        Ok(self.on_datapath(move |datapath| datapath.attach_uplink(&name, ifindex)).await?)
+        let (name, ifindex, denying) = (uplink.name.clone(), uplink.ifindex, !lock(&self.denied).is_empty());
+        let attach = move |datapath: &mut Datapath| {
+            datapath.attach_uplink(&name, ifindex)?;
+            datapath.attach_deny(&name, ifindex, denying)
+        };
+        Ok(self.on_datapath(attach).await?)
     }
 
     /// All networks.

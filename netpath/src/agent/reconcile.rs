@@ -168,6 +168,9 @@ impl Agent {
     async fn pass_over(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
         let begun = Instant::now();
         let seen = self.ensure_node().await;
+        if extent != Extent::Announced {
+            self.note("deny list", &self.ensure_denied().await);
+        }
         // After the tables: no program makes another binding to an address that is gone.
         self.note("bindings", &self.drop_lost_bindings(&seen).await);
         self.ensure_pods(extent, concerned).await;

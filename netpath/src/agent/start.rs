@@ -212,6 +212,7 @@ impl Agent {
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
         state.check_sound(&pods)?;
+        let denied = state.denied().await?;
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
         state.check_complete(&config.instance, &pods, &netlink.links().await?)?;
@@ -239,6 +240,7 @@ impl Agent {
             flow_entries,
             state,
             registry: Mutex::new(registry),
+            denied: Mutex::new(denied),
             node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
             problems: Mutex::default(),
             swept: Mutex::new(Swept::default()),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::AgentError;
+use super::{AgentError, deny::DenyList};
 use crate::{
     config::Instance,
     datapath::POD_SLOTS,
@@ -21,6 +21,8 @@ const PODS: &str = "pods/";
 const NETWORKS: &str = "networks/";
 /// What was changed at run time of the network that the configuration describes.
 const DEFAULT_CHANGE: &str = "default-network";
+/// The deny list.
+const DENIED: &str = "denied";
 const NEXT_ID: &str = "next-pod-id";
 const HOST: &str = "host";
 
@@ -213,6 +215,16 @@ impl State {
     /// Writes down what is changed of the default network.
     pub(super) async fn save_default_change(&self, change: &NetworkChange) -> Result<(), AgentError> {
         Ok(self.store.write(DEFAULT_CHANGE, change).await?)
+    }
+
+    /// The deny list.
+    pub(super) async fn denied(&self) -> Result<DenyList, AgentError> {
+        Ok(self.store.read(DENIED).await?.unwrap_or_default())
+    }
+
+    /// Writes the deny list down.
+    pub(super) async fn save_denied(&self, denied: &DenyList) -> Result<(), AgentError> {
+        Ok(self.store.write(DENIED, denied).await?)
     }
 
     /// What was changed on the host.

@@ -35,6 +35,7 @@ impl Agent {
         let interfaces = self.write_pods().await?;
         let seen = lock(&self.node).seen.clone();
         self.note("tables", &self.write_tables(&seen).await);
+        self.note("deny list", &self.ensure_denied().await);
         let replaced = self.on_datapath(Datapath::take_over).await;
         // Only then the kind that is wanted, if it is another: a packet may meet both from now on.
         self.ensure_node().await;

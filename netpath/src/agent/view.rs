@@ -128,6 +128,7 @@ impl Agent {
         let attachments = attachments.unwrap_or_default();
         let snat = self.snat_status().await?;
         let problems = lock(&self.problems).lines();
+        let generic = self.generic_xdp(&attachments).await?;
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
@@ -137,7 +138,7 @@ impl Agent {
             uptime_s: self.started.elapsed().as_secs(),
             uplinks,
             pin_dir: self.config().paths.pin_dir.display().to_string(),
-            programs: self.describe_programs(attachments),
+            programs: self.describe_programs(attachments, &generic),
             pods,
             flows: lock(&self.swept).kept,
             flow_capacity: u64::from(self.flow_entries / 2),
@@ -148,12 +149,26 @@ impl Agent {
         })
     }
 
-    fn describe_programs(&self, attachments: Vec<Attachment>) -> Vec<ProgramStatus> {
+    /// Interfaces whose XDP program runs on the kernel's socket buffers, if any program of ours is one.
+    async fn generic_xdp(&self, attachments: &[Attachment]) -> Result<Vec<u32>, AgentError> {
+        if !attachments.iter().any(|one| one.kind.is_none()) {
+            return Ok(Vec::new());
+        }
+        let states = self.netlink.link_states().await?;
+        Ok(states.iter().filter(|state| state.xdp_generic).map(|state| state.link.index).collect())
+    }
+
+    fn describe_programs(&self, attachments: Vec<Attachment>, generic: &[u32]) -> Vec<ProgramStatus> {
         let pods: HashMap<u32, String> = lock(&self.registry).pods().flat_map(hosts).collect();
         let node = lock(&self.node);
         let describe = |Attachment { program, ifindex, kind, id }| {
             let interface = pods.get(&ifindex).cloned().unwrap_or_else(|| node.seen.name_of(ifindex));
-            Some(ProgramStatus { name: program, interface, id: id?, attach: kind.name().into() })
+            let attach = match (kind, generic.contains(&ifindex)) {
+                (Some(kind), _) => kind.name(),
+                (None, false) => "xdp-driver",
+                (None, true) => "xdp-generic",
+            };
+            Some(ProgramStatus { name: program, interface, id: id?, attach: attach.into() })
         };
         attachments.into_iter().filter_map(describe).collect()
     }

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
-    Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status,
-    Trace, TraceRequest,
+    Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd,
+    PodSet, Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -124,6 +124,21 @@ impl Client {
         self.get("/v1/drops").await
     }
 
+    /// The deny list.
+    pub async fn denied(&self) -> Result<Vec<Denied>, ClientError> {
+        self.get("/v1/deny").await
+    }
+
+    /// Has packets from prefixes dropped at the uplinks.
+    pub async fn deny_add(&self, request: &DenyAdd) -> Result<(), ClientError> {
+        self.with_json(Method::POST, "/v1/deny", request).await.map(drop)
+    }
+
+    /// Lets a prefix in again.
+    pub async fn deny_rm(&self, prefix: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/deny/{}", escape(prefix))).await
+    }
+
     /// What the programs would do with a packet.
     pub async fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
         self.post("/v1/trace", request).await
@@ -177,12 +192,21 @@ impl Client {
         path: &str,
         request: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
+        let body = self.with_json(method.clone(), path, request).await?;
+        decode(method.as_str(), path, &body)
+    }
+
+    async fn with_json(
+        &self,
+        method: Method,
+        path: &str,
+        request: &(impl Serialize + Sync),
+    ) -> Result<Bytes, ClientError> {
         let json = serde_json::to_vec(request).map_err(|error| ClientError::Protocol {
             request: format!("{method} {path}"),
             reason: format!("the request does not fit into JSON: {error}"),
         })?;
-        let body = self.exchange(method.clone(), path, Some(json)).await?;
-        decode(method.as_str(), path, &body)
+        self.exchange(method, path, Some(json)).await
     }
 
     /// `DELETE path`, whatever the answer's body says.

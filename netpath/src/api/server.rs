@@ -1,6 +1,7 @@
 //! The agent's end of the API: routes, and what holds for all of them. The handlers are in a file a topic.
 
 mod connection;
+mod deny;
 mod events;
 mod failure;
 mod flows;
@@ -136,6 +137,8 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(networks::set, networks::rm))
         .routes(routes!(flows::list, flows::flush))
         .routes(routes!(node::drops))
+        .routes(routes!(deny::list, deny::add))
+        .routes(routes!(deny::rm))
         .routes(routes!(trace::trace))
         .routes(routes!(node::metrics))
         .routes(routes!(node::openapi))

@@ -1,5 +1,6 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
+mod deny;
 mod event;
 mod failure;
 mod filter;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
+    deny::{Denied, DenyAdd},
     event::Event,
     failure::{Failure, FailureCode},
     filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol},
@@ -272,7 +274,7 @@ pub struct ProgramStatus {
     pub interface: String,
     /// Kernel's id of the program.
     pub id: u32,
-    /// `tcx` or `clsact`.
+    /// `tcx` or `clsact`; for XDP `xdp-driver` or `xdp-generic`.
     pub attach: String,
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod capture;
 mod completions;
+mod deny;
 mod doctor;
 mod drop;
 mod failure;
@@ -101,6 +102,9 @@ pub enum Command {
     /// List dropped packets by reason
     #[command(subcommand)]
     Drop(drop::Command),
+    /// Drop what comes from chosen prefixes, at the uplinks
+    #[command(subcommand)]
+    Deny(deny::Command),
     /// Print drops and new flows as they happen
     Monitor(monitor::Args),
     /// Tell what would become of a packet, stage by stage, without sending it
@@ -163,6 +167,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Network(command) => return network::run(global, command),
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
+        Command::Deny(command) => return deny::run(global, command),
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Trace(args) => trace::run(global, args)?,
         Command::Capture(args) => capture::run(global, &args)?,

@@ -20,12 +20,13 @@ use netpath_common::abi::Program;
 use nix::errno::Errno;
 
 use super::{
-    Attachment,
-    bpf::{TcxHook, attached},
+    Attachment, attached,
+    bpf::{self, TcxHook},
     clsact::{self, Owner},
     error::{DatapathError, kernel},
     load::kernel_has,
     pins::Pins,
+    xdp,
 };
 
 /// How programs are attached.
@@ -64,11 +65,11 @@ impl AttachKind {
 /// runs, and the kernel refuses the same one a second time.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// Which hook a program is for.
+/// Which hook a tc program is for.
 pub(super) fn hook(program: Program) -> TcAttachType {
     match program {
-        Program::FromPod | Program::FromUplink => TcAttachType::Ingress,
         Program::ToPod | Program::ToUplink => TcAttachType::Egress,
+        _ => TcAttachType::Ingress,
     }
 }
 
@@ -77,14 +78,19 @@ pub(super) fn linked(pins: &Pins, asked: impl Fn(u32) -> bool) -> Result<Vec<Att
     let mut on_hooks = BTreeMap::new();
     let mut found = Vec::new();
     for (ifindex, program, pin) in pins.all_links()?.into_iter().filter(|(ifindex, ..)| asked(*ifindex)) {
+        let link = PinnedLink::from_pin(&pin).and_then(|link| FdLink::from(link).info());
+        // A pin that cannot be read holds no link: its program is attached anew.
+        let id = link.ok().map(|link| link.program_id());
+        if attached::known(&program).is_some_and(Program::is_xdp) {
+            found.push(Attachment { program, ifindex, kind: None, id });
+            continue;
+        }
         let running = match on_hooks.entry(ifindex) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(running(ifindex)?),
         };
-        // A pin that cannot be read holds no link: its program is attached anew.
-        let link = PinnedLink::from_pin(&pin).and_then(|link| FdLink::from(link).info());
-        let id = link.ok().map(|link| link.program_id()).filter(|id| running.contains(id));
-        found.push(Attachment { program, ifindex, kind: AttachKind::Tcx, id });
+        let id = id.filter(|id| running.contains(id));
+        found.push(Attachment { program, ifindex, kind: Some(AttachKind::Tcx), id });
     }
     Ok(found)
 }
@@ -93,7 +99,7 @@ pub(super) fn linked(pins: &Pins, asked: impl Fn(u32) -> bool) -> Result<Vec<Att
 fn running(ifindex: u32) -> Result<Vec<u32>, DatapathError> {
     let mut ids = Vec::new();
     for hook in [TcxHook::Ingress, TcxHook::Egress] {
-        match attached(ifindex, hook) {
+        match bpf::attached(ifindex, hook) {
             Ok(found) => ids.extend(found),
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {}
             Err(error) => {
@@ -115,7 +121,7 @@ pub(super) fn unpin(pin: &Path) -> Result<(), DatapathError> {
 pub(super) fn unlink(pins: &Pins, links: &[&Attachment]) -> Result<(), DatapathError> {
     let mut outcome = Ok(());
     for link in links {
-        outcome = outcome.and(unpin(&pins.link(link.ifindex, &link.program)));
+        outcome = outcome.and(xdp::remove(&pins.link(link.ifindex, &link.program)));
     }
     for (ifindex, id) in links.iter().filter_map(|link| Some((link.ifindex, link.id?))) {
         let deadline = Instant::now() + RELEASE;

@@ -13,6 +13,7 @@ use super::{
     load::{self, PROGRAMS},
     moving,
     pins::Pins,
+    xdp,
 };
 
 /// A program where it is attached.
@@ -22,8 +23,8 @@ pub struct Attachment {
     pub program: String,
     /// Interface index.
     pub ifindex: u32,
-    /// How.
-    pub kind: AttachKind,
+    /// How; absent for XDP.
+    pub kind: Option<AttachKind>,
     /// Kernel's id of the program; absent if a pin is left but nothing runs by it: the interface is gone, or somebody has
     /// detached the link.
     pub id: Option<u32>,
@@ -69,8 +70,12 @@ impl Datapath {
         let mut outcome = Ok(());
         for (_, name, pin) in self.pins.all_links()? {
             let Some(program) = known(&name) else { continue };
-            let classifier = load::classifier(&mut self.ebpf, program)?;
-            outcome = outcome.and(attach::replace(classifier, &pin).map(drop));
+            let replaced = if program.is_xdp() {
+                xdp::replace(load::xdp(&mut self.ebpf, program)?, &pin)
+            } else {
+                attach::replace(load::classifier(&mut self.ebpf, program)?, &pin)
+            };
+            outcome = outcome.and(replaced.map(drop));
         }
         for filter in clsact::everywhere(self.pins.owner, |_| true)? {
             let (Some(program), Ok(name)) = (known(&filter.program), if_indextoname(filter.ifindex)) else {
@@ -94,8 +99,7 @@ impl Datapath {
     /// The kernel's reason, after trying all.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let pins = PROGRAMS.map(|program| self.pins.link(ifindex, program.name()));
-        let there = pins.iter().filter(|pin| pin.exists());
-        let mut outcome = there.map(|pin| attach::unpin(pin)).fold(Ok(()), Result::and);
+        let mut outcome = pins.iter().map(|pin| xdp::remove(pin)).fold(Ok(()), Result::and);
         if self.attach == AttachKind::Clsact {
             let filters = clsact::on(self.pins.owner, &[ifindex])?;
             outcome = filters.iter().map(clsact::Filter::remove).fold(outcome, Result::and);
@@ -122,13 +126,13 @@ impl Datapath {
         let all: Vec<Attachment> = linked.iter().cloned().chain(filters.iter().map(Into::into)).collect();
         let own: HashSet<(u32, &str)> = all
             .iter()
-            .filter(|one| one.kind == self.attach && one.id.is_some())
+            .filter(|one| one.kind == Some(self.attach) && one.id.is_some())
             .map(|one| (one.ifindex, one.program.as_str()))
             .collect();
         let goes = |one: &Attachment| {
             !known(one.ifindex)
                 || self::known(&one.program).is_none()
-                || (one.kind != self.attach && own.contains(&(one.ifindex, one.program.as_str())))
+                || (one.kind.is_some_and(|kind| kind != self.attach) && own.contains(&(one.ifindex, one.program.as_str())))
         };
         let links: Vec<&Attachment> = linked.iter().filter(|one| goes(one)).collect();
         let mut outcome = attach::unlink(&self.pins, &links);
@@ -154,11 +158,11 @@ pub(super) fn all(pins: &Pins) -> Result<Vec<Attachment>, DatapathError> {
 }
 
 /// The program of this build with a name.
-fn known(name: &str) -> Option<Program> {
+pub(super) fn known(name: &str) -> Option<Program> {
     PROGRAMS.into_iter().find(|program| program.name() == name)
 }
 
 fn tell(one: &Attachment) {
     let Attachment { program, ifindex, kind, .. } = one;
-    tracing::info!(program, ifindex, kind = kind.name(), "detached");
+    tracing::info!(program, ifindex, kind = kind.map_or("xdp", AttachKind::name), "detached");
 }

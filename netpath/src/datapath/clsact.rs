@@ -109,7 +109,7 @@ impl Filter {
 impl From<&Filter> for Attachment {
     fn from(filter: &Filter) -> Self {
         let Filter { ifindex, ref program, id, .. } = *filter;
-        Self { program: program.clone(), ifindex, kind: AttachKind::Clsact, id: Some(id) }
+        Self { program: program.clone(), ifindex, kind: Some(AttachKind::Clsact), id: Some(id) }
     }
 }
 

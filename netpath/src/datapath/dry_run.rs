@@ -15,13 +15,19 @@ use netpath_common::abi::{Program, Trace};
 
 use super::{
     error::{DatapathError, kernel},
-    load::{Constants, TABLES, classifier, open, verify},
+    load::{Constants, TABLES, classifier, open, verify, xdp},
     tables::take,
 };
 
 /// Pinned tables that a dry run has of its own, with as many entries as it needs: a row or a page is enough.
-const OWN: [(&str, u32); 5] =
-    [("FRAGMENTS", 64), ("COUNTERS", 1), ("POD_COUNTERS", 1), ("EXHAUSTED", 64), ("SNAT_TRIES", 1)];
+const OWN: [(&str, u32); 6] = [
+    ("FRAGMENTS", 64),
+    ("COUNTERS", 1),
+    ("POD_COUNTERS", 1),
+    ("EXHAUSTED", 64),
+    ("SNAT_TRIES", 1),
+    ("DENY_COUNTERS", 1),
+];
 /// The same of tables that are not pinned.
 const SMALL: [(&str, u32); 2] = [("UNREPLIED", 1), ("EVENTS", 4096)];
 
@@ -70,7 +76,7 @@ impl DryRun {
         Self { gateway_mac, maps, loaded: None }
     }
 
-    /// A program.
+    /// A tc program.
     ///
     /// # Errors
     /// The verifier's or the kernel's reason, or a pinned table is missing.
@@ -88,14 +94,19 @@ impl DryRun {
         loaded.trace.set(0, Trace::default(), 0).map_err(kernel(doing()))?;
         let mut frame = vec![0; at.frame.len()];
         let (context_in, mut context_out) = (context(at), [0; CONTEXT]);
-        let options = TestRunOptions {
+        let mut options = TestRunOptions {
             data_in: Some(at.frame),
             data_out: Some(&mut frame),
-            ctx_in: Some(&context_in),
-            ctx_out: Some(&mut context_out),
             ..TestRunOptions::default()
         };
-        loaded.program(program)?.test_run(options).map_err(kernel(doing()))?;
+        let ran = if program.is_xdp() {
+            loaded.verify(program)?;
+            xdp(&mut loaded.ebpf, program)?.test_run(options)
+        } else {
+            (options.ctx_in, options.ctx_out) = (Some(&context_in[..]), Some(&mut context_out[..]));
+            loaded.program(program)?.test_run(options)
+        };
+        ran.map_err(kernel(doing()))?;
         let mark = context_out[MARK..].first_chunk().copied().unwrap_or_default();
         let trace = loaded.trace.get(&0, 0).map_err(kernel(doing()))?;
         Ok(Ran { frame, mark: u32::from_ne_bytes(mark), trace })
@@ -118,11 +129,14 @@ impl DryRun {
 
 impl Loaded {
     fn program(&mut self, program: Program) -> Result<&SchedClassifier, DatapathError> {
-        let classifier = classifier(&mut self.ebpf, program)?;
-        if classifier.fd().is_err() {
-            verify(classifier, program)?;
-        }
-        Ok(classifier)
+        self.verify(program)?;
+        Ok(classifier(&mut self.ebpf, program)?)
+    }
+
+    /// Loads a program at its first use.
+    fn verify(&mut self, program: Program) -> Result<(), DatapathError> {
+        let there = self.ebpf.program(program.name()).is_some_and(|program| program.fd().is_ok());
+        if there { Ok(()) } else { verify(&mut self.ebpf, program) }
     }
 }
 

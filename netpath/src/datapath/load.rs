@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned, maps::MapInfo, programs::SchedClassifier, util::KernelVersion,
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::MapInfo,
+    programs::{self, ProgramError, SchedClassifier, Xdp},
+    util::KernelVersion,
 };
 use aya_obj::Object;
 use netpath_common::abi::{
@@ -22,7 +25,8 @@ use super::{
 pub static ELF: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-ebpf"));
 
 /// Every program of the ELF.
-pub const PROGRAMS: [Program; 4] = [Program::FromPod, Program::ToPod, Program::FromUplink, Program::ToUplink];
+pub const PROGRAMS: [Program; 5] =
+    [Program::FromPod, Program::ToPod, Program::FromUplink, Program::ToUplink, Program::XdpUplink];
 
 /// A table as this build wants it.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +49,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 25] = [
+pub const TABLES: [Table; 27] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -59,6 +63,8 @@ pub const TABLES: [Table; 25] = [
     table::<u32, PodLimit>("POD_LIMITS", true, true),
     table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
     table::<u32, u64>("SNAT_TRIES", true, true),
+    table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),
+    table::<u32, Counter>("DENY_COUNTERS", true, true),
     // Pinned only while flows move; see `moving`.
     table::<FlowKey, Flow>("FLOWS_BEFORE", false, true),
     table::<u32, u32>("FLOWS_MOVE", false, true),
@@ -116,7 +122,7 @@ pub(super) fn load(
         Ok(())
     })?;
     for program in PROGRAMS {
-        verify(classifier(&mut ebpf, program)?, program)?;
+        verify(&mut ebpf, program)?;
     }
     Ok(ebpf)
 }
@@ -153,10 +159,10 @@ pub(super) fn open(
 }
 
 /// Gives a program to the kernel's verifier.
-pub(super) fn verify(classifier: &mut SchedClassifier, program: Program) -> Result<(), DatapathError> {
-    classifier
-        .load()
-        .map_err(|error| DatapathError::Verifier { program: program.name(), reason: tail(&chain(&error)) })
+pub(super) fn verify(ebpf: &mut Ebpf, program: Program) -> Result<(), DatapathError> {
+    let loaded =
+        if program.is_xdp() { xdp(ebpf, program)?.load() } else { classifier(ebpf, program)?.load() };
+    loaded.map_err(|error| DatapathError::Verifier { program: program.name(), reason: tail(&chain(&error)) })
 }
 
 /// The end of a verifier log: the refusal stands in its last lines.
@@ -166,15 +172,41 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
-/// The program as aya's type.
+/// A tc program as aya's type.
 pub(super) fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, DatapathError> {
+    typed(ebpf, program)
+}
+
+/// An XDP program as aya's type.
+pub(super) fn xdp(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DatapathError> {
+    typed(ebpf, program)
+}
+
+fn typed<'a, T>(ebpf: &'a mut Ebpf, program: Program) -> Result<&'a mut T, DatapathError>
+where
+    &'a mut T: TryFrom<&'a mut programs::Program, Error = ProgramError>,
+{
     let name = program.name();
     ebpf.program_mut(name)
         .ok_or_else(|| {
             kernel(format!("finding the program {name}"))(std::io::Error::other("not in the object"))
         })?
         .try_into()
-        .map_err(kernel(format!("using {name} as a tc program")))
+        .map_err(kernel(format!("using {name} as what it is not")))
+}
+
+/// A program of the object as aya's type, to read.
+pub(super) fn loaded<'a, T>(ebpf: &'a Ebpf, program: Program) -> Result<&'a T, DatapathError>
+where
+    &'a T: TryFrom<&'a programs::Program, Error = ProgramError>,
+{
+    let name = program.name();
+    let missing =
+        || kernel(format!("finding the program {name}"))(std::io::Error::other("not in the object"));
+    ebpf.program(name)
+        .ok_or_else(missing)?
+        .try_into()
+        .map_err(kernel(format!("using {name} as what it is not")))
 }
 
 /// Makes room for a table of this build where a pin holds another kind of it: aya reuses a pin without looking at it, and

@@ -7,6 +7,7 @@ mod attach;
 mod attached;
 mod bpf;
 mod clsact;
+mod deny;
 mod dry_run;
 mod error;
 mod events;
@@ -18,6 +19,7 @@ mod pins;
 pub mod probe;
 mod readings;
 mod tables;
+mod xdp;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -43,7 +45,7 @@ pub use self::{
     readings::Readings,
     tables::{Told, told},
 };
-use self::{error::kernel, limits::Limits, pins::Pins, tables::Tables};
+use self::{deny::Deny, error::kernel, limits::Limits, pins::Pins, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
@@ -69,6 +71,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     tables: Tables,
     limits: Limits,
+    deny: Deny,
     pins: Pins,
     gateway_mac: [u8; 6],
     attach: AttachKind,
@@ -89,10 +92,11 @@ impl Datapath {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
-        let changing = attached::all(&pins)?.iter().any(|one| one.kind != options.attach);
+        let changing = attached::all(&pins)?.iter().any(|one| one.kind.is_some_and(|kind| kind != options.attach));
         let mut ebpf = load::load(options, &pins, &plan, changing)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
+        let deny = Deny::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
         let readings = Readings::take(&mut ebpf, tables.pod_counters.map(), pins.maps.join("FLOWS"))?;
@@ -100,6 +104,7 @@ impl Datapath {
             ebpf,
             tables,
             limits,
+            deny,
             pins,
             gateway_mac,
             attach: options.attach,
@@ -140,19 +145,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// A loaded program, for test runs.
+    /// A loaded tc program, for test runs.
     ///
     /// # Errors
-    /// If it is not a tc program.
+    /// If it is none.
     pub fn program(&self, program: Program) -> Result<&SchedClassifier, DatapathError> {
-        let name = program.name();
-        self.ebpf
-            .program(name)
-            .ok_or_else(|| {
-                kernel(format!("finding the program {name}"))(std::io::Error::other("not in the object"))
-            })?
-            .try_into()
-            .map_err(kernel(format!("using {name} as a tc program")))
+        load::loaded(&self.ebpf, program)
     }
 
     /// The programs once more, to run by hand on the tables as they are.

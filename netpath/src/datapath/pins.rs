@@ -15,6 +15,7 @@ use nix::{
 use super::{
     clsact::{self, Filter, Owner},
     error::{DatapathError, kernel},
+    xdp,
 };
 
 const QDISCS: &str = "qdiscs";
@@ -116,7 +117,7 @@ pub fn remove_programs(pin_dir: &Path) -> Result<(), DatapathError> {
         Err(error) => return Err(kernel(format!("listing pins in {}", pin_dir.display()))(error)),
     };
     for (kind, remove) in
-        [("links", remove_pin as fn(&Path) -> _), (QDISCS, remove_qdisc), ("maps", remove_pin)]
+        [("links", xdp::remove as fn(&Path) -> _), (QDISCS, remove_qdisc), ("maps", remove_pin)]
     {
         for version in &versions {
             let outcome = remove_dir(&version.join(kind), remove);

@@ -29,7 +29,7 @@ pub fn try_load() -> Result<(), DatapathError> {
         loader.map_max_entries("FLOWS", FEW);
         Ok(())
     })?;
-    PROGRAMS.into_iter().try_for_each(|program| load::verify(load::classifier(&mut ebpf, program)?, program))
+    PROGRAMS.into_iter().try_for_each(|program| load::verify(&mut ebpf, program))
 }
 
 /// Whether the kernel has tcx.

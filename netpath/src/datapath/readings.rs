@@ -5,7 +5,7 @@ use std::{os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use netpath_common::abi::{
     Counter, DropReason, EventLoss, Exhausted, ExhaustedKey, PodCounter, SNAT_TRY_ROWS, TrafficClass,
@@ -25,6 +25,14 @@ pub struct Readings {
     tries: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
     flows: PathBuf,
+}
+
+/// A counter over all CPUs.
+pub(super) fn sum(values: &PerCpuValues<Counter>) -> Counter {
+    values.iter().fold(Counter::default(), |sum, one| Counter {
+        packets: sum.packets + one.packets,
+        bytes: sum.bytes + one.bytes,
+    })
 }
 
 impl Readings {
@@ -73,10 +81,7 @@ impl Readings {
 
     fn counter(&self, row: u32) -> Result<Counter, DatapathError> {
         let values = self.counters.get(&row, 0).map_err(kernel(format!("reading counter {row}")))?;
-        Ok(values.iter().fold(Counter::default(), |sum, one| Counter {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-        }))
+        Ok(sum(&values))
     }
 
     /// Counters of the pod of a slot, over all CPUs.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
+    Ebpf, Pod,
     maps::{
         Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key,
     },
@@ -93,24 +93,9 @@ impl Tables {
 
     pub(super) fn set_routes(&mut self, routes: &[(u32, IpNet, Route)]) -> Result<(), DatapathError> {
         let wanted: BTreeMap<_, _> =
-            routes.iter().map(|(network, prefix, route)| (prefix_key(*network, prefix), route)).collect();
-        let mut present = BTreeSet::new();
-        for key in self.routes.keys() {
-            let key = key.map_err(kernel("reading the routes"))?;
-            present.insert((key.prefix_len(), key.data().network, key.data().addr));
-        }
-        for (place, route) in &wanted {
-            let key = trie_key(*place);
-            // A lookup alone also finds shorter prefixes.
-            if present.contains(place) && self.routes.get(&key, 0).is_ok_and(|there| there == **route) {
-                continue;
-            }
-            self.routes.insert(&key, **route, 0).map_err(kernel("writing a route"))?;
-        }
-        for place in present.into_iter().filter(|place| !wanted.contains_key(place)) {
-            self.routes.remove(&trie_key(place)).map_err(kernel("removing a route"))?;
-        }
-        Ok(())
+            routes.iter().map(|(network, prefix, route)| (prefix_key(*network, prefix), *route)).collect();
+        let place = |key: &Key<RouteKey>| (key.prefix_len(), key.data().network, key.data().addr);
+        replace_all(&mut self.routes, &wanted, trie_key, place, "the routes")
     }
 
     pub(super) fn set_node(&mut self, node: &Node) -> Result<(), DatapathError> {
@@ -129,13 +114,48 @@ impl Tables {
     }
 }
 
+/// Makes a trie hold exactly these entries: writes what differs, then removes what is left over.
+pub(super) fn replace_all<K, V, P>(
+    trie: &mut LpmTrie<MapData, K, V>,
+    wanted: &BTreeMap<P, V>,
+    key: fn(P) -> Key<K>,
+    place: impl Fn(&Key<K>) -> P,
+    what: &str,
+) -> Result<(), DatapathError>
+where
+    K: Pod,
+    V: Pod + PartialEq,
+    P: Ord + Copy,
+{
+    let mut present = BTreeSet::new();
+    for key in trie.keys() {
+        present.insert(place(&key.map_err(kernel(format!("reading {what}")))?));
+    }
+    for (at, value) in wanted {
+        // A lookup alone also finds shorter prefixes.
+        if present.contains(at) && trie.get(&key(*at), 0).is_ok_and(|there| there == *value) {
+            continue;
+        }
+        trie.insert(&key(*at), *value, 0).map_err(kernel(format!("writing to {what}")))?;
+    }
+    for at in present.into_iter().filter(|at| !wanted.contains_key(at)) {
+        trie.remove(&key(at)).map_err(kernel(format!("removing from {what}")))?;
+    }
+    Ok(())
+}
+
 /// A prefix of ROUTES: its length with the network's 32 bits, the network, the address.
 type Place = (u32, u32, Addr);
 
-/// IPv4 lies below ::ffff:0:0/96.
-fn prefix_key(network: u32, prefix: &IpNet) -> Place {
+/// A prefix over [`Addr`]: IPv4 lies below ::ffff:0:0/96.
+pub(super) fn place_of(prefix: &IpNet) -> (u32, Addr) {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { 96 } else { 0 };
-    (32 + length, network, Addr::from(prefix.network()))
+    (length, Addr::from(prefix.network()))
+}
+
+fn prefix_key(network: u32, prefix: &IpNet) -> Place {
+    let (length, addr) = place_of(prefix);
+    (32 + length, network, addr)
 }
 
 /// The prefix that a key stands for, and its network.

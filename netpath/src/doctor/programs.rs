@@ -98,14 +98,19 @@ pub(super) fn xdp(facts: &Facts) -> Finding {
     let mut faults = Faults::default();
     let names = facts.node.uplinks.iter().chain(facts.node.interfaces().map(|interface| &interface.host));
     for name in names {
-        if let Some(id) = facts.net.link(name).and_then(|state| state.xdp) {
+        if let Some(id) = facts.net.link(name).and_then(|state| state.xdp).filter(|id| !is_own(facts, *id)) {
             faults.add(
                 format!("{name} has an XDP program (id {id}): it sees packets first, and may take them"),
                 format!("`ip link set dev {name} xdp off`, if it is not meant to be there"),
             );
         }
     }
-    faults.finding(Outcome::Warning, "no uplink and no pod's interface has an XDP program")
+    faults.finding(Outcome::Warning, "no uplink and no pod's interface has an XDP program of others")
+}
+
+/// Whether the agent has attached this program. Without an agent its programs go on; their names tell whose they are.
+fn is_own(facts: &Facts, id: u32) -> bool {
+    facts.agent.status.as_ref().is_ok_and(|status| status.programs.iter().any(|program| program.id == id))
 }
 
 fn attached<'a>(facts: &'a Facts, name: &'a str, egress: bool) -> impl Iterator<Item = &'a Attached> {

@@ -78,6 +78,10 @@ pub const DROP: i32 = 2;
 /// TCX_REDIRECT.
 pub const REDIRECT: i32 = 7;
 
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
 impl Context {
     /// Bytes of `struct __sk_buff` (include/uapi/linux/bpf.h).
     const SIZE: usize = 192;
@@ -132,6 +136,30 @@ impl Scene {
     /// The kernel's.
     pub fn try_run(&self, program: Program, packet: &[u8], context: Context) -> Result<Ran, ProgramError> {
         run_program(self.datapath.program(program).expect("program"), packet, context)
+    }
+
+    /// Runs an XDP program once on a packet of an interface. Its verdict is told in tc's words: NEXT, DROP, REDIRECT.
+    pub fn run_xdp(&self, program: Program, packet: &[u8], ifindex: u32) -> Ran {
+        let mut out = vec![0; packet.len() + 256];
+        // `struct xdp_md` (include/uapi/linux/bpf.h): data, data_end, data_meta, ingress_ifindex, and two more.
+        let fields = [0, packet.len() as u32, 0, ifindex, 0, 0];
+        let context: Vec<u8> = fields.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let loaded = self.datapath.xdp_program(program).expect("program");
+        let result = loaded.test_run(options).unwrap_or_else(|error| panic!("{program:?}: {error:?}"));
+        out.truncate(result.data_size_out as usize);
+        let code = match result.return_value {
+            XDP_DROP => DROP,
+            XDP_PASS => NEXT,
+            XDP_REDIRECT => REDIRECT,
+            other => panic!("{program:?} said {other}"),
+        };
+        Ran { code, packet: out, mark: 0 }
     }
 
     /// Runs `from_pod` on a packet of pod A.

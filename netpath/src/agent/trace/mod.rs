@@ -34,6 +34,8 @@ impl Agent {
         let surroundings = lock(&self.node).seen.surroundings();
         let pods = lock(&self.registry).pods().cloned().collect();
         let ports = self.config().snat_ports.clone();
-        Ok(View { links, pods, uplinks: surroundings.uplinks, addresses: surroundings.addresses, ports })
+        let denying = !lock(&self.denied).is_empty();
+        let (uplinks, addresses) = (surroundings.uplinks, surroundings.addresses);
+        Ok(View { links, pods, uplinks, addresses, ports, denying })
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct View {
     pub(super) addresses: Vec<IpAddr>,
     /// Where the ports of new bindings come from.
     pub(super) ports: RangeInclusive<u16>,
+    /// Whether anybody is denied.
+    pub(super) denying: bool,
 }
 
 impl View {

@@ -122,14 +122,20 @@ impl Walk<'_> {
     /// The programs that a packet meets, and the packet as they leave it.
     fn hops(&mut self, start: Start) -> Result<(Vec<Hop>, TracedPacket), AgentError> {
         let (mut hops, mut frame, mut mark, mut from) = (Vec::new(), start.frame, 0, 0);
-        let mut next = Some((start.program, start.ifindex));
+        let denied = start.program == Program::FromUplink && self.view.denying;
+        let first = if denied { Program::XdpUplink } else { start.program };
+        let mut next = Some((first, start.ifindex));
         while let Some((program, ifindex)) = next {
             let packet = read(&frame).ok_or(AgentError::UnreadablePacket(program.name()))?;
             let at = At { frame: &frame, ifindex, ingress_ifindex: from, mark };
             let ran = self.dry_run.run(program, at)?;
             let hop = Hop { program, ifindex, packet, trace: ran.trace };
-            (frame, mark, from) = (ran.frame, ran.mark, ifindex);
-            next = hop.uplink().map(|uplink| (Program::ToUplink, uplink));
+            (frame, mark) = (ran.frame, ran.mark);
+            from = if program.is_xdp() { 0 } else { ifindex };
+            next = match program {
+                Program::XdpUplink => hop.reason().is_none().then_some((Program::FromUplink, ifindex)),
+                _ => hop.uplink().map(|uplink| (Program::ToUplink, uplink)),
+            };
             hops.push(hop);
         }
         let left = read(&frame).ok_or(AgentError::UnreadablePacket("the last program"))?;

@@ -1,11 +1,16 @@
-//! What aya 0.14 has no call for: reading a hash table in slices, and taking an entry out in one step.
+//! What aya 0.14 has no call for: reading a hash table in slices, taking an entry out in one step, taking a link off at once.
 //!
 //! The only unsafe code of userspace: bpf(2) reads and writes memory by addresses in its arguments.
 
 use std::{
+    ffi::CString,
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use aya::{
@@ -15,12 +20,15 @@ use aya::{
 use nix::libc;
 
 const LOOKUP_ELEM: libc::c_long = 1;
+const OBJ_GET: libc::c_long = 7;
 /// Since Linux 6.6 for tcx.
 const PROG_QUERY: libc::c_long = 16;
 /// Since Linux 5.14 for hash tables.
 const LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 /// Since Linux 5.6.
 const LOOKUP_BATCH: libc::c_long = 24;
+/// Since Linux 5.9; for tcx since 6.6.
+const LINK_DETACH: libc::c_long = 34;
 
 /// A hash table by its descriptor.
 pub(super) struct HashTable<K, V> {
@@ -72,7 +80,7 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
         let outcome = unsafe { bpf(LOOKUP_AND_DELETE_ELEM, &raw const arguments) };
         match outcome {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            outcome => outcome.map(|()| true),
+            outcome => outcome.map(|_| true),
         }
     }
 
@@ -138,7 +146,7 @@ impl<K: Pod + Default, V: Pod + Default> EarlierTable<K, V> {
         // SAFETY: the kernel reads a key and writes a value of the sizes that `new` has read; both are borrowed.
         match unsafe { bpf(LOOKUP_ELEM, &raw const arguments) } {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            outcome => outcome.map(|()| true),
+            outcome => outcome.map(|_| true),
         }
     }
 }
@@ -164,7 +172,7 @@ unsafe fn read(fd: &OwnedFd, place: &mut Place, keys: u64, values: u64, room: us
     let outcome = unsafe { bpf(LOOKUP_BATCH, &raw mut arguments) };
     let count = arguments.count as usize;
     match outcome {
-        Ok(()) => {
+        Ok(_) => {
             place.0 = Some(next);
             Ok(Slice::Some(count))
         }
@@ -222,7 +230,29 @@ pub(super) fn attached(ifindex: u32, hook: TcxHook) -> io::Result<Vec<u32>> {
     };
     // SAFETY: the kernel writes at most `count` numbers of 4 bytes at `ids`, borrowed for the call, and into `arguments`.
     let outcome = unsafe { bpf(PROG_QUERY, &raw mut arguments) };
-    outcome.map(|()| ids.into_iter().take(arguments.count as usize).collect())
+    outcome.map(|_| ids.into_iter().take(arguments.count as usize).collect())
+}
+
+/// Takes the link that is pinned here off its interface. When this returns its program does not run any more, where after
+/// the pin's removal alone it does until a worker of the kernel gets to it.
+pub(super) fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let arguments = Pinned { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the kernel reads the path up to its zero byte; it is borrowed for the call.
+    let fd = unsafe { bpf(OBJ_GET, &raw const arguments) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let number = link.as_raw_fd();
+    // SAFETY: the kernel reads the number.
+    unsafe { bpf(LINK_DETACH, &raw const number) }.map(drop)
+}
+
+/// `struct { … }` of BPF_OBJ_* in `union bpf_attr`.
+#[repr(C)]
+struct Pinned {
+    path: u64,
+    fd: u32,
+    flags: u32,
 }
 
 /// `struct { … } query` of `union bpf_attr`.
@@ -266,13 +296,13 @@ fn address<T>(of: &T) -> u64 {
     std::ptr::from_ref(of) as u64
 }
 
-/// Calls bpf(2).
+/// Calls bpf(2); returns what it returns if that is no error.
 ///
 /// # Safety
 /// `arguments` has the layout that `command` wants, and the memory that it names is the kernel's to read and write until
 /// the call returns.
-unsafe fn bpf<T>(command: libc::c_long, arguments: *const T) -> io::Result<()> {
+unsafe fn bpf<T>(command: libc::c_long, arguments: *const T) -> io::Result<libc::c_long> {
     // SAFETY: the caller's promise; the kernel takes what is behind `size_of::<T>()` bytes for zero.
     let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, arguments, size_of::<T>()) };
-    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(outcome) }
 }

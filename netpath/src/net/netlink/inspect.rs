@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp},
+    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
     neighbour::{NeighbourMessage, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
@@ -24,6 +24,8 @@ pub struct LinkState {
     pub master: Option<u32>,
     /// Kernel's id of its XDP program.
     pub xdp: Option<u32>,
+    /// Whether that runs on the kernel's socket buffers (generic), else in the driver.
+    pub xdp_generic: bool,
 }
 
 /// A filter on an interface's clsact qdisc.
@@ -104,7 +106,7 @@ impl Netlink {
 }
 
 fn state(answer: RouteNetlinkMessage) -> Option<LinkState> {
-    let (mut carrier, mut master, mut xdp) = (true, None, None);
+    let (mut carrier, mut master, mut xdp, mut xdp_generic) = (true, None, None, false);
     if let RouteNetlinkMessage::NewLink(message) = &answer {
         for attribute in &message.attributes {
             match attribute {
@@ -115,12 +117,13 @@ fn state(answer: RouteNetlinkMessage) -> Option<LinkState> {
                         LinkXdp::ProgId(id) => Some(*id),
                         _ => None,
                     });
+                    xdp_generic = of.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
                 }
                 _ => {}
             }
         }
     }
-    Some(LinkState { link: link::parse(answer)?.link, carrier, master, xdp })
+    Some(LinkState { link: link::parse(answer)?.link, carrier, master, xdp, xdp_generic })
 }
 
 fn filter(answer: RouteNetlinkMessage, egress: bool) -> Option<Filter> {
