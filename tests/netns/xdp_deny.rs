@@ -112,6 +112,16 @@ fn xdp_deny_list_drops_at_the_uplink_and_counts_exactly(family: Family) {
     assert_eq!(node.drops("Denied"), before + 100);
     assert!(!answers(&client, 3), "an answer to a pod's flow is denied as well");
 
+    let traced = done(&node, &format!("trace {} a --proto udp --dport 53 -o json", side.outside));
+    let traced: Value = serde_json::from_str(&traced).expect("JSON");
+    let programs = traced["forward"]["programs"].as_array().expect("programs").len();
+    assert_eq!((&traced["forward"]["reason"], programs), (&"Denied".into(), 1), "{traced}");
+    let traced = done(&node, &format!("trace {} a --proto udp --dport 53 -o json", side.router));
+    let traced: Value = serde_json::from_str(&traced).expect("JSON");
+    let programs: Vec<_> = traced["forward"]["programs"].as_array().expect("programs").iter().collect();
+    let names: Vec<_> = programs.iter().map(|program| &program["program"]).collect();
+    assert_eq!(names, ["xdp_uplink", "from_uplink"], "{traced}");
+
     // Who is not denied notices nothing.
     let router = socket(&node.topology.router.netns, side.router);
     router.send_to(b"?", to).expect("sent");

@@ -120,6 +120,7 @@ fn attached<'a>(facts: &'a Facts, name: &'a str, egress: bool) -> impl Iterator<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::ProgramStatus;
 
     #[test]
     fn what_is_missing_is_named_with_who_puts_it_back() {
@@ -165,5 +166,9 @@ mod tests {
         let finding = xdp(&facts);
         assert!(finding.seen.starts_with("eth0 has an XDP program (id 5)"));
         assert!(finding.advice.unwrap().starts_with("`ip link set dev eth0 xdp off`"));
+        let status = facts.agent.status.as_mut().unwrap();
+        let [name, interface, attach] = ["xdp_uplink", "eth0", "xdp-driver"].map(str::to_owned);
+        status.programs.push(ProgramStatus { name, interface, id: 5, attach });
+        assert_eq!(xdp(&facts).status, Outcome::Ok, "the deny list's own");
     }
 }
