@@ -49,6 +49,12 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     programs::run(&ctx, Program::ToUplink, programs::to_uplink::run)
 }
 
+/// XDP of a pod's host interface: the short way to another pod.
+#[xdp(frags)]
+pub fn xdp_pod(ctx: XdpContext) -> u32 {
+    programs::run_xdp(&ctx, Program::XdpPod, programs::xdp_pod::run)
+}
+
 /// XDP of an uplink: what is denied ends here.
 #[xdp(frags)]
 pub fn xdp_uplink(ctx: XdpContext) -> u32 {

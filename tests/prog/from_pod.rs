@@ -16,9 +16,8 @@ for_both_families!(
     the_gateways_answer_is_complete,
 );
 
-fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs(f: Family) {
-    let scene = Scene::new();
-    let (a, b) = (scene.a, scene.b);
+/// Every kind of packet from pod A to pod B.
+pub(crate) fn to_a_local_pod(f: &Family) -> Vec<(&'static str, Frame)> {
     let udp = || Frame::udp((f.a, 1000), (f.b, 53));
     let about = Frame::udp((f.b, 53), (f.a, 1000)).packet();
     let mut frames = vec![
@@ -36,8 +35,14 @@ fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs(f: Family) {
     if f.is_v4() {
         frames.push(("IP options", udp().options(&[1; 40])));
     } else {
-        frames.extend(with_extensions(&f, &udp()));
+        frames.extend(with_extensions(f, &udp()));
     }
+    frames
+}
+
+fn to_a_local_pod_it_is_redirected_unchanged_but_for_ttl_and_macs(f: Family) {
+    let scene = Scene::new();
+    let (a, b, frames) = (scene.a, scene.b, to_a_local_pod(&f));
     let count = frames.len() as u64;
     for (name, frame) in frames {
         let packet = frame.macs(a.mac, GATEWAY_MAC).bytes();

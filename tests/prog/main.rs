@@ -26,4 +26,5 @@ mod stack;
 mod sweep;
 mod to_pod;
 mod to_uplink;
+mod xdp_pod;
 mod xdp_uplink;

@@ -7,6 +7,9 @@ pub const ENDPOINT_MASQUERADE: u16 = 1;
 /// Flag of [`Endpoint::flags`]: packets from outside may go to this address.
 pub const ENDPOINT_INBOUND_ANY: u16 = 2;
 
+/// Flag of [`Endpoint::flags`]: the pod's end of the link takes frames that XDP sends to it.
+pub const ENDPOINT_XDP: u16 = 4;
+
 /// Where a local pod's address lives.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,7 +28,7 @@ pub struct Endpoint {
     pub mtu: u16,
     /// The network, as numbered by the agent: whose ROUTES hold. Never 0.
     pub network: u32,
-    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`].
+    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`], [`ENDPOINT_XDP`].
     pub flags: u16,
     /// Room to grow; 0.
     pub reserved: u16,

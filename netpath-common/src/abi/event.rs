@@ -26,6 +26,8 @@ pub enum Program {
     ToUplink = 4,
     /// XDP of an uplink.
     XdpUplink = 5,
+    /// XDP of a pod's host interface.
+    XdpPod = 6,
 }
 
 impl Program {
@@ -37,12 +39,13 @@ impl Program {
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
             Self::XdpUplink => "xdp_uplink",
+            Self::XdpPod => "xdp_pod",
         }
     }
 
     /// Whether it runs before the kernel has a socket buffer, else at tc.
     pub const fn is_xdp(self) -> bool {
-        matches!(self, Self::XdpUplink)
+        matches!(self, Self::XdpUplink | Self::XdpPod)
     }
 
     /// The program with this number.
@@ -53,6 +56,7 @@ impl Program {
             3 => Some(Self::FromUplink),
             4 => Some(Self::ToUplink),
             5 => Some(Self::XdpUplink),
+            6 => Some(Self::XdpPod),
             _ => None,
         }
     }

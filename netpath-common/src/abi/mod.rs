@@ -19,7 +19,7 @@ pub use addr::Addr;
 pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use deny::{DENY_NOBODY, DENY_PREFIXES};
 pub use drop_reason::DropReason;
-pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link};
+pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_XDP, Endpoint, Link};
 pub use event::{Event, EventKind, EventLoss, Program};
 pub use flow::{Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};

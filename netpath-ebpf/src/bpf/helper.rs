@@ -45,6 +45,13 @@ pub fn redirect_peer(ifindex: u32) -> i32 {
     unsafe { raw::bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
+/// Sends the frame of an XDP program out of an interface, as it is.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: only numbers.
+    unsafe { raw::bpf_redirect(ifindex, 0) as i32 }
+}
+
 /// Sends the packet out of an interface with the MAC addresses the neighbour table knows. Given the next hop, the
 /// kernel does not look up the route again.
 #[inline(always)]

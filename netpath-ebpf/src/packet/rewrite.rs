@@ -6,8 +6,8 @@ use netpath_common::{
 };
 
 use super::{
-    ETHERNET, Headers, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, Part, SCTP, UDP, is_icmp, tc::Packet,
-    transport,
+    AnyPacket, ETHERNET, Headers, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, Part, SCTP, UDP, is_icmp,
+    tc::Packet, transport,
 };
 use crate::bpf::globals;
 
@@ -24,7 +24,7 @@ pub struct Translation {
 
 /// Puts the pod's MAC as destination and the gateway's as source.
 #[inline(always)]
-pub fn link(packet: &Packet, destination: [u8; 6]) -> Result<(), DropReason> {
+pub fn link(packet: &impl AnyPacket, destination: [u8; 6]) -> Result<(), DropReason> {
     let mut frame = packet.window::<ETHERNET>(0).ok_or(DropReason::Malformed)?;
     let [d0, d1, d2, d3, d4, d5] = destination;
     let [s0, s1, s2, s3, s4, s5] = globals::gateway_mac();
@@ -38,7 +38,7 @@ pub fn link(packet: &Packet, destination: [u8; 6]) -> Result<(), DropReason> {
 
 /// One hop less. The caller knows that at least two are left.
 #[inline(always)]
-pub fn decrement_ttl(packet: &Packet, headers: &Headers) -> Result<(), DropReason> {
+pub fn decrement_ttl(packet: &impl AnyPacket, headers: &Headers) -> Result<(), DropReason> {
     if headers.v6 {
         let mut ip = packet.window::<IPV6_HEADER>(ETHERNET).ok_or(DropReason::Malformed)?;
         ip.set::<u8, 7>(headers.ttl - 1);

@@ -5,6 +5,7 @@ pub mod from_uplink;
 mod leave;
 pub mod to_pod;
 pub mod to_uplink;
+pub mod xdp_pod;
 pub mod xdp_uplink;
 
 use aya_ebpf::{

@@ -1,26 +1,38 @@
 //! The last stage: hop count, MTU, MAC addresses, redirect.
 
-use netpath_common::abi::{Endpoint, TrafficClass};
+use netpath_common::abi::{DropReason, Endpoint, TrafficClass};
 
 use crate::{
     bpf::helper::{self, NextHop},
-    packet::{Headers, rewrite, tc::Packet},
+    packet::{AnyPacket, Headers, rewrite, tc::Packet, xdp},
     verdict::{Outcome, Verdict},
 };
 
 /// Whether the stack has to answer instead (time exceeded, fragmentation needed) or to fragment. The frame is addressed
 /// to the host end's MAC, so the stack takes it as it is.
 #[inline(always)]
-pub fn needs_stack(packet: &Packet, headers: &Headers, mtu: u16) -> bool {
+pub fn needs_stack(packet: &impl AnyPacket, headers: &Headers, mtu: u16) -> bool {
     headers.ttl <= 1 || headers.segment_length(packet) > u32::from(mtu)
 }
 
 /// Into a local pod.
 #[inline(always)]
 pub fn to_pod(packet: &Packet, headers: &Headers, pod: &Endpoint, class: TrafficClass) -> Outcome {
-    rewrite::decrement_ttl(packet, headers)?;
-    rewrite::link(packet, pod.mac)?;
+    last_changes(packet, headers, pod)?;
     Ok(Verdict::redirected(helper::redirect_peer(pod.ifindex), class))
+}
+
+/// The same from XDP: out of the host end, so that its peer gets it. The pod has `ENDPOINT_XDP`, or the frame is lost.
+#[inline(always)]
+pub fn to_pod_by_xdp(packet: &xdp::Packet, headers: &Headers, pod: &Endpoint) -> Outcome {
+    last_changes(packet, headers, pod)?;
+    Ok(Verdict::redirected(helper::redirect(pod.ifindex), TrafficClass::Local))
+}
+
+#[inline(always)]
+fn last_changes(packet: &impl AnyPacket, headers: &Headers, pod: &Endpoint) -> Result<(), DropReason> {
+    rewrite::decrement_ttl(packet, headers)?;
+    rewrite::link(packet, pod.mac)
 }
 
 /// Back to the pod it came from, as an answer of the gateway: no hop.

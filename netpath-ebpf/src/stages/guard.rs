@@ -3,8 +3,8 @@
 use netpath_common::abi::{DropReason, Endpoint, Link};
 
 use crate::packet::{
+    AnyPacket,
     parse::{self, Ethernet},
-    tc::Packet,
 };
 
 /// `source` is the endpoint that the packet's source address belongs to: it must be the pod behind this interface, and the
@@ -12,7 +12,7 @@ use crate::packet::{
 /// another interface, as a pod of several may send from any of its addresses.
 #[inline(always)]
 pub fn check(
-    packet: &Packet,
+    packet: &impl AnyPacket,
     frame: &Ethernet,
     source: Option<&'static Endpoint>,
     link: impl FnOnce(u32) -> Option<&'static Link>,

@@ -25,8 +25,14 @@ use super::{
 pub static ELF: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-ebpf"));
 
 /// Every program of the ELF.
-pub const PROGRAMS: [Program; 5] =
-    [Program::FromPod, Program::ToPod, Program::FromUplink, Program::ToUplink, Program::XdpUplink];
+pub const PROGRAMS: [Program; 6] = [
+    Program::FromPod,
+    Program::ToPod,
+    Program::FromUplink,
+    Program::ToUplink,
+    Program::XdpUplink,
+    Program::XdpPod,
+];
 
 /// A table as this build wants it.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netpath::datapath::Datapath;
 use netpath_common::abi::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, NODE_ROUTES, Node, Pool, Route, RouteKind,
-    Uplink,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_XDP, Endpoint, Link, NODE_ROUTES, Node, Pool, Route,
+    RouteKind, Uplink,
 };
 
 use super::{Family, NODE, NODE6, Pod, Scene};
@@ -67,6 +67,15 @@ fn routes() -> Vec<(u32, IpNet, Route)> {
 }
 
 impl Scene {
+    /// Has a pod take frames by XDP.
+    pub fn take_frames(&mut self, pod: Pod) {
+        for address in [pod.ip, pod.ip6] {
+            let endpoint = endpoint(&pod);
+            let endpoint = Endpoint { flags: endpoint.flags | ENDPOINT_XDP, ..endpoint };
+            self.datapath.set_endpoint(address, endpoint).expect("endpoint");
+        }
+    }
+
     /// Lets packets from outside in to the pods' own addresses.
     pub fn allow_inbound(&mut self) {
         for (address, endpoint) in self.datapath.endpoints().expect("endpoints") {

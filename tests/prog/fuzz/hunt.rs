@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData};
-use netpath_common::abi::{DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool};
+use netpath_common::abi::{DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool, Program};
 use netpath_tests::{
     random::Random,
-    scene::{DROP, Family, Ran, Scene},
+    scene::{DROP, Family, NEXT, REDIRECT, Ran, Scene},
 };
 
 use super::{
@@ -52,12 +52,17 @@ pub(super) struct Hunt {
     dropped_before: u64,
     verdicts: [u64; 3],
     refused: u64,
+    /// Packets that `xdp_pod` redirected.
+    by_xdp: u64,
     settings: [Vec<(IpAddr, netpath_common::abi::Endpoint)>; 2],
 }
 
 impl Hunt {
     pub(super) fn new(seed: u64) -> Self {
         let mut scene = Scene::with_flows(FLOWS);
+        for pod in [scene.a, scene.b] {
+            scene.take_frames(pod);
+        }
         let closed = scene.datapath.endpoints().expect("endpoints");
         scene.allow_inbound();
         let open = scene.datapath.endpoints().expect("endpoints");
@@ -71,6 +76,7 @@ impl Hunt {
             dropped_before: 0,
             verdicts: [0; 3],
             refused: 0,
+            by_xdp: 0,
             settings: [closed, open],
             scene,
         };
@@ -158,14 +164,32 @@ impl Hunt {
             self.refused += 1;
             return Ok(None);
         };
-        let judged = self.oracle.check(&step, &ran);
+        let judged = self.oracle.check(&step, &ran).and_then(|()| self.by_xdp(&step, &ran));
         self.history.push(step);
         self.verdicts[match ran.code {
             DROP => 0,
-            netpath_tests::scene::REDIRECT => 1,
+            REDIRECT => 1,
             _ => 2,
         }] += 1;
         judged.map(|()| Some(ran))
+    }
+
+    /// What takes the short way is what `from_pod` would have sent there, byte by byte.
+    fn by_xdp(&mut self, step: &Step, tc: &Ran) -> Result<(), Finding> {
+        // No train gets so far, and none can be made for XDP.
+        if step.program != Program::FromPod || step.gso != 0 {
+            return Ok(());
+        }
+        let xdp = self.scene.run_xdp(Program::XdpPod, &step.packet, step.context(&self.scene).ifindex);
+        match xdp.code {
+            REDIRECT if (tc.code, &tc.packet) == (REDIRECT, &xdp.packet) && tc.mark == step.mark => {
+                self.by_xdp += 1;
+                Ok(())
+            }
+            REDIRECT => Err(format!("xdp_pod redirects what from_pod answers with {}", tc.code)),
+            NEXT if xdp.packet == step.packet => Ok(()),
+            code => Err(format!("xdp_pod says {code}, or has changed what goes on")),
+        }
     }
 
     /// What holds of many runs together: each drop has one reason, and no half of a flow is alone.
@@ -232,8 +256,8 @@ impl Hunt {
     pub(super) fn summary(&self) -> String {
         let [dropped, redirected, passed] = self.verdicts;
         format!(
-            "{dropped} dropped, {redirected} redirected, {passed} passed on, {} refused by the kernel",
-            self.refused
+            "{dropped} dropped, {redirected} redirected ({} by XDP as well), {passed} passed on, {} refused by the kernel",
+            self.by_xdp, self.refused
         )
     }
 }

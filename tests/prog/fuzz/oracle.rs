@@ -58,7 +58,7 @@ impl Oracle {
     pub(super) fn check(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let allowed: &[i32] = match step.program {
             Program::FromPod | Program::FromUplink => &[NEXT, DROP, REDIRECT],
-            Program::ToPod | Program::ToUplink | Program::XdpUplink => &[NEXT, DROP],
+            Program::ToPod | Program::ToUplink | Program::XdpUplink | Program::XdpPod => &[NEXT, DROP],
         };
         if !allowed.contains(&ran.code) {
             return Err(format!("verdict {} is none of {allowed:?}", ran.code));
@@ -83,7 +83,7 @@ impl Oracle {
             (Program::FromUplink, NEXT) => self.wire_to_stack(step, ran),
             (Program::FromUplink, _) => self.wire_to_pod(step, ran),
             (Program::ToUplink, _) => self.stack_to_wire(step, ran),
-            (Program::XdpUplink, _) => Err("the hunt runs tc programs".to_owned()),
+            (Program::XdpUplink | Program::XdpPod, _) => Err("the hunt runs tc programs".to_owned()),
         }
     }
 

@@ -153,7 +153,7 @@ impl View {
                 hop.step(TraceStage::Flow).is_none_or(|flow| flow.code == Rewrite::None as u8)
             }
             Program::ToPod => true,
-            Program::ToUplink | Program::XdpUplink => false,
+            Program::ToUplink | Program::XdpUplink | Program::XdpPod => false,
         };
         let destination = hop.packet.destination;
         let (ifindex, pod) = (self.way_to(destination).filter(|_| asked)?.0, self.pod_at(destination)?);
@@ -175,6 +175,7 @@ impl View {
             (Some(C::Translated), _) => format!("translated, to {}", uplink()),
             (Some(C::Routed), _) => format!("with its own address, to {}", uplink()),
             (None, Program::ToUplink) => "it leaves".to_owned(),
+            (None, Program::XdpPod) => "on to from_pod".to_owned(),
             (None, Program::XdpUplink) => "its source is not denied".to_owned(),
             (Some(C::ToStack), _) if hop.packet.ttl <= 1 => {
                 "to the host stack: it has no hop left, and gets `time exceeded`".to_owned()
