@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::{
     datapath::{AttachKind, Timeouts},
-    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Network},
+    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Mode, Network},
 };
 
 /// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
@@ -63,6 +63,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How programs are attached; the best the kernel has if absent.
     pub attach: Option<AttachKind>,
+    /// Which way packets take from pod to pod, unless a pod says otherwise.
+    pub mode: Mode,
     /// Number of the group that may read from the API beside root.
     pub api_group: Option<u32>,
     /// Where metrics are served over TCP.
@@ -147,6 +149,7 @@ impl Config {
             flows_per_pod: flows::per_pod(&source)?,
             timeouts: flows::timeouts(&source)?,
             attach: value::attach(&source)?,
+            mode: value::mode(&source)?,
             api_group: serving::group(&source)?,
             metrics_listen: serving::listen(&source)?,
             forget_flows: flags.forget_flows,

@@ -60,6 +60,15 @@ impl Node {
         node
     }
 
+    /// The same with pods of a mode, `tc` or `xdp`, unless one says otherwise.
+    pub fn start_in(mode: &str, configuration: &str) -> Self {
+        let (topology, runtime) = Self::without_agent();
+        let mode = format!("NETPATH_DATAPATH_MODE={mode}");
+        let mut node = Self::with_launcher(topology, runtime, configuration, &["env", &mode]);
+        node.wait_ready();
+        node
+    }
+
     /// The topology alone, to look at before an agent has touched it.
     pub fn without_agent() -> (Arc<Topology>, Runtime) {
         isolate();

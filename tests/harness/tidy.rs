@@ -42,7 +42,7 @@ pub fn check(node: &Node, pods: &[&str]) {
         .collect();
     namespaces(&listed);
     links(node, &ends);
-    programs(node, &status, &ends);
+    programs(node, &listed, &status, &ends);
     tables(&listed, &ends);
     addresses(node, &listed, &ends);
     every_pod_works(node, &listed);
@@ -66,12 +66,16 @@ fn links(node: &Node, ends: &BTreeMap<String, u32>) {
 }
 
 /// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; all of
-/// one kind, with pins only if that is tcx; and all of it told by `status`.
-fn programs(node: &Node, status: &Status, ends: &BTreeMap<String, u32>) {
+/// one kind, with pins only if that is tcx, and those of pods in mode xdp; and all of it told by `status`.
+fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String, u32>) {
     let netns = &node.topology.node.netns;
     let uplink = node.runtime.block_on(node.topology.node.netlink.link("up0")).expect("up0").expect("up0");
-    let kinds: BTreeSet<&str> = status.programs.iter().map(|one| one.attach.as_str()).collect();
-    let [kind] = Vec::from_iter(kinds)[..] else { panic!("not of one kind: {:?}", status.programs) };
+    let (xdp, tc): (Vec<_>, Vec<_>) = status.programs.iter().partition(|one| one.attach.starts_with("xdp"));
+    let by_xdp = listed.iter().filter(|pod| pod.mode == "xdp").flat_map(|pod| &pod.interfaces);
+    let by_xdp: BTreeSet<_> = by_xdp.map(|one| format!("{}-xdp_pod", one.ifindex)).collect();
+    assert_eq!(xdp.len(), by_xdp.len(), "{xdp:?}");
+    let kinds: BTreeSet<&str> = tc.iter().map(|one| one.attach.as_str()).collect();
+    let [kind] = Vec::from_iter(kinds)[..] else { panic!("not of one kind: {tc:?}") };
     let later: &[&str] = if node.binary == binary() { &[] } else { &["later"] };
     let (mut wanted, mut found, mut pins, mut indexes) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -100,12 +104,13 @@ fn programs(node: &Node, status: &Status, ends: &BTreeMap<String, u32>) {
         indexes.insert(ifindex.to_string());
     }
     assert_eq!(found, wanted, "programs");
-    assert_eq!(status.programs.len(), found.len(), "{:?}", status.programs);
+    assert_eq!(tc.len(), found.len(), "{tc:?}");
     for (program, ids) in ids {
         assert_eq!(ids.len(), 1, "{program} of several loadings: {ids:?}");
     }
     let directory = Path::new(PINS).join(format!("v{PIN_SCHEME}"));
-    let links = if kind == "tcx" { pins } else { BTreeSet::new() };
+    let mut links = if kind == "tcx" { pins } else { BTreeSet::new() };
+    links.extend(by_xdp);
     assert_eq!(files(&directory.join("links")), links, "pinned links");
     let qdiscs = directory.join("qdiscs");
     let marks = if qdiscs.exists() { files(&qdiscs) } else { BTreeSet::new() };

@@ -27,3 +27,4 @@ mod trace;
 mod uninstall;
 mod upgrade;
 mod xdp_deny;
+mod xdp_pods;

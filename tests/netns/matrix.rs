@@ -1,14 +1,24 @@
 //! The connectivity matrix, and what it must not leave behind.
 
 use netpath::{
+    api::types::PodAdd,
     datapath::{AttachKind, Datapath, DatapathError, Options},
-    lab::checks::{self, Scene},
+    lab::checks::{self, LabPod, Scene},
 };
 use netpath_tests::{kernel, node::Node};
 
 fn matrix(configuration: &str) {
+    matrix_of(configuration, [None, None, None]);
+}
+
+/// With the modes that the three pods ask for.
+fn matrix_of(configuration: &str, modes: [Option<&str>; 3]) {
     let node = Node::start(configuration);
-    let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
+    let pod = |(name, mode): (&str, Option<&str>)| {
+        let wanted = PodAdd { name: name.into(), mode: mode.map(str::to_owned), ..PodAdd::default() };
+        LabPod::open(node.add(&wanted)).expect("pod")
+    };
+    let pods = ["a", "b", "c"].into_iter().zip(modes).map(pod).collect();
     let scene = Scene {
         topology: node.topology.clone(),
         pods,
@@ -43,4 +53,19 @@ fn matrix_with_tcx() {
 #[test]
 fn matrix_with_clsact() {
     matrix("[datapath]\nattach = \"clsact\"");
+}
+
+#[test]
+fn matrix_with_xdp() {
+    matrix("[datapath]\nmode = \"xdp\"");
+}
+
+#[test]
+fn matrix_with_xdp_over_clsact() {
+    matrix("[datapath]\nmode = \"xdp\"\nattach = \"clsact\"");
+}
+
+#[test]
+fn matrix_with_xdp_beside_tc() {
+    matrix_of("", [Some("xdp"), None, Some("xdp")]);
 }

@@ -150,7 +150,7 @@ fn masquerading_changes_at_run_time_ipv4_and_ipv6() {
         assert_eq!(peer.ip(), node_address, "{family}: translated");
         assert_eq!(ask(&own(&bare), &server).ip(), bare.at(0, family), "{family}: never translated");
         for (never, seen) in [(false, node_address), (true, bare.at(0, family))] {
-            let change = PodSet { no_masquerade: Some(never) };
+            let change = PodSet { no_masquerade: Some(never), ..PodSet::default() };
             let pod = node.runtime.block_on(node.client.pod_set("bare", &change)).expect("changed");
             assert_eq!(pod.no_masquerade, never);
             assert_eq!(ask(&own(&bare), &server).ip(), seen, "{family}: a pod's own switch, {never}");

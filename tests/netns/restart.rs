@@ -78,7 +78,11 @@ impl Drop for Stop<'_> {
     }
 }
 
-for_both_families!(crash_and_restart_of_the_agent_lose_no_packet, crash_and_restart_on_clsact_lose_no_packet,);
+for_both_families!(
+    crash_and_restart_of_the_agent_lose_no_packet,
+    crash_and_restart_on_clsact_lose_no_packet,
+    xdp_pods_lose_no_packet_by_crash_and_restart_of_the_agent,
+);
 
 fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
     let kills = std::env::var("NETPATH_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
@@ -87,6 +91,10 @@ fn crash_and_restart_of_the_agent_lose_no_packet(family: Family) {
 
 fn crash_and_restart_on_clsact_lose_no_packet(family: Family) {
     crash_and_restart(&family, &format!("{BLOCKS}\n[datapath]\nattach = \"clsact\""), 1, KILLS / 3);
+}
+
+fn xdp_pods_lose_no_packet_by_crash_and_restart_of_the_agent(family: Family) {
+    crash_and_restart(&family, &format!("{BLOCKS}\n[datapath]\nmode = \"xdp\""), 1, KILLS / 3);
 }
 
 fn crash_and_restart(family: &Family, configuration: &str, stops: usize, kills: usize) {

@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
-use netpath::net::{Netns, sysctl};
+use netpath::{
+    api::types::PodAdd,
+    lab::checks::LabPod,
+    net::{Netns, sysctl},
+};
 use netpath_tests::{
     node::{Node, PATIENCE, run_in},
     sysctls,
@@ -75,7 +79,8 @@ fn uninstall(attach: &str, earlier: &str, running: bool) {
         node.configure(&by(attach));
         node.restart();
     }
-    let b = node.pod("b");
+    let by_xdp = PodAdd { name: "b".into(), mode: Some("xdp".into()), ..PodAdd::default() };
+    let b = LabPod::open(node.add(&by_xdp)).expect("pod");
     let denied = node.netpath(&["deny", "add", "203.0.113.0/24"]);
     assert!(denied.status.success(), "{denied:?}");
     assert_ne!(picture(&node.topology.node.netns), before, "the picture shows what netpath does");

@@ -36,7 +36,7 @@ impl Agent {
         for at in 0..pod.interfaces.len() {
             self.build_interface(pod, at, &netns, undo).await?;
         }
-        Ok(())
+        self.ensure_mode(pod).await
     }
 
     async fn build_interface(
@@ -66,8 +66,7 @@ impl Agent {
     /// Programs on one of a pod's interfaces and its endpoints. Idempotent.
     pub(super) async fn ensure_datapath(&self, pod: &Pod, at: usize, ifindex: u32) -> Result<(), AgentError> {
         let interface = pod.interfaces[at].clone();
-        let network = lock(&self.registry).network(&interface.network)?;
-        let endpoint = compile::endpoint(&network, pod, &interface, ifindex, self.mtu(pod, &interface));
+        let endpoint = self.endpoint_of(pod, &interface, ifindex)?;
         let link = compile::link(pod, &interface);
         let write = move |datapath: &mut Datapath| {
             // The endpoint first: programs without it take the pod for a stranger.
@@ -121,7 +120,8 @@ impl Agent {
                 outcome = outcome.and(repaired).and(left);
             }
         }
-        outcome
+        outcome?;
+        self.ensure_mode(pod).await
     }
 
     /// What becomes of an interface that cannot be put right: programs and endpoints stay on a link that is there, as it

@@ -7,7 +7,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Agent, AgentError, lock, registry::Entry, wanted::Wanted};
+use super::{
+    Agent, AgentError, lock,
+    registry::Entry,
+    wanted::{Wanted, parse_mode},
+};
 use crate::{
     api::types::{PodAdd, PodSet},
     model::{Pod, PodState},
@@ -42,7 +46,10 @@ impl Agent {
     pub async fn pod_set(self: &Arc<Self>, name: &str, request: &PodSet) -> Result<(), AgentError> {
         let change = self.begin_change().await?;
         let entry = lock(&self.registry).pod(name)?.clone();
-        let (agent, wanted) = (Arc::clone(self), request.no_masquerade.map(|never| !never));
+        let masquerade = request.no_masquerade.map(|never| !never);
+        let mode = request.mode.as_deref().map(parse_mode).transpose();
+        let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
+        let agent = Arc::clone(self);
         finish(tokio::spawn(async move {
             let _change = change;
             let _gate = gate_of(&entry).await?;
@@ -51,10 +58,10 @@ impl Agent {
             if there.pod.state != PodState::Ready {
                 return Err(AgentError::PodBusy(there.pod.name.to_string()));
             }
-            let masquerade = wanted.unwrap_or(there.pod.masquerade);
-            let pod = Pod { masquerade, ..there.pod.clone() };
+            let masquerade = masquerade.unwrap_or(there.pod.masquerade);
+            let pod = Pod { masquerade, mode: mode.or(there.pod.mode), ..there.pod.clone() };
             agent.state.save(&pod).await?;
-            lock(&agent.registry).set_masquerade(&pod, masquerade);
+            lock(&agent.registry).set_settings(&pod);
             // What fails is noted, and every full pass tries again.
             agent.ensure_held(&there).await;
             tracing::info!(pod = %pod.name, "pod changed");

@@ -21,12 +21,14 @@ pub(super) struct Entry {
     pub(super) pod: Pod,
     /// Index of each interface's host end; 0 while it does not exist.
     pub(super) ifindexes: Vec<u32>,
+    /// Whether its interfaces are known to take frames by XDP.
+    pub(super) frames: bool,
     pub(super) gate: Gate,
 }
 
 impl Entry {
     fn new(pod: Pod) -> Self {
-        Self { ifindexes: vec![0; pod.interfaces.len()], gate: Gate::default(), pod }
+        Self { ifindexes: vec![0; pod.interfaces.len()], frames: false, gate: Gate::default(), pod }
     }
 
     /// Its interfaces, each with the index of its host end.
@@ -163,6 +165,8 @@ impl Registry {
             owns_netns: wanted.owns_netns,
             mtu: wanted.mtu,
             masquerade: wanted.masquerade,
+            mode: wanted.mode,
+            offloads: wanted.offloads,
             labels: wanted.labels,
             state: PodState::Creating,
             name: wanted.name,
@@ -258,10 +262,18 @@ impl Registry {
         }
     }
 
-    /// Says whether a pod's traffic to outside may carry the node's address.
-    pub(super) fn set_masquerade(&mut self, pod: &Pod, masquerade: bool) {
+    /// Takes over a pod's settings that can change while it runs.
+    pub(super) fn set_settings(&mut self, pod: &Pod) {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
-            entry.pod.masquerade = masquerade;
+            (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
+                (pod.masquerade, pod.mode, pod.offloads);
+        }
+    }
+
+    /// Notes whether a pod's interfaces take frames by XDP.
+    pub(super) fn set_frames(&mut self, pod: &Pod, frames: bool) {
+        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+            entry.frames = frames;
         }
     }
 

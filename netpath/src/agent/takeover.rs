@@ -90,9 +90,7 @@ impl Agent {
         interface: &Interface,
         ifindex: u32,
     ) -> Result<(Interface, netpath_common::abi::Endpoint, netpath_common::abi::Link), AgentError> {
-        let network = lock(&self.registry).network(&interface.network)?;
-        let mtu = self.mtu(&entry.pod, interface);
-        let endpoint = compile::endpoint(&network, &entry.pod, interface, ifindex, mtu);
+        let endpoint = self.endpoint_of(&entry.pod, interface, ifindex)?;
         Ok((interface.clone(), endpoint, compile::link(&entry.pod, interface)))
     }
 }

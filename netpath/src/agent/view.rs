@@ -75,6 +75,7 @@ impl Agent {
             tx_packets: counter.tx_packets,
             tx_bytes: counter.tx_bytes,
             mtu: self.mtu(pod, &pod.interfaces[0]),
+            mode: self.mode_of(pod).name().into(),
             labels: pod.labels.clone(),
         }
     }

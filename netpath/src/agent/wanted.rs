@@ -6,7 +6,7 @@ use super::AgentError;
 use crate::{
     api::types::PodAdd,
     config::Config,
-    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, PodName, check_host},
+    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, check_host},
 };
 
 /// MTUs a pod can have: IPv4 needs 576 (RFC 791), and a record holds 16 bits.
@@ -25,6 +25,9 @@ pub(super) struct Wanted {
     pub(super) owns_netns: bool,
     pub(super) mtu: Option<u32>,
     pub(super) masquerade: bool,
+    pub(super) mode: Option<Mode>,
+    /// Whether its offloads will be set for XDP.
+    pub(super) offloads: bool,
     pub(super) labels: BTreeMap<String, String>,
 }
 
@@ -59,6 +62,7 @@ impl Wanted {
                 "namespace '{path}' is not an absolute path; give one like /run/netns/NAME"
             )));
         }
+        let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -69,10 +73,17 @@ impl Wanted {
             owns_netns: request.netns.is_none(),
             mtu: request.mtu,
             masquerade: !request.no_masquerade,
+            mode,
+            offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
             labels: request.labels.clone(),
             name,
         })
     }
+}
+
+/// A pod's mode by its name.
+pub(super) fn parse_mode(text: &str) -> Result<Mode, String> {
+    Mode::parse(text).ok_or_else(|| format!("mode is '{text}'; give tc or xdp"))
 }
 
 /// The first value that stands twice.

@@ -52,6 +52,9 @@ pub struct PodAdd {
     /// MTU; the uplink's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// `tc` or `xdp`: which way packets take to other pods of the node; the node's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// `PATCH /v1/pods/NAME`: what is absent stays as it is.
@@ -61,6 +64,9 @@ pub struct PodSet {
     /// Outside sees the pod's own address, whatever its networks say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_masquerade: Option<bool>,
+    /// `tc` or `xdp`: which way packets take to other pods of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// A pod, in `GET /v1/pods` and as the answer to `POST`.
@@ -103,6 +109,9 @@ pub struct Pod {
     pub tx_bytes: u64,
     /// MTU of its first interface.
     pub mtu: u32,
+    /// `tc` or `xdp`: which way packets take to other pods of the node.
+    #[serde(default)]
+    pub mode: String,
     /// Labels given when it was added.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -25,13 +25,18 @@ pub enum Command {
     ///
     /// What it sends next follows the change. Flows that are translated already stay so until they end.
     #[command(after_help = "Examples:
-  netpath pod set web --masquerade no")]
+  netpath pod set web --masquerade no
+  netpath pod set web --mode xdp")]
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
         /// Name of the pod
         name: String,
         /// Whether its traffic to outside may carry the node's address, as its networks say (yes), or never does (no)
-        #[arg(long, value_name = "YES", value_parser = yes, required = true)]
+        #[arg(long, value_name = "YES", value_parser = yes, group = "change")]
         masquerade: Option<bool>,
+        /// Which way its packets take to other pods of the node: tc or xdp
+        #[arg(long, value_name = "MODE", group = "change")]
+        mode: Option<String>,
     },
     /// Remove pods with everything made for them
     #[command(after_help = "Examples:
@@ -102,6 +107,9 @@ pub struct AddArgs {
     /// MTU of the pod's interface, bytes [default: the uplink's]
     #[arg(long, value_parser = clap::value_parser!(u32).range(68..=65535))]
     mtu: Option<u32>,
+    /// Which way its packets take to other pods of the node: tc or xdp [default: the node's]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
 }
 
 impl AddArgs {
@@ -123,6 +131,7 @@ impl AddArgs {
             netns: netns.transpose()?,
             labels: BTreeMap::from_iter(self.labels),
             mtu: self.mtu,
+            mode: self.mode,
         })
     }
 }
@@ -137,8 +146,8 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
                 format!("pod {} has {} in {}\n", pod.name, list(&addresses), pod.netns)
             })?;
         }
-        Command::Set { name, masquerade } => {
-            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes) };
+        Command::Set { name, masquerade, mode } => {
+            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes), mode };
             global.output.show(&wait(client.pod_set(&name, &change))?, render_one)?;
         }
         Command::Rm { names } => return remove(global, &names),
@@ -196,6 +205,7 @@ pub(super) fn render_one(pod: &Pod) -> String {
         ("masquerade", if pod.no_masquerade { "never" } else { "as its networks say" }.to_owned()),
         ("mac", pod.mac.clone()),
         ("mtu", pod.mtu.to_string()),
+        ("mode", pod.mode.clone()),
         ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
         ("netns", pod.netns.clone()),
         ("received", traffic(pod.rx_packets, pod.rx_bytes)),

@@ -256,6 +256,8 @@ mod tests {
             netns: "/run/netns/web".into(),
             owns_netns: true,
             mtu: None,
+            mode: None,
+            offloads: false,
             labels: BTreeMap::new(),
             state: PodState::Ready,
         };

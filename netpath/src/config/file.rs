@@ -80,6 +80,7 @@ pub(super) struct FlowTimeouts {
 #[serde(deny_unknown_fields)]
 pub(super) struct Datapath {
     pub(super) attach: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
 }
 
 /// `[api]`.

@@ -51,6 +51,9 @@ pub struct AgentFlags {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
     pub attach: Option<String>,
+    /// Which way packets take from pod to pod, unless a pod says otherwise: tc or xdp [default: tc]
+    #[arg(long, value_name = "MODE", env = "NETPATH_DATAPATH_MODE")]
+    pub mode: Option<String>,
     /// Group that may read from the API, by name or number [default: none, root alone may]
     #[arg(long, value_name = "GROUP", env = "NETPATH_API_GROUP")]
     pub api_group: Option<String>,

@@ -16,7 +16,8 @@ use super::{
 use crate::{
     datapath::AttachKind,
     model::{
-        Family, Inbound, MIN_MTU_V6, PrefixError, check_block, example_block, order_blocks, parse_prefix,
+        Family, Inbound, MIN_MTU_V6, Mode, PrefixError, check_block, example_block, order_blocks,
+        parse_prefix,
     },
 };
 
@@ -191,6 +192,15 @@ pub(super) fn attach(source: &Source<'_>) -> Result<Option<AttachKind>, ConfigEr
                 .error(format!("is '{other}'"), "write \"auto\", \"tcx\" (since Linux 6.6) or \"clsact\""))
         }
     }
+}
+
+pub(super) fn mode(source: &Source<'_>) -> Result<Mode, ConfigError> {
+    let flag = ("--mode or NETPATH_DATAPATH_MODE", source.flags.mode.as_ref());
+    let Some(given) = source.given("datapath.mode", flag, source.file.datapath.mode.as_ref()) else {
+        return Ok(Mode::default());
+    };
+    Mode::parse(&given.value)
+        .ok_or_else(|| given.error(format!("is '{}'", given.value), "write \"tc\" or \"xdp\""))
 }
 
 pub(super) fn mtu(source: &Source<'_>, blocks: &[IpNet]) -> Result<Option<u32>, ConfigError> {

@@ -42,6 +42,34 @@ impl Datapath {
         attach(program, Program::XdpUplink, &self.pins, &modes, (ifname, ifindex))
     }
 
+    /// Attaches `xdp_pod` to a pod's host end, or replaces what is there. In the driver, as every veth can: on socket buffers
+    /// a train of segments would not fit out of the other end. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn attach_frames(&mut self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let program = load::xdp(&mut self.ebpf, Program::XdpPod)?;
+        attach(program, Program::XdpPod, &self.pins, &[XdpMode::Driver], (ifname, ifindex))
+    }
+
+    /// Takes `xdp_pod` off; no error if it is not there.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn detach_frames(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        remove(&self.pins.link(ifindex, Program::XdpPod.name()))
+    }
+
+    /// Whether `xdp_pod` of this loading is on an interface, by a pinned link.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn has_frames(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
+        let pin = self.pins.link(ifindex, Program::XdpPod.name());
+        // Asking costs as much as replacing, and tells less.
+        Ok(pin.exists() && replace(load::xdp(&mut self.ebpf, Program::XdpPod)?, &pin)?)
+    }
+
     /// A loaded XDP program, for test runs.
     ///
     /// # Errors

@@ -21,6 +21,32 @@ pub enum PodState {
     Removing,
 }
 
+/// Which way packets take from a pod to another of its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// By tc: offloads and segments stay whole.
+    #[default]
+    Tc,
+    /// By XDP where it can be, for many small packets.
+    Xdp,
+}
+
+impl Mode {
+    /// Reads its name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Tc, Self::Xdp].into_iter().find(|mode| mode.name() == text)
+    }
+
+    /// Stable name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+        }
+    }
+}
+
 /// A pod: a network namespace attached by interfaces with addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
@@ -40,6 +66,12 @@ pub struct Pod {
     pub mtu: Option<u32>,
     /// Whether its traffic to outside may carry the node's address, if the network says so too.
     pub masquerade: bool,
+    /// The way asked for; the node's if absent.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+    /// Whether its offloads were set for XDP, or may have been. Written down before they are, and until they are set back.
+    #[serde(default)]
+    pub offloads: bool,
     /// Labels given when it was added.
     pub labels: BTreeMap<String, String>,
     /// How far it is.

@@ -7,6 +7,7 @@
 mod error;
 mod netlink;
 mod netns;
+mod offload;
 mod pod_link;
 pub mod sysctl;
 #[cfg(test)]
@@ -19,5 +20,6 @@ pub use netlink::{
     RouteKind, Settings, SettingsV6, Survey, VethEnd, Watch,
 };
 pub use netns::Netns;
+pub use offload::{Offload, set_offloads};
 pub use pod_link::{PodLink, Sourced};
 pub use undo::{Undo, UndoFailed};

@@ -16,7 +16,7 @@ use crate::{
     agent::{blocking, links::pod_link, notify::Loop, problems::Turn, registry::Entry},
     compile,
     datapath::{AttachKind, Datapath},
-    model::PodState,
+    model::{Mode, PodState},
     net::{NetError, PodLink, Survey},
 };
 
@@ -132,11 +132,18 @@ impl Agent {
         let ready = |entry: &&Entry| entry.pod.state == PodState::Ready && !entry.ifindexes.contains(&0);
         let entries: Vec<&Entry> = entries.iter().filter(ready).collect();
         let interfaces: Vec<u32> = entries.iter().flat_map(|entry| entry.ifindexes.clone()).collect();
+        let framed = entries.iter().filter(|entry| entry.frames);
+        let framed: Vec<u32> = framed.flat_map(|entry| entry.ifindexes.clone()).collect();
         let wanted = entries.iter().map(|entry| self.wanted_of(entry)).collect::<Result<Vec<_>, _>>()?;
         let compare = move |datapath: &mut Datapath| {
             let endpoints: HashMap<IpAddr, Endpoint> = datapath.endpoints()?.into_iter().collect();
             let links: HashMap<u32, Link> = datapath.links()?.into_iter().collect();
-            let bare = datapath.bare_pods(&interfaces)?;
+            let mut bare = datapath.bare_pods(&interfaces)?;
+            for ifindex in framed {
+                if !datapath.has_frames(ifindex)? {
+                    bare.insert(ifindex);
+                }
+            }
             let is_wrong = |wanted: &Wanted| {
                 wanted.endpoints.iter().any(|(address, wanted)| endpoints.get(address) != Some(wanted))
                     || wanted
@@ -153,8 +160,7 @@ impl Agent {
         let pod = &entry.pod;
         let mut wanted = Wanted { pod: pod.id, endpoints: Vec::new(), links: Vec::new() };
         for (interface, ifindex) in entry.links() {
-            let network = lock(&self.registry).network(&interface.network)?;
-            let endpoint = compile::endpoint(&network, pod, interface, ifindex, self.mtu(pod, interface));
+            let endpoint = self.endpoint_of(pod, interface, ifindex)?;
             wanted.endpoints.extend(interface.all_addresses().map(|address| (address, endpoint)));
             wanted.links.push((ifindex, compile::link(pod, interface)));
         }
@@ -214,6 +220,7 @@ impl Agent {
         let Ok(change) = self.begin_change().await else { return };
         let ends = entry.ifindexes.iter().filter_map(|ifindex| survey.link(*ifindex).cloned());
         let inside: Vec<_> = self.pod_links(&entry).into_iter().zip(ends).collect();
+        let by_xdp = entry.pod.offloads || self.mode_of(&entry.pod) == Mode::Xdp;
         let agent = Arc::clone(self);
         let task = tokio::spawn(async move {
             let _held = (gate, change);
@@ -228,7 +235,11 @@ impl Agent {
                 Some(doubt) => !doubt.inside || blocking(look).await.unwrap_or(false),
             };
             match doubt {
-                Some(doubt) if right && !doubt.datapath => {}
+                Some(doubt) if right && !doubt.datapath && !by_xdp => {}
+                Some(doubt) if right && !doubt.datapath => {
+                    let outcome = agent.ensure_mode(&entry.pod).await;
+                    agent.tried(&object(&entry.pod), &outcome);
+                }
                 Some(_) if right => {
                     let outcome = agent.ensure_all_datapath(&entry).await;
                     agent.tried(&object(&entry.pod), &outcome);
@@ -244,7 +255,7 @@ impl Agent {
         for (at, ifindex) in entry.ifindexes.iter().enumerate() {
             self.ensure_datapath(&entry.pod, at, *ifindex).await?;
         }
-        Ok(())
+        self.ensure_mode(&entry.pod).await
     }
 
     /// Makes a pod's kernel state right whatever it is, or finishes its removal. The caller holds the pod's gate.

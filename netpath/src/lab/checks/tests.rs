@@ -68,6 +68,7 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         tx_packets: 0,
         tx_bytes: 0,
         mtu: 1500,
+        mode: "tc".into(),
         labels: BTreeMap::new(),
     };
     LabPod::open(pod).unwrap()
