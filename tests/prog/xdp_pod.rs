@@ -31,7 +31,7 @@ fn scene() -> Scene {
 }
 
 fn counted(scene: &Scene, pod: Pod) -> [u64; 4] {
-    let counter = scene.datapath.pod_counter(pod.id).expect("counter");
+    let counter = scene.datapath.readings().pod_counter(pod.id).expect("counter");
     [counter.tx_packets, counter.tx_bytes, counter.rx_packets, counter.rx_bytes]
 }
 

@@ -71,7 +71,7 @@ fn xdp_drops_and_counts_what_comes_from_a_denied_prefix(f: Family) {
         (packets, bytes) = (packets + 1, bytes + packet.len() as u64);
         assert_eq!(counted(&scene, 3), (packets, bytes), "{name}");
     }
-    let counter = scene.datapath.drops(DropReason::Denied).expect("counter");
+    let counter = scene.datapath.readings().drops(DropReason::Denied).expect("counter");
     assert_eq!((counter.packets, counter.bytes), (packets, bytes));
     assert_eq!(counted(&scene, 4), (0, 0), "nobody of the other prefix has sent");
     scene.datapath.clear_denied(3).expect("cleared");

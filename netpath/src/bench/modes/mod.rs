@@ -6,6 +6,7 @@ mod direct;
 mod host;
 mod macvlan;
 mod netpath;
+mod netpath_xdp;
 pub(crate) mod nft;
 mod routed;
 
@@ -30,6 +31,7 @@ pub(super) const MODES: &[Builder] = &[
     ("macvlan", macvlan::build),
     ("host", host::build),
     ("netpath", netpath::build),
+    ("netpath-xdp", netpath_xdp::build),
 ];
 
 /// Names of all modes.
