@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Inbound;
+use crate::model::{Inbound, Mode};
 
 mod flows;
 
@@ -85,6 +85,7 @@ fn a_full_file() {
         capacity = 1024
         [datapath]
         attach = "clsact"
+        mode = "xdp"
     "#;
     let config = load(text, |_| ()).unwrap();
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
@@ -93,6 +94,7 @@ fn a_full_file() {
     assert!(!config.network.masquerade);
     assert_eq!((config.mtu, config.flow_entries), (Some(1400), 1024));
     assert_eq!((config.snat_ports, config.attach), (40_000..=40_000, Some(AttachKind::Clsact)));
+    assert_eq!(config.mode, Mode::Xdp);
     assert_eq!(config.paths.lock(), Path::new("/tmp/r/lock"));
 }
 
@@ -193,6 +195,7 @@ fn every_rule_refuses() {
         "flows.capacity = 0",
         "flows.capacity = 99999999",
         "datapath.attach = \"xdp\"",
+        "datapath.mode = \"tcx\"",
         "api.group = \"no-such-group\"",
         "api.group = \"\"",
         "metrics.listen = \"9464\"",

@@ -21,6 +21,9 @@ fn documented_lines_are_understood() {
         "netpath pod add web",
         "netpath pod add web --network blue --ip 10.0.0.9 --ip fd00::9 --mac 02:00:00:00:00:01 --netns /run/netns/x \
          --label a=b --label c=d --mtu 1400",
+        "netpath pod add web --mode xdp",
+        "netpath pod set web --mode xdp",
+        "netpath pod set web --mode tc --masquerade no",
         "netpath pod rm web",
         "netpath pod rm web db",
         "netpath pod ls",
