@@ -132,7 +132,8 @@ impl Datapath {
         let goes = |one: &Attachment| {
             !known(one.ifindex)
                 || self::known(&one.program).is_none()
-                || (one.kind.is_some_and(|kind| kind != self.attach) && own.contains(&(one.ifindex, one.program.as_str())))
+                || (one.kind.is_some_and(|kind| kind != self.attach)
+                    && own.contains(&(one.ifindex, one.program.as_str())))
         };
         let links: Vec<&Attachment> = linked.iter().filter(|one| goes(one)).collect();
         let mut outcome = attach::unlink(&self.pins, &links);

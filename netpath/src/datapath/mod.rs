@@ -45,7 +45,7 @@ pub use self::{
     readings::Readings,
     tables::{Told, told},
 };
-use self::{deny::Deny, error::kernel, limits::Limits, pins::Pins, tables::Tables};
+use self::{deny::Deny, limits::Limits, pins::Pins, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
@@ -92,7 +92,8 @@ impl Datapath {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
-        let changing = attached::all(&pins)?.iter().any(|one| one.kind.is_some_and(|kind| kind != options.attach));
+        let changing =
+            attached::all(&pins)?.iter().any(|one| one.kind.is_some_and(|kind| kind != options.attach));
         let mut ebpf = load::load(options, &pins, &plan, changing)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;

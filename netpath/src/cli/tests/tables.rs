@@ -31,6 +31,7 @@ allowed     -
 masquerade  as its networks say
 mac         0a:58:0a:f4:00:02
 mtu         1500
+mode        xdp
 interface   np1 (7)
 netns       /run/netns/web
 received    3 packets, 2.0 KiB
