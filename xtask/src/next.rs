@@ -35,7 +35,7 @@ const USED: &str = "netpath-ebpf/src/stages/flow/mod.rs";
 const ALL_FIELDS: &str = "pod, ..Flow::EMPTY }";
 
 /// One program more, on uplinks. It does nothing.
-const PROGRAM: [Edit; 8] = [
+const PROGRAM: [Edit; 7] = [
     (
         "netpath-ebpf/src/main.rs",
         "/// tc egress of an uplink",
@@ -44,9 +44,8 @@ const PROGRAM: [Edit; 8] = [
     (EVENT, "    ToUplink = 4,", "    ToUplink = 4,\n    /// Of a later build.\n    Later = 9,"),
     (EVENT, "Self::ToUplink => ", "Self::Later => \"later\",\n            Self::ToUplink => "),
     (LOAD, "[Program; #] = [", "[Program; #+1] = [Program::Later, "),
-    ("netpath/src/datapath/attach.rs", "Program::FromPod |", "Program::Later | Program::FromPod |"),
     (DATAPATH, "&[Program::ToUplink, ", "&[Program::Later, Program::ToUplink, "),
-    (TOLD, "Program::ToUplink => false", "_ => false"),
+    (TOLD, "Program::ToUplink | Program::XdpUplink | Program::XdpPod => false", "_ => false"),
     (TOLD, "(None, Program::ToUplink)", "(None, Program::Later | Program::ToUplink)"),
 ];
 
