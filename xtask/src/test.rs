@@ -67,16 +67,18 @@ pub(crate) fn runner() -> Result<Command> {
 pub(crate) fn run_as_root(cargo: &mut Command) -> Result<()> {
     let prefix = root_prefix()?;
     if !prefix.is_empty() {
-        cargo.env(format!("CARGO_TARGET_{}_RUNNER", host()?), prefix.join(OsStr::new(" ")));
+        // As cargo spells it in variables.
+        let host = host()?.to_uppercase().replace(['-', '.'], "_");
+        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), prefix.join(OsStr::new(" ")));
     }
     Ok(())
 }
 
-/// The host's triple as cargo spells it in variables.
-fn host() -> Result<String> {
+/// The host's triple.
+pub(crate) fn host() -> Result<String> {
     let text = crate::process::output(Command::new("rustc").arg("-vV"))?;
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV says no host")?;
-    Ok(host.to_uppercase().replace(['-', '.'], "_"))
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV says no host")?.to_owned())
 }
 
 /// nextest runs none of these.

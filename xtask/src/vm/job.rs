@@ -12,7 +12,7 @@ use super::Tier;
 use crate::{
     process::{cargo, output, run},
     setup::nextest,
-    test::PACKAGES,
+    test::{PACKAGES, host},
     workspace,
 };
 
@@ -51,7 +51,10 @@ pub(super) fn tests(tiers: &[Tier], args: &[OsString]) -> Result<Job> {
         list.args(["--test", tier.name()]);
     }
     let binaries = output(&mut list).context("listing the test binaries")?;
-    let metadata = output(cargo().args(["metadata", "--format-version", "1", "--offline"]))?;
+    // What is for other platforms only has not been fetched.
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--format-version", "1", "--offline", "--filter-platform"]).arg(host()?);
+    let metadata = output(&mut metadata)?;
     let color = if stderr().is_terminal() { "always" } else { "never" };
     let target = workspace::target();
     // The console is a terminal to nextest: a progress bar would draw itself over and over.
