@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use netpath::net::Netns;
@@ -160,7 +160,7 @@ impl Drop for Machine {
         // may be another one's end; what stays goes with the next machine.
         let deadline = Instant::now() + PATIENCE;
         while remove_groups(&self.cgroup).is_err() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+            wait::rest();
         }
     }
 }

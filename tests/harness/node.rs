@@ -27,7 +27,7 @@ use nix::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::namespace::isolate;
+use crate::{namespace::isolate, wait};
 
 /// Longest wait for anything that should happen at once; an emulated machine on a busy host takes 20 s to start an agent.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -121,8 +121,7 @@ impl Node {
         while let Err(error) = self.runtime.block_on(self.client.status()) {
             let ended = self.agent.try_wait().expect("agent");
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?} {error}\n{}", log());
-            // Not yielding: an agent that starts needs the core.
-            std::thread::sleep(Duration::from_millis(2));
+            wait::rest();
         }
     }
 
@@ -284,7 +283,7 @@ pub fn add_address(netns: &Netns, address: IpAddr, interface: &str) {
     let nodad: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
     let said = run_in(netns, "ip", &[&["address", "add", &host, "dev", interface], nodad].concat());
     assert_eq!(said, "", "{address} at {interface}");
-    crate::wait::until("the address is the namespace's own", || {
+    wait::until("the address is the namespace's own", || {
         run_in(netns, "ip", &["route", "get", &text]).starts_with("local")
     });
 }
