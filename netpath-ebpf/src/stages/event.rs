@@ -1,5 +1,5 @@
-//! What userspace is told: every drop and every new binding, rate-limited per CPU, so that a flood costs no more than its
-//! counter.
+//! What userspace is told: every drop, and while somebody listens every new binding; rate-limited per CPU, so that a flood
+//! costs no more than its counter.
 
 use aya_ebpf::macros::map;
 use netpath_common::abi::{Addr, COUNTER_SLOTS, DropReason, Event, EventKind, EventLoss, FlowKey, Program};
@@ -7,7 +7,7 @@ use netpath_common::abi::{Addr, COUNTER_SLOTS, DropReason, Event, EventKind, Eve
 use crate::{
     bpf::{
         helper,
-        map::{PerCpu, Ring},
+        map::{PerCpu, Ring, Single},
     },
     packet::{AnyPacket, Headers, tc::Packet},
 };
@@ -22,6 +22,10 @@ static EVENT_TIMES: PerCpu<u64> = PerCpu::new(COUNTER_SLOTS);
 /// Per [`EventLoss`]: events that are not in the ring.
 #[map]
 static EVENT_LOSSES: PerCpu<u64> = PerCpu::new(EventLoss::ALL.len() as u32);
+
+/// How many listen to new bindings. A record in the ring wakes the agent: a tenth of what making a binding costs.
+#[map]
+static EVENT_LISTENERS: Single<u32> = Single::new();
 
 /// Quiet time after an event of one drop reason, ns.
 const DROP_INTERVAL: u64 = 10_000_000;
@@ -42,8 +46,15 @@ pub fn dropped(packet: &impl AnyPacket, headers: &Headers, program: Program, rea
 }
 
 /// Tells of a new flow and its translation.
-#[inline(never)]
+#[inline(always)]
 pub fn flow(packet: &Packet, headers: &Headers, program: Program, translated: &Addr, port: u16) {
+    if EVENT_LISTENERS.get().is_some_and(|count| *count != 0) {
+        tell_flow(packet, headers, program, translated, port);
+    }
+}
+
+#[inline(never)]
+fn tell_flow(packet: &Packet, headers: &Headers, program: Program, translated: &Addr, port: u16) {
     let Some(time) = allowed(0, FLOW_INTERVAL) else { return lost(EventLoss::Flows) };
     let event = Event {
         time,

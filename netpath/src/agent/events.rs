@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use netpath_common::abi::{self, Addr, DropReason, EventKind, EventLoss, Program};
 use tokio::time::MissedTickBehavior;
 
-use super::{Agent, lock, registry::Entry, view::unix_ms};
+use super::{Agent, AgentError, lock, registry::Entry, view::unix_ms};
 use crate::{
     api::types::{Event, Protocol},
     datapath::{Events, Readings, monotonic_ns},
@@ -29,6 +29,8 @@ impl Agent {
                 _ = ending.wait_for(|ending| *ending) => return,
             };
             let Some(event) = event else {
+                // Whoever listened may have left. If that cannot be told, the next look tells it.
+                let _ = self.tell_listeners().await;
                 self.tell_losses(&mut lost).await;
                 continue;
             };
@@ -45,6 +47,12 @@ impl Agent {
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Tells the programs how many listen.
+    pub(super) async fn tell_listeners(&self) -> Result<(), AgentError> {
+        let events = self.events.clone();
+        Ok(self.on_readings(move |readings| readings.tell_flows(|| events.receiver_count())).await?)
     }
 
     /// Tells who listens what is missing since the last look; `told` is what was lost by then.

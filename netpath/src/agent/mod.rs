@@ -166,8 +166,13 @@ impl Agent {
     }
 
     /// A subscription to what the programs tell from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.events.subscribe()
+    ///
+    /// # Errors
+    /// If the programs cannot be told that somebody listens.
+    pub async fn subscribe(&self) -> Result<broadcast::Receiver<Arc<Event>>, AgentError> {
+        let subscription = self.events.subscribe();
+        self.tell_listeners().await?;
+        Ok(subscription)
     }
 
     /// Turns true when the agent ends.

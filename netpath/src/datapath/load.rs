@@ -55,7 +55,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 27] = [
+pub const TABLES: [Table; 28] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -85,6 +85,7 @@ pub const TABLES: [Table; 27] = [
     table::<u32, Trace>("TRACE", false, true),
     table::<u32, u64>("EVENT_TIMES", false, true),
     table::<u32, u64>("EVENT_LOSSES", false, true),
+    table::<u32, u32>("EVENT_LISTENERS", false, true),
     table::<(), ()>("EVENTS", false, true),
 ];
 

@@ -1,11 +1,15 @@
 //! What the programs count, and the flow table, for whoever only reads. On handles of its own: somebody who attaches programs
 //! waits for the kernel's RTNL lock, often for a tenth of a second, and a list of pods is not to wait for all those before it.
 
-use std::{os::fd::AsFd as _, path::PathBuf};
+use std::{
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use netpath_common::abi::{
     Counter, DropReason, EventLoss, Exhausted, ExhaustedKey, PodCounter, SNAT_TRY_ROWS, TrafficClass,
@@ -24,6 +28,8 @@ pub struct Readings {
     exhausted: HashMap<MapData, ExhaustedKey, Exhausted>,
     tries: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
+    /// And how many were told.
+    listeners: Mutex<(Array<MapData, u32>, u32)>,
     flows: PathBuf,
 }
 
@@ -51,6 +57,7 @@ impl Readings {
             exhausted: take!(ebpf, "EXHAUSTED"),
             tries: take!(ebpf, "SNAT_TRIES"),
             losses: take!(ebpf, "EVENT_LOSSES"),
+            listeners: Mutex::new((take!(ebpf, "EVENT_LISTENERS"), 0)),
             flows,
         })
     }
@@ -138,5 +145,21 @@ impl Readings {
             Ok((why, values.iter().sum()))
         };
         EventLoss::ALL.into_iter().map(row).collect()
+    }
+
+    /// Tells the programs how many listen to new bindings, as `count` says: asked in the turn of whoever tells, so that the
+    /// last one tells what holds.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn tell_flows(&self, count: impl FnOnce() -> usize) -> Result<(), DatapathError> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let (table, told) = &mut *listeners;
+        let count = count() as u32;
+        if *told != count {
+            table.set(0, count, 0).map_err(kernel("writing the table EVENT_LISTENERS"))?;
+            *told = count;
+        }
+        Ok(())
     }
 }

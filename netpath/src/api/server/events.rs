@@ -35,7 +35,8 @@ pub(super) async fn stream(
     let ended = async move {
         let _ = ending.wait_for(|ending| *ending).await;
     };
-    let lines = lines(app.agent.subscribe(), app.agent, held).take_until(Box::pin(ended));
+    let subscription = app.agent.subscribe().await?;
+    let lines = lines(subscription, app.agent, held).take_until(Box::pin(ended));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 

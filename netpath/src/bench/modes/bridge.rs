@@ -13,6 +13,7 @@ use crate::{
         LabError,
         topology::{End, OUTSIDE, Space, Topology, net, wire},
     },
+    model::Mac,
     net::{NetError, Netns, sysctl},
 };
 
@@ -76,8 +77,9 @@ impl Bridge {
         let router = before(kind.uplink);
         let uplinks = [(net(kind.uplink, 30), router.into())];
         topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
-        node.netlink.add_bridge(BRIDGE).await?;
-        let bridge = node.configure(BRIDGE, &[net(address(kind, 1), 24)]).await?;
+        let gateway = address(kind, 1);
+        node.netlink.add_bridge(BRIDGE, Mac::of_address(gateway.into()).0).await?;
+        let bridge = node.configure(BRIDGE, &[net(gateway, 24)]).await?;
         let called = if kind.netfilter { "1" } else { "0" };
         let called =
             node.netns.enter(|| sysctl::write(CALL, called).and_then(|_| sysctl::read(CALL)).ok())?;

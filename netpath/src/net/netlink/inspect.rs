@@ -159,7 +159,7 @@ mod tests {
                 VethEnd { name: "b", mac: None, netns: Some(&pair.pod_ns) },
             );
             pair.node.add_veth(&a, &b, None).await.unwrap();
-            pair.node.add_bridge("br0").await.unwrap();
+            pair.node.add_bridge("br0", [2, 0, 0, 0, 0, 1]).await.unwrap();
             let index = async |name: &str| pair.node.link(name).await.unwrap().unwrap().index;
             let (a, bridge) = (index("a").await, index("br0").await);
             pair.node.set_master(a, bridge).await.unwrap();

@@ -174,12 +174,11 @@ impl Netlink {
         })
     }
 
-    /// Makes a bridge. Fails if the name is taken.
-    pub async fn add_bridge(&self, name: &str) -> Result<(), NetError> {
+    /// Makes a bridge. Fails if the name is taken. Its Ethernet address is told: the kernel would give it the lowest one of
+    /// its ports, which changes with each port that comes, and who knows the earlier one sends into the void.
+    pub async fn add_bridge(&self, name: &str, mac: [u8; 6]) -> Result<(), NetError> {
         let doing = format!("make bridge {name}");
-        check_name(name, &doing)?;
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut message = end(&VethEnd { name, mac: Some(mac), netns: None }, None, &doing)?;
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         self.request(&doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map(drop)
     }

@@ -57,12 +57,15 @@ fn links_go_up_and_away() {
 #[test]
 fn bridges_take_ports() {
     testing::with_pair(|pair| async move {
-        pair.node.add_bridge("br0").await.unwrap();
-        pair.node.add_veth(&end("a", None, None), &end("b", None, None), None).await.unwrap();
+        pair.node.add_bridge("br0", [2, 0, 0, 0, 0, 1]).await.unwrap();
+        let low = Some([2, 0, 0, 0, 0, 0]);
+        pair.node.add_veth(&end("a", low, None), &end("b", None, None), None).await.unwrap();
         let bridge = pair.node.link("br0").await.unwrap().unwrap();
         let port = pair.node.link("a").await.unwrap().unwrap();
         assert_eq!(bridge.kind.as_deref(), Some("bridge"));
         pair.node.set_master(port.index, bridge.index).await.unwrap();
+        let now = pair.node.link("br0").await.unwrap().unwrap();
+        assert_eq!(now.mac, [2, 0, 0, 0, 0, 1], "it took its port's");
         let error = pair.node.set_master(port.index, port.index).await.unwrap_err();
         assert!(
             error.to_string().starts_with(&format!("put link #{0} into bridge #{0}: ", port.index)),
