@@ -13,6 +13,7 @@ use netpath_tests::{
     node::{Node, PATIENCE, add_address, binary, run_in},
     scene::Family,
     side::Side,
+    wait::until,
 };
 use serde_json::Value;
 
@@ -78,6 +79,32 @@ impl Drop for Monitor {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Of programs that a start has loaded twice, too; and nobody writes them for nobody.
+#[test]
+fn new_flows_are_told_while_somebody_listens() {
+    let side = Side::of(&Family::V4);
+    let mut node = Node::start("[flows]\ncapacity = 16384");
+    let pod = node.pod("a");
+    let ask = || drop(run_in(&pod.netns, "ping", &["-c", "1", "-W", "1", &side.outside.to_string()]));
+    node.stop();
+    node.configure("[flows]\ncapacity = 32768");
+    node.restart();
+    drop(Monitor::start(&node, &[]).line(": flow as ", ask));
+    let told = || {
+        let text = String::from_utf8(node.netpath(&["metrics"]).stdout).expect("text");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("netpath_events_total{kind=\"flow\""))
+            .map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no such metric in {text}"))
+    };
+    until("nobody is told", || {
+        let before = told();
+        ask();
+        told() == before
+    });
 }
 
 fn filters_choose_and_lines_name_the_pod(family: Family) {
@@ -169,7 +196,7 @@ fn status_of_a_node_with_few_pods_is_one_screen() {
     assert_eq!(json["programs"].as_array().map(Vec::len), Some(6));
     // Something that cannot be put right is the first thing seen.
     node.reconfigure("snat.addresses = [\"203.0.113.200\"]");
-    netpath_tests::wait::until("the problem is shown", || {
+    until("the problem is shown", || {
         let shown = String::from_utf8(node.netpath(&["status"]).stdout).unwrap();
         shown.starts_with("problems  1\n  snat.addresses: 203.0.113.200 is not used")
     });

@@ -246,4 +246,27 @@ fn xdp_deny_list_works_without_a_driver_and_beside_other_programs() {
     assert_eq!(prefixes, ["198.18.9.2/32", "203.0.113.0/24"]);
     done(&node, "deny rm 203.0.113.0/24");
     assert!(!comes(), "the other one stays");
+
+    // Another's program that comes later keeps nobody from changing the list, which goes on at the other uplink.
+    let pin = format!("rm -f /sys/fs/bpf/netpath/default/v*/links/{}-xdp_uplink", index(netns, "br9"));
+    let program: &mut Xdp = other.program_mut("xdp_uplink").expect("program").try_into().expect("XDP");
+    until("its place is taken", || {
+        run_in(netns, "sh", &["-c", &pin]);
+        netns.enter(|| program.attach("br9", XdpMode::Skb)).expect("namespace").is_ok()
+    });
+    let (side, outside) = (Side::of(&Family::V4), &node.topology.outside.netns);
+    let echo = Echo::start(netns, side.node);
+    let client = connected(outside, &side, echo.address);
+    assert!(answers(&client, 20));
+    done(&node, &format!("deny add {}", side.outside));
+    assert!(!answers(&client, 3));
+    done(&node, "deny rm 198.18.9.2");
+    assert_eq!(list(&node)[0].0, format!("{}/32", side.outside));
+    done(&node, &format!("deny rm {}", side.outside));
+    assert!(answers(&client, 20));
+}
+
+fn index(netns: &Netns, link: &str) -> String {
+    let line = run_in(netns, "ip", &["-o", "link", "show", link]);
+    line.split(':').next().expect("an index").to_owned()
 }

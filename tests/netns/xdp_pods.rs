@@ -6,7 +6,7 @@ use std::{
 };
 
 use netpath::{
-    api::types::{PodAdd, PodSet},
+    api::types::{NetworkAdd, PodAdd, PodSet},
     lab::checks::LabPod,
     net::Netns,
 };
@@ -232,4 +232,33 @@ fn xdp_mode_is_repaired() {
     let before = redirected(&node, &b);
     stream(&b.netns, &a.netns, side.address(&a), 100_000);
     assert!(redirected(&node, &b) > before, "by XDP");
+}
+
+/// A link that was made again has none of the offloads yet: nobody may send frames there, whatever else is wrong with the pod.
+#[test]
+fn xdp_pod_is_reached_although_one_of_its_links_cannot_be_made() {
+    let node = Node::start("[datapath]\nmode = \"xdp\"");
+    let network = NetworkAdd {
+        name: "back".into(),
+        subnets: vec!["10.62.0.0/24".parse().unwrap()],
+        ..NetworkAdd::default()
+    };
+    node.runtime.block_on(node.client.network_add(&network)).expect("network");
+    let networks = vec!["default".into(), "back".into()];
+    let b = LabPod::open(node.add(&PodAdd { name: "b".into(), networks, ..PodAdd::default() })).expect("pod");
+    let (a, side, netns) = (node.pod("a"), Side::of(&Family::V4), &node.topology.node.netns);
+    stream(&a.netns, &b.netns, side.address(&b), 10_000);
+    let hosts: Vec<&str> = b.pod.interfaces.iter().map(|interface| interface.interface.as_str()).collect();
+    // The name of the second one is taken inside as soon as it is free.
+    let take = format!(
+        "ip link del {} && while ! ip -n b link add eth1 type bridge; do :; done && ip link del {}",
+        hosts[1], hosts[0]
+    );
+    run_in(netns, "sh", &["-c", &take]);
+    let problems = || node.runtime.block_on(node.client.status()).expect("status").problems;
+    until("the second one is missed", || problems().iter().any(|line| line.contains("eth1")));
+    until("the first one is back", || run_in(&b.netns, "ip", &["route"]).contains("default"));
+    stream(&a.netns, &b.netns, side.address(&b), 10_000);
+    run_in(&b.netns, "ip", &["link", "del", "eth1"]);
+    until("all is well", || problems().is_empty() && offloads(&b.netns) == FIT && has_xdp(&node, &b));
 }

@@ -30,7 +30,7 @@ fn arrives(scene: &Scene, packet: &[u8]) -> Ran {
 
 /// What a prefix has counted: packets and bytes.
 fn counted(scene: &Scene, row: u32) -> (u64, u64) {
-    let counter = scene.datapath.denied(row).expect("counter");
+    let counter = scene.datapath.readings().denied(row).expect("counter");
     (counter.packets, counter.bytes)
 }
 

@@ -9,7 +9,8 @@ use crate::{
     verdict::{Outcome, Verdict},
 };
 
-/// Whatever is damaged, of another VLAN or not IP goes on: `from_uplink` and the node's stack judge it.
+/// Whatever is damaged, tagged or not IP goes on: `from_uplink` and the node's stack judge it. A tag that the card has taken
+/// off is not seen here.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let Ok(frame) = parse::ethernet(packet) else { return Ok(Verdict::NEXT) };

@@ -11,7 +11,7 @@ use netpath_common::abi::DENY_PREFIXES;
 use super::{Agent, AgentError, lock, pods::finish};
 use crate::{
     api::types::{Denied, DenyAdd},
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, Readings},
     model::check_prefix,
 };
 
@@ -25,14 +25,14 @@ impl Agent {
     /// If a counter cannot be read.
     pub async fn denied(&self) -> Result<Vec<Denied>, AgentError> {
         let list = lock(&self.denied).clone();
-        let read = move |datapath: &mut Datapath| {
+        let read = move |readings: &Readings| {
             let row = |(prefix, row): (IpNet, u32)| {
-                let counter = datapath.denied(row)?;
+                let counter = readings.denied(row)?;
                 Ok(Denied { prefix, packets: counter.packets, bytes: counter.bytes })
             };
             list.into_iter().map(row).collect::<Result<Vec<_>, DatapathError>>()
         };
-        Ok(self.on_datapath(read).await?)
+        Ok(self.on_readings(read).await?)
     }
 
     /// Denies prefixes; those that are denied already stay so. All or none. The next packet meets it when this returns.
@@ -71,6 +71,11 @@ impl Agent {
             if wanted == earlier {
                 return Ok(());
             }
+            let new = wanted.iter().filter(|(prefix, _)| !earlier.contains_key(prefix));
+            let new: Vec<u32> = new.map(|(_, row)| *row).collect();
+            let clear =
+                |datapath: &mut Datapath| new.into_iter().try_for_each(|row| datapath.clear_denied(row));
+            agent.on_datapath(clear).await?;
             let done = match agent.apply_denied(&earlier, &wanted).await {
                 Ok(()) => agent.state.save_denied(&wanted).await,
                 Err(error) => Err(error),
@@ -86,16 +91,16 @@ impl Agent {
         .await
     }
 
-    /// Makes the kernel deny what is wanted; `earlier` is what it did before.
+    /// Makes the kernel deny what is wanted; `earlier` is what it did before. Programs come with the first prefix and go with
+    /// the last: in between an uplink that has lost its own to somebody else's keeps nobody from changing the list.
     async fn apply_denied(&self, earlier: &DenyList, wanted: &DenyList) -> Result<(), AgentError> {
-        let known: BTreeSet<u32> = earlier.values().copied().collect();
-        let new: Vec<u32> = wanted.values().copied().filter(|row| !known.contains(row)).collect();
         let (list, uplinks) = (wanted.clone(), lock(&self.node).seen.uplinks.clone());
+        let attached = !wanted.is_empty();
+        let turned = attached == earlier.is_empty();
         let write = move |datapath: &mut Datapath| {
-            new.into_iter().try_for_each(|row| datapath.clear_denied(row))?;
             datapath.set_denied(&list)?;
-            let attached = !list.is_empty();
-            uplinks.iter().try_for_each(|uplink| datapath.attach_deny(&uplink.name, uplink.ifindex, attached))
+            let mut concerned = uplinks.iter().filter(|_| turned);
+            concerned.try_for_each(|uplink| datapath.attach_deny(&uplink.name, uplink.ifindex, attached))
         };
         Ok(self.on_datapath(write).await?)
     }
@@ -112,6 +117,12 @@ impl Agent {
 fn check(prefix: IpNet) -> Result<(), AgentError> {
     let invalid = |reason: String| AgentError::InvalidDeny { prefix: prefix.to_string(), reason };
     check_prefix(prefix).map_err(|wrong| invalid(format!("it {wrong}")))?;
+    // The table has one key for both.
+    if let IpNet::V6(v6) = prefix
+        && let (Some(v4), 96..) = (v6.addr().to_ipv4_mapped(), v6.prefix_len())
+    {
+        return Err(invalid(format!("it is IPv4 written as IPv6; write {v4}/{}", v6.prefix_len() - 96)));
+    }
     match prefix.prefix_len() {
         0 => Err(invalid("it is everybody; to cut the node off, take its uplink down".to_owned())),
         _ => Ok(()),
@@ -160,7 +171,9 @@ mod tests {
 
     #[test]
     fn everybody_and_what_is_no_prefix_is_refused() {
-        for text in ["0.0.0.0/0", "::/0", "10.0.0.1/8", "2001:db8::1/32"] {
+        for text in
+            ["0.0.0.0/0", "::/0", "10.0.0.1/8", "2001:db8::1/32", "::ffff:0:0/96", "::ffff:10.0.0.0/104"]
+        {
             assert!(check(prefix(text)).is_err(), "{text}");
         }
         for text in ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::1/128"] {

@@ -75,7 +75,8 @@ pub struct Agent {
     netlink: Netlink,
     /// Whoever came first has it first: while a hundred pods are added, each waits for the kernel with it.
     datapath: Arc<tokio::sync::Mutex<Datapath>>,
-    readings: Arc<Readings>,
+    /// Of the programs that run: a takeover may load them twice.
+    readings: Mutex<Arc<Readings>>,
     attach: AttachKind,
     /// Entries that fit into FLOWS.
     flow_entries: u32,
@@ -117,7 +118,7 @@ impl Agent {
 
     /// Reads what the programs count, without waiting for who works on them.
     async fn on_readings<T: Send + 'static>(&self, work: impl FnOnce(&Readings) -> T + Send + 'static) -> T {
-        let readings = Arc::clone(&self.readings);
+        let readings = Arc::clone(&lock(&self.readings));
         blocking(move || work(&readings)).await
     }
 

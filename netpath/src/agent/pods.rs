@@ -42,7 +42,8 @@ impl Agent {
     /// Changes a pod at run time; what it sends next follows it, flows that are translated stay so.
     ///
     /// # Errors
-    /// [`AgentError::NoPod`], [`AgentError::PodBusy`], or the store's; nothing has changed then.
+    /// [`AgentError::NoPod`], [`AgentError::PodBusy`], or the store's; nothing has changed then. Or why the pod could not be
+    /// made as it is to be: that is tried again.
     pub async fn pod_set(self: &Arc<Self>, name: &str, request: &PodSet) -> Result<(), AgentError> {
         let change = self.begin_change().await?;
         let entry = lock(&self.registry).pod(name)?.clone();
@@ -62,10 +63,8 @@ impl Agent {
             let pod = Pod { masquerade, mode: mode.or(there.pod.mode), ..there.pod.clone() };
             agent.state.save(&pod).await?;
             lock(&agent.registry).set_settings(&pod);
-            // What fails is noted, and every full pass tries again.
-            agent.ensure_held(&there).await;
             tracing::info!(pod = %pod.name, "pod changed");
-            Ok(())
+            agent.ensure_held(&there).await
         }))
         .await
     }
@@ -125,17 +124,18 @@ impl Agent {
             lock(&self.registry).forget(&pod);
             return Err(error);
         }
-        let ready = Pod { state: PodState::Ready, ..pod.clone() };
         let mut undo = Undo::new();
         let built = match self.build(&pod, &mut undo).await {
-            Ok(()) => self.state.save(&ready).await,
+            Ok(()) => self.finish_add(&pod).await,
             Err(error) => Err(error),
         };
-        let Err(error) = built else {
-            undo.commit();
-            lock(&self.registry).set_state(&pod, PodState::Ready);
-            tracing::info!(pod = %pod.name, "pod added");
-            return Ok(ready);
+        let error = match built {
+            Ok(ready) => {
+                undo.commit();
+                tracing::info!(pod = %pod.name, "pod added");
+                return Ok(ready);
+            }
+            Err(error) => error,
         };
         // What cannot be undone stays written down as being made, and every full pass tries again.
         match undo.rollback().await {
@@ -144,6 +144,15 @@ impl Agent {
         }
         lock(&self.registry).forget(&pod);
         Err(error)
+    }
+
+    /// Writes down that a pod is whole, with what building it has noted.
+    async fn finish_add(&self, pod: &Pod) -> Result<Pod, AgentError> {
+        let built = lock(&self.registry).pod(pod.name.as_str())?.pod.clone();
+        let ready = Pod { state: PodState::Ready, ..built };
+        self.state.save(&ready).await?;
+        lock(&self.registry).set_state(pod, PodState::Ready);
+        Ok(ready)
     }
 
     /// Takes a pod apart and forgets it. The caller holds its gate.

@@ -278,12 +278,13 @@ impl Registry {
     }
 
     /// Notes the index of the host end of a pod's interface, before programs are attached to it: what is attached to an
-    /// interface of no pod is taken off.
+    /// interface of no pod is taken off. On another link than before frames would be lost, until it is made fit for them.
     pub(super) fn set_ifindex(&mut self, pod: &Pod, interface: usize, ifindex: u32) {
         let entry = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id);
-        if let Some(noted) = entry.and_then(|entry| entry.ifindexes.get_mut(interface)) {
-            *noted = ifindex;
-        }
+        let Some(entry) = entry else { return };
+        let Some(noted) = entry.ifindexes.get_mut(interface) else { return };
+        entry.frames &= *noted == ifindex;
+        *noted = ifindex;
     }
 
     /// Forgets a pod and releases its addresses.

@@ -234,7 +234,7 @@ impl Agent {
             config: Mutex::new(Arc::new(config)),
             netns,
             netlink,
-            readings: datapath.readings(),
+            readings: Mutex::new(datapath.readings()),
             datapath: Arc::new(tokio::sync::Mutex::new(datapath)),
             attach,
             flow_entries,

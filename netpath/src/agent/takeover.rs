@@ -26,6 +26,7 @@ impl Agent {
         // Once more, with programs that know of one table and of one kind only; the table stays what it is, even if an agent
         // that died had begun with another size: that is for the next start.
         let (datapath, _) = load(&self.config(), self.attach, self.flow_entries).await?;
+        *lock(&self.readings) = datapath.readings();
         *self.datapath.lock().await = datapath;
         self.replace_programs().await
     }

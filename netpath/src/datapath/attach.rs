@@ -123,7 +123,9 @@ pub(super) fn unlink(pins: &Pins, links: &[&Attachment]) -> Result<(), DatapathE
     for link in links {
         outcome = outcome.and(xdp::remove(&pins.link(link.ifindex, &link.program)));
     }
-    for (ifindex, id) in links.iter().filter_map(|link| Some((link.ifindex, link.id?))) {
+    // XDP lets go at once; and below 6.6 there are no hooks of tcx to ask.
+    let hooked = links.iter().filter(|link| link.kind == Some(AttachKind::Tcx));
+    for (ifindex, id) in hooked.filter_map(|link| Some((link.ifindex, link.id?))) {
         let deadline = Instant::now() + RELEASE;
         while running(ifindex)?.contains(&id) {
             if Instant::now() > deadline {

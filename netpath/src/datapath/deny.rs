@@ -13,14 +13,13 @@ use netpath_common::abi::{Addr, Counter, DENY_NOBODY};
 use super::{
     Datapath,
     error::{DatapathError, kernel},
-    readings::sum,
     tables::{place_of, replace_all, take},
 };
 
 /// Typed handles.
 pub(super) struct Deny {
     prefixes: LpmTrie<MapData, Addr, u32>,
-    counters: PerCpuArray<MapData, Counter>,
+    pub(super) counters: PerCpuArray<MapData, Counter>,
 }
 
 impl Deny {
@@ -52,14 +51,5 @@ impl Datapath {
         let cpus = nr_cpus().map_err(|(_, error)| kernel(doing())(error))?;
         let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(kernel(doing()))?;
         self.deny.counters.set(row, zeros, 0).map_err(kernel(doing()))
-    }
-
-    /// What a row has counted, over all CPUs.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn denied(&self, row: u32) -> Result<Counter, DatapathError> {
-        let doing = || format!("reading row {row} of the deny list");
-        Ok(sum(&self.deny.counters.get(&row, 0).map_err(kernel(doing()))?))
     }
 }

@@ -100,7 +100,8 @@ impl Datapath {
         let deny = Deny::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
-        let readings = Readings::take(&mut ebpf, tables.pod_counters.map(), pins.maps.join("FLOWS"))?;
+        let shared = (tables.pod_counters.map(), deny.counters.map());
+        let readings = Readings::take(&mut ebpf, shared, pins.maps.join("FLOWS"))?;
         Ok(Self {
             ebpf,
             tables,

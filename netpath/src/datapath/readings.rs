@@ -25,6 +25,7 @@ use super::{
 pub struct Readings {
     counters: PerCpuArray<MapData, Counter>,
     pod_counters: PerCpuArray<MapData, PodCounter>,
+    denied: PerCpuArray<MapData, Counter>,
     exhausted: HashMap<MapData, ExhaustedKey, Exhausted>,
     tries: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
@@ -41,19 +42,24 @@ pub(super) fn sum(values: &PerCpuValues<Counter>) -> Counter {
     })
 }
 
+const AGAIN: &str = "opening a table of counters once more";
+
+fn again(table: &MapData) -> Result<Map, DatapathError> {
+    let fd = table.fd().as_fd().try_clone_to_owned().map_err(kernel(AGAIN))?;
+    Ok(Map::PerCpuArray(MapData::from_fd(fd).map_err(kernel(AGAIN))?))
+}
+
 impl Readings {
-    /// Takes those that nobody writes; that of `pod_counters` is one more.
+    /// Takes those that nobody writes; those of `pod_counters` and `denied` are one more.
     pub(super) fn take(
         ebpf: &mut Ebpf,
-        pod_counters: &MapData,
+        (pod_counters, denied): (&MapData, &MapData),
         flows: PathBuf,
     ) -> Result<Self, DatapathError> {
-        let doing = "opening the table POD_COUNTERS once more";
-        let again = pod_counters.fd().as_fd().try_clone_to_owned().map_err(kernel(doing))?;
-        let again = MapData::from_fd(again).map_err(kernel(doing))?;
         Ok(Self {
             counters: take!(ebpf, "COUNTERS"),
-            pod_counters: Map::PerCpuArray(again).try_into().map_err(kernel(doing))?,
+            pod_counters: again(pod_counters)?.try_into().map_err(kernel(AGAIN))?,
+            denied: again(denied)?.try_into().map_err(kernel(AGAIN))?,
             exhausted: take!(ebpf, "EXHAUSTED"),
             tries: take!(ebpf, "SNAT_TRIES"),
             losses: take!(ebpf, "EVENT_LOSSES"),
@@ -104,6 +110,15 @@ impl Readings {
             tx_packets: sum.tx_packets + one.tx_packets,
             tx_bytes: sum.tx_bytes + one.tx_bytes,
         }))
+    }
+
+    /// What a row of the deny list has counted, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn denied(&self, row: u32) -> Result<Counter, DatapathError> {
+        let values = self.denied.get(&row, 0);
+        Ok(sum(&values.map_err(kernel(format!("reading row {row} of the deny list")))?))
     }
 
     /// Destinations that no port was free for, those of late.

@@ -244,7 +244,7 @@ impl Agent {
                     let outcome = agent.ensure_all_datapath(&entry).await;
                     agent.tried(&object(&entry.pod), &outcome);
                 }
-                _ => agent.ensure_held(&entry).await,
+                _ => drop(agent.ensure_held(&entry).await),
             }
         });
         // A panic in it has been told by whoever catches them all; the pod is seen to in the next pass.
@@ -258,9 +258,10 @@ impl Agent {
         self.ensure_mode(&entry.pod).await
     }
 
-    /// Makes a pod's kernel state right whatever it is, or finishes its removal. The caller holds the pod's gate.
-    pub(in crate::agent) async fn ensure_held(&self, entry: &Entry) {
-        let Some(entry) = lock(&self.registry).same(entry).cloned() else { return };
+    /// Makes a pod's kernel state right whatever it is, or finishes its removal; what fails is noted as well. The caller holds
+    /// the pod's gate.
+    pub(in crate::agent) async fn ensure_held(&self, entry: &Entry) -> Result<(), AgentError> {
+        let Some(entry) = lock(&self.registry).same(entry).cloned() else { return Ok(()) };
         let outcome = match entry.pod.state {
             PodState::Ready => self.repair_pod(&entry).await,
             // Nobody held the gate, so whoever made or removed it failed or died. Of one being made nobody was told
@@ -271,5 +272,6 @@ impl Agent {
             }
         };
         self.tried(&object(&entry.pod), &outcome);
+        outcome
     }
 }
