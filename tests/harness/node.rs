@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use netpath::{
         checks::{self, LabPod, Scene},
         topology::{BLOCK, BLOCK_V6, Spec, Topology},
     },
+    model::Mode,
     net::Netns,
 };
 use nix::{
@@ -35,6 +36,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const DIR: &str = "/mnt";
 /// What a configuration that names no uplinks gets.
 const UPLINKS: &str = "uplinks = [\"up0\"]";
+
+/// Mode of pods that do not say; the agent's own if it is not set.
+static MODE: OnceLock<Mode> = OnceLock::new();
 
 /// A node with its agent.
 pub struct Node {
@@ -60,13 +64,9 @@ impl Node {
         node
     }
 
-    /// The same with pods of a mode, `tc` or `xdp`, unless one says otherwise.
-    pub fn start_in(mode: &str, configuration: &str) -> Self {
-        let (topology, runtime) = Self::without_agent();
-        let mode = format!("NETPATH_DATAPATH_MODE={mode}");
-        let mut node = Self::with_launcher(topology, runtime, configuration, &["env", &mode]);
-        node.wait_ready();
-        node
+    /// Has the pods of all nodes of this process in a mode, unless one says otherwise.
+    pub fn pods_in(mode: Mode) {
+        MODE.set(mode).expect("once");
     }
 
     /// The topology alone, to look at before an agent has touched it.
@@ -80,7 +80,10 @@ impl Node {
 
     /// Starts an agent on a topology, without waiting for it.
     pub fn with_agent(topology: Arc<Topology>, runtime: Runtime, configuration: &str) -> Self {
-        Self::with_launcher(topology, runtime, configuration, &[])
+        match MODE.get().map(|mode| format!("NETPATH_DATAPATH_MODE={}", mode.name())) {
+            Some(mode) => Self::with_launcher(topology, runtime, configuration, &["env", &mode]),
+            None => Self::with_launcher(topology, runtime, configuration, &[]),
+        }
     }
 
     /// The same by a command, with its arguments, that becomes what follows it (env, setpriv).
@@ -127,8 +130,9 @@ impl Node {
 
     /// Adds a pod.
     pub fn pod(&self, name: &str) -> LabPod {
-        let wanted = PodAdd { name: name.into(), ..PodAdd::default() };
-        LabPod::open(self.add(&wanted)).expect("pod")
+        let pod = self.add(&PodAdd { name: name.into(), ..PodAdd::default() });
+        assert!(MODE.get().is_none_or(|mode| mode.name() == pod.mode), "{pod:?}");
+        LabPod::open(pod).expect("pod")
     }
 
     /// Adds a pod by a whole request.

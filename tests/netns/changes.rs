@@ -38,7 +38,7 @@ fn server(node: &Node, side: &Side) -> UdpSocket {
     bound(&node.topology.outside.netns, side.outside, 0)
 }
 
-fn flows_move_to_the_nodes_new_address(family: Family) {
+pub(super) fn flows_move_to_the_nodes_new_address(family: Family) {
     let side = Side::of(&family);
     let (mut old, mut new, mut router) = ("198.18.0.2/30", "198.18.0.6/29", "198.18.0.1");
     if side.v6 {
@@ -75,7 +75,7 @@ fn way_back(node: &Node, side: &Side) {
     run_in(&node.topology.router.netns, "ip", &["route", "add", block, "via", by_node]);
 }
 
-fn masquerade_is_toggled_at_run_time(family: Family) {
+pub(super) fn masquerade_is_toggled_at_run_time(family: Family) {
     let side = Side::of(&family);
     let node = Node::start("");
     let pod = node.pod("a");
@@ -104,7 +104,7 @@ fn masquerade_is_toggled_at_run_time(family: Family) {
     );
 }
 
-fn an_excluded_prefix_sees_the_pods_own_address(family: Family) {
+pub(super) fn an_excluded_prefix_sees_the_pods_own_address(family: Family) {
     let side = Side::of(&family);
     let node = Node::start(&format!("no_masquerade = [\"{}\"]", ipnet::IpNet::from(side.outside)));
     let pod = node.pod("a");
@@ -114,7 +114,7 @@ fn an_excluded_prefix_sees_the_pods_own_address(family: Family) {
     assert_eq!(seen(&bound(&pod.netns, side.any(), 0), &router).ip(), side.node, "others do not");
 }
 
-fn a_pool_spreads_pods_and_follows_the_configuration(family: Family) {
+pub(super) fn a_pool_spreads_pods_and_follows_the_configuration(family: Family) {
     let side = Side::of(&family);
     let pool = if side.v6 { ["2001:db8:18::a", "2001:db8:18::b"] } else { ["198.18.3.1", "198.18.3.2"] };
     let (topology, runtime) = Node::without_agent();

@@ -29,7 +29,7 @@ for_both_families!(
     a_clean_run_drops_nothing,
 );
 
-fn traceroute_shows_every_hop(family: Family) {
+pub(super) fn traceroute_shows_every_hop(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     kernel::forward_ipv6(&node.topology.node.netns);
@@ -44,7 +44,7 @@ fn traceroute_shows_every_hop(family: Family) {
     }
 }
 
-fn tracepath_finds_the_way_and_its_mtu(family: Family) {
+pub(super) fn tracepath_finds_the_way_and_its_mtu(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     kernel::forward_ipv6(&node.topology.node.netns);
@@ -68,7 +68,7 @@ fn refusals(netns: &Netns, side: &Side, to: IpAddr) -> (ErrorKind, ErrorKind) {
     (tcp.expect_err("a connection").kind(), udp.expect_err("an answer").kind())
 }
 
-fn a_closed_port_is_refused_at_once(family: Family) {
+pub(super) fn a_closed_port_is_refused_at_once(family: Family) {
     let side = Side::of(&family);
     let (node, a, b) = dual("");
     let refused = (ErrorKind::ConnectionRefused, ErrorKind::ConnectionRefused);
@@ -80,7 +80,7 @@ fn a_closed_port_is_refused_at_once(family: Family) {
     assert_eq!(node.drops("ProtocolNotTranslated"), 0, "no error was lost");
 }
 
-fn a_dead_pod_and_an_unknown_destination_are_unreachable(family: Family) {
+pub(super) fn a_dead_pod_and_an_unknown_destination_are_unreachable(family: Family) {
     let side = Side::of(&family);
     let (node, a, b) = dual("");
     let gone = side.address(&b);
@@ -95,7 +95,7 @@ fn a_dead_pod_and_an_unknown_destination_are_unreachable(family: Family) {
     assert!(said.contains(&format!("From {}", side.router)) && said.contains("nreachable"), "{said}");
 }
 
-fn multicast_is_refused_and_counted(family: Family) {
+pub(super) fn multicast_is_refused_and_counted(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     // 198.18.0.3 is the broadcast address of the node's own subnet: the stack would take it for itself.
@@ -108,7 +108,7 @@ fn multicast_is_refused_and_counted(family: Family) {
     }
 }
 
-fn removal_of_a_pod_resets_its_peers(family: Family) {
+pub(super) fn removal_of_a_pod_resets_its_peers(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     let outside = &node.topology.outside.netns;
@@ -127,7 +127,7 @@ fn removal_of_a_pod_resets_its_peers(family: Family) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 
-fn a_clean_run_drops_nothing(family: Family) {
+pub(super) fn a_clean_run_drops_nothing(family: Family) {
     let side = Side::of(&family);
     let (node, a, b) = dual("");
     let to = sink(&b.netns, side.address(&b));

@@ -32,7 +32,7 @@ fn exchange(from: &Netns, side: &Side, echo: &Echo, name: &str) {
     }
 }
 
-fn udp_of_16_000_bytes_goes_both_ways(family: Family) {
+pub(super) fn udp_of_16_000_bytes_goes_both_ways(family: Family) {
     let side = Side::of(&family);
     let (node, a, b) = dual("");
     let outside = Echo::start(&node.topology.outside.netns, side.outside);
@@ -50,7 +50,7 @@ fn udp_of_16_000_bytes_goes_both_ways(family: Family) {
     assert_eq!((flow.packets, flow.reply_packets), (parts, parts), "{flow:?}");
 }
 
-fn pings_of_10_000_bytes_are_answered(family: Family) {
+pub(super) fn pings_of_10_000_bytes_are_answered(family: Family) {
     let side = Side::of(&family);
     let (_node, a, b) = dual("");
     let ping = |to: IpAddr, name: &str| {
@@ -64,7 +64,7 @@ fn pings_of_10_000_bytes_are_answered(family: Family) {
 }
 
 /// The first datagram of a flow is larger than the uplink carries: the host stack cuts it (IPv4) or has the pod cut it.
-fn what_the_stack_cuts_leaves_with_the_routes_source(family: Family) {
+pub(super) fn what_the_stack_cuts_leaves_with_the_routes_source(family: Family) {
     if kernel::lacks((6, 7), "asking the FIB for a route's source") {
         return;
     }

@@ -40,7 +40,7 @@ fn ask(socket: &UdpSocket, server: &UdpSocket, word: &[u8]) -> SocketAddr {
     peer
 }
 
-fn the_hosts_connections_go_on_while_pods_exhaust_the_range(family: Family) {
+pub(super) fn the_hosts_connections_go_on_while_pods_exhaust_the_range(family: Family) {
     let side = Side::of(&family);
     let node = Node::start("[snat]\nports = \"40000-40003\"");
     let pod = node.pod("a");
@@ -64,7 +64,7 @@ fn the_hosts_connections_go_on_while_pods_exhaust_the_range(family: Family) {
     assert!(said.contains("2 received"), "{said}");
 }
 
-fn host_and_pod_with_one_port_to_one_server_both_get_their_answers(family: Family) {
+pub(super) fn host_and_pod_with_one_port_to_one_server_both_get_their_answers(family: Family) {
     let side = Side::of(&family);
     both_get_their_answers(&Node::start("[snat]\nports = \"40000-40099\""), &side, side.node);
 }
@@ -172,7 +172,7 @@ fn a_listener_of_the_host_keeps_its_port(family: Family) {
     listener.accept().expect("accepted");
 }
 
-fn host_and_pod_ping_with_one_identifier(family: Family) {
+pub(super) fn host_and_pod_ping_with_one_identifier(family: Family) {
     let side = Side::of(&family);
     let node = Node::start("[snat]\nports = \"40000-40099\"");
     let pod = node.pod("a");

@@ -28,3 +28,4 @@ mod uninstall;
 mod upgrade;
 mod xdp_deny;
 mod xdp_pods;
+mod xdp_scenarios;

@@ -34,7 +34,7 @@ fn ping(netns: &netpath::net::Netns, side: &Side, packet: usize) -> String {
     run_in(netns, "ping", &["-c", "1", "-W", "2", "-M", "do", "-s", &payload, &side.outside.to_string()])
 }
 
-fn ping_is_told_the_narrow_hops_mtu(family: Family) {
+pub(super) fn ping_is_told_the_narrow_hops_mtu(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     narrow(&node);
@@ -48,7 +48,7 @@ fn ping_is_told_the_narrow_hops_mtu(family: Family) {
     assert!(said.contains("0 received") || said.contains("oo l"), "{said}");
 }
 
-fn a_connection_recovers_from_a_narrow_hop_at_once(family: Family) {
+pub(super) fn a_connection_recovers_from_a_narrow_hop_at_once(family: Family) {
     const BYTES: usize = 4_000_000;
     let side = Side::of(&family);
     let (node, a, _) = dual("");
@@ -70,7 +70,7 @@ fn a_connection_recovers_from_a_narrow_hop_at_once(family: Family) {
     assert!(known.contains("mtu 1400"), "the pod has learnt it: {known}");
 }
 
-fn a_datagram_is_told_too(family: Family) {
+pub(super) fn a_datagram_is_told_too(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     narrow(&node);
@@ -94,7 +94,7 @@ fn a_datagram_is_told_too(family: Family) {
 }
 
 /// A locked MTU on the node's route: the packet is too big for the way, though not for the interface.
-fn a_route_mtu_of_the_node_holds(family: Family) {
+pub(super) fn a_route_mtu_of_the_node_holds(family: Family) {
     let side = Side::of(&family);
     let (node, a, _) = dual("");
     kernel::forward_ipv6(&node.topology.node.netns);

@@ -97,7 +97,7 @@ fn server(node: &Node, side: &Side) -> UdpSocket {
     server
 }
 
-fn unreachable_and_prohibited_routes_are_told(family: Family) {
+pub(super) fn unreachable_and_prohibited_routes_are_told(family: Family) {
     let side = Side::of(&family);
     let node = Node::start("");
     let a = node.pod("a");
@@ -127,7 +127,7 @@ fn a_blackhole_is_silent_and_nothing_leaks(family: Family) {
     assert!(flows.is_empty(), "no binding for what does not leave: {flows:?}");
 }
 
-fn a_rule_by_source_chooses_the_second_uplink(family: Family) {
+pub(super) fn a_rule_by_source_chooses_the_second_uplink(family: Family) {
     let side = Side::of(&family);
     let (node, second) = with_two_uplinks(&side);
     let (a, b) = (node.pod("a"), node.pod("b"));

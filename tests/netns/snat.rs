@@ -22,25 +22,7 @@ for_both_families!(
     exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks,
     no_pod_address_is_seen_on_the_wire,
     a_tcp_stream_through_snat_keeps_its_segments_whole,
-    xdp_pods_exhaust_a_tiny_range_exactly_and_never_leak,
-    xdp_pods_addresses_are_not_seen_on_the_wire,
 );
-
-fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks(family: Family) {
-    exhaustion(family, "tc");
-}
-
-fn xdp_pods_exhaust_a_tiny_range_exactly_and_never_leak(family: Family) {
-    exhaustion(family, "xdp");
-}
-
-fn no_pod_address_is_seen_on_the_wire(family: Family) {
-    no_pod_address(family, "tc");
-}
-
-fn xdp_pods_addresses_are_not_seen_on_the_wire(family: Family) {
-    no_pod_address(family, "xdp");
-}
 
 /// Sends from a pod to outside and says whom outside saw, if the datagram arrived.
 fn ask(pod: &Netns, server: &UdpSocket, source_port: u16) -> Option<SocketAddr> {
@@ -51,9 +33,9 @@ fn ask(pod: &Netns, server: &UdpSocket, source_port: u16) -> Option<SocketAddr> 
     server.recv_from(&mut [0; 8]).ok().map(|(_, peer)| peer)
 }
 
-fn exhaustion(family: Family, mode: &str) {
+pub(super) fn exhaustion_of_a_tiny_range_is_counted_exactly_and_never_leaks(family: Family) {
     let side = Side::of(&family);
-    let node = Node::start_in(mode, "[snat]\nports = \"40000-40003\"");
+    let node = Node::start("[snat]\nports = \"40000-40003\"");
     forward_ipv6(&node.topology.node.netns);
     let pod = node.pod("a");
     let server =
@@ -83,9 +65,9 @@ fn the_hosts_ephemeral_ports_stay_out_of_the_range() {
 }
 
 /// Invariant 1, by a capture on the router: whatever takes the host stack (last hop, fragments) is translated or stays.
-fn no_pod_address(family: Family, mode: &str) {
+pub(super) fn no_pod_address_is_seen_on_the_wire(family: Family) {
     let side = Side::of(&family);
-    let node = Node::start_in(mode, "");
+    let node = Node::start("");
     // Larger packets than the uplink carries: what may be fragmented is fragmented and forwarded by the host stack.
     let wanted = PodAdd { name: "a".into(), mtu: Some(2000), ..PodAdd::default() };
     let pod = LabPod::open(node.add(&wanted)).expect("pod");

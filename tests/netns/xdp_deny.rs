@@ -195,16 +195,21 @@ fn table() -> LpmTrie<MapData, Addr, u32> {
     Map::LpmTrie(MapData::from_pin(path).expect("a pinned table")).try_into().expect("DENY")
 }
 
-#[test]
-fn xdp_deny_list_works_without_a_driver_and_beside_other_programs() {
+/// A node with two uplinks: of them a bridge, which takes XDP programs on socket buffers alone; behind it, somebody to deny.
+fn with_a_bridge() -> Node {
     let (topology, runtime) = Node::without_agent();
-    // A bridge takes XDP programs on socket buffers alone; behind it, somebody to deny.
     let made = "ip link add br9 type bridge && ip link add port9 type veth peer name eth9 netns router \
         && ip link set port9 master br9 && ip address add 198.18.9.1/24 dev br9 && ip link set br9 up \
         && ip link set port9 up && ip -n router address add 198.18.9.2/24 dev eth9 && ip -n router link set eth9 up";
     assert_eq!(run_in(&topology.node.netns, "sh", &["-c", made]), "");
     let mut node = Node::with_agent(topology, runtime, "uplinks = [\"up0\", \"br9\"]");
     node.wait_ready();
+    node
+}
+
+#[test]
+fn xdp_deny_list_works_without_a_driver_and_beside_other_programs() {
+    let node = with_a_bridge();
     let netns = &node.topology.node.netns;
     let receiver = socket(netns, "198.18.9.1".parse().expect("address"));
     let sender = socket(&node.topology.router.netns, "198.18.9.2".parse().expect("address"));
@@ -215,9 +220,8 @@ fn xdp_deny_list_works_without_a_driver_and_beside_other_programs() {
     until("the bridge forwards", comes);
 
     // Somebody else's program stays where it is, and the list as it was.
-    let mut other = Ebpf::load(netpath::datapath::ELF).expect("object");
+    let mut other = other_program();
     let program: &mut Xdp = other.program_mut("xdp_uplink").expect("program").try_into().expect("XDP");
-    program.load().expect("loaded");
     let link = netns.enter(|| program.attach("br9", XdpMode::Skb)).expect("namespace").expect("attached");
     let said = refused(&node, 1, "deny add 198.18.9.2");
     assert!(said.contains("br9") && said.contains("another XDP program"), "{said}");
@@ -246,15 +250,29 @@ fn xdp_deny_list_works_without_a_driver_and_beside_other_programs() {
     assert_eq!(prefixes, ["198.18.9.2/32", "203.0.113.0/24"]);
     done(&node, "deny rm 203.0.113.0/24");
     assert!(!comes(), "the other one stays");
+}
 
-    // Another's program that comes later keeps nobody from changing the list, which goes on at the other uplink.
+/// Another's program, by a link of its own.
+fn other_program() -> Ebpf {
+    let mut other = Ebpf::load(netpath::datapath::ELF).expect("object");
+    let program: &mut Xdp = other.program_mut("xdp_uplink").expect("program").try_into().expect("XDP");
+    program.load().expect("loaded");
+    other
+}
+
+#[test]
+fn xdp_deny_list_changes_although_an_uplink_has_lost_its_program() {
+    let node = with_a_bridge();
+    let (netns, outside) = (&node.topology.node.netns, &node.topology.outside.netns);
+    done(&node, "deny add 198.18.9.2");
     let pin = format!("rm -f /sys/fs/bpf/netpath/default/v*/links/{}-xdp_uplink", index(netns, "br9"));
+    let mut other = other_program();
     let program: &mut Xdp = other.program_mut("xdp_uplink").expect("program").try_into().expect("XDP");
     until("its place is taken", || {
         run_in(netns, "sh", &["-c", &pin]);
         netns.enter(|| program.attach("br9", XdpMode::Skb)).expect("namespace").is_ok()
     });
-    let (side, outside) = (Side::of(&Family::V4), &node.topology.outside.netns);
+    let side = Side::of(&Family::V4);
     let echo = Echo::start(netns, side.node);
     let client = connected(outside, &side, echo.address);
     assert!(answers(&client, 20));

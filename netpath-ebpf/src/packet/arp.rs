@@ -2,7 +2,7 @@
 
 use netpath_common::abi::{Addr, DropReason};
 
-use super::{ETHERNET, parse::mac_words, tc::Packet};
+use super::{AnyPacket, ETHERNET, parse::mac_words, tc::Packet};
 use crate::bpf::globals;
 
 /// Bytes of an ARP packet for IPv4 over Ethernet.

@@ -6,8 +6,8 @@ use netpath_common::{
 };
 
 use super::{
-    ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, MAX_OFFSET, Part, SCTP, TCP, UDP, bounded, extension,
-    is_icmp,
+    AnyPacket, ETHERNET, Headers, ICMP, IPV4_HEADER, IPV6_HEADER, MAX_OFFSET, Part, SCTP, TCP, UDP, bounded,
+    extension, is_icmp,
     rewrite::{self, Translation},
     tc::Packet,
     transport,

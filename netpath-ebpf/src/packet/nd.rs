@@ -5,7 +5,7 @@ use netpath_common::{
     logic::checksum::{replace_u16, replace_u32},
 };
 
-use super::{ETHERNET, Headers, parse::mac_words, rewrite, tc::Packet};
+use super::{AnyPacket, ETHERNET, Headers, parse::mac_words, rewrite, tc::Packet};
 use crate::bpf::globals;
 
 /// Neighbour solicitation.

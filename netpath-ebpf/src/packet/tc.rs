@@ -80,24 +80,10 @@ impl Packet {
         self.skb.cast()
     }
 
-    /// Bytes from the Ethernet header on.
-    #[inline(always)]
-    pub fn length(&self) -> u32 {
-        // SAFETY: a field of the context, always readable; so in the next four.
-        unsafe { (*self.skb).len }
-    }
-
-    /// Interface the program runs on.
-    #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
-        // SAFETY: as in `length`.
-        unsafe { (*self.skb).ifindex }
-    }
-
     /// Interface the packet came in by; 0 if the node made it itself.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
-        // SAFETY: as in `length`.
+        // SAFETY: a field of the context, always readable; so below.
         unsafe { (*self.skb).ingress_ifindex }
     }
 
@@ -106,13 +92,6 @@ impl Packet {
     pub fn vlan_present(&self) -> bool {
         // SAFETY: as in `length`.
         unsafe { (*self.skb).vlan_present != 0 }
-    }
-
-    /// Payload bytes of a segment if this is a GSO train, else 0.
-    #[inline(always)]
-    pub fn gso_size(&self) -> u32 {
-        // SAFETY: as in `length`.
-        unsafe { (*self.skb).gso_size }
     }
 
     /// Says that nothing is left to do with the packet on its way out.
@@ -160,31 +139,6 @@ impl Packet {
         }
     }
 
-    /// `N` bytes from `offset` on, or `None` if the packet ends before.
-    #[inline(always)]
-    pub fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>> {
-        // SAFETY: fields of the context.
-        let (start, end) = unsafe { ((*self.skb).data as usize + offset, (*self.skb).data_end as usize) };
-        if start + N > end {
-            return None;
-        }
-        // SAFETY: compared with the end just above.
-        Some(unsafe { Window::at(start as *mut u8) })
-    }
-
-    /// Makes the first `bytes` directly readable where the packet is that long. The kernel keeps headers of local
-    /// senders in the linear part; a driver may not.
-    #[inline(always)]
-    pub fn pull(&self, bytes: u32) {
-        // SAFETY: fields of the context.
-        let linear = unsafe { (*self.skb).data_end - (*self.skb).data };
-        if linear < bytes && linear < self.length() {
-            let bytes = if bytes < self.length() { bytes } else { self.length() };
-            // SAFETY: the context is valid. A failure shows as a window that is not there.
-            unsafe { raw::bpf_skb_pull_data(self.skb, bytes) };
-        }
-    }
-
     /// Corrects the transport checksum at `offset` for addresses that changed by `change` (`checksum::difference`) and
     /// stand in the pseudo-header.
     ///
@@ -229,26 +183,42 @@ impl Packet {
 impl AnyPacket for Packet {
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.length()
+        // SAFETY: a field of the context, always readable; so below.
+        unsafe { (*self.skb).len }
     }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.ifindex()
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).ifindex }
     }
 
     #[inline(always)]
     fn gso_size(&self) -> u32 {
-        self.gso_size()
+        // SAFETY: as in `length`.
+        unsafe { (*self.skb).gso_size }
     }
 
     #[inline(always)]
     fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>> {
-        self.window(offset)
+        // SAFETY: fields of the context.
+        let (start, end) = unsafe { ((*self.skb).data as usize + offset, (*self.skb).data_end as usize) };
+        if start + N > end {
+            return None;
+        }
+        // SAFETY: compared with the end just above.
+        Some(unsafe { Window::at(start as *mut u8) })
     }
 
+    /// The kernel keeps headers of local senders in the linear part; a driver may not.
     #[inline(always)]
     fn pull(&self, bytes: u32) {
-        self.pull(bytes);
+        // SAFETY: fields of the context.
+        let linear = unsafe { (*self.skb).data_end - (*self.skb).data };
+        if linear < bytes && linear < self.length() {
+            let bytes = if bytes < self.length() { bytes } else { self.length() };
+            // SAFETY: the context is valid. A failure shows as a window that is not there.
+            unsafe { raw::bpf_skb_pull_data(self.skb, bytes) };
+        }
     }
 }

@@ -5,7 +5,7 @@ use netpath_common::abi::{DropReason, Endpoint, Program, RouteKind, TrafficClass
 use super::leave::{self, Leaving};
 use crate::{
     packet::{
-        Headers, arp,
+        AnyPacket, Headers, arp,
         parse::{self, Ethernet},
         tc::Packet,
     },

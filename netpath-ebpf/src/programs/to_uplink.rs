@@ -4,7 +4,7 @@ use netpath_common::abi::{DropReason, Program, RouteKind};
 
 use super::leave::{self, Leaving, bind};
 use crate::{
-    packet::{Headers, SCTP, Transport, is_icmp, parse, rewrite, tc::Packet},
+    packet::{AnyPacket, Headers, SCTP, Transport, is_icmp, parse, rewrite, tc::Packet},
     stages::{
         endpoint, flow, fragment,
         route::{self, Whose},

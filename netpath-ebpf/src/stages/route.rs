@@ -15,7 +15,7 @@ use crate::{
         map::{Lpm, PerCpu, Single},
         trace,
     },
-    packet::{Headers, tc::Packet},
+    packet::{AnyPacket, Headers, tc::Packet},
 };
 
 #[map]

@@ -26,7 +26,7 @@ use crate::{
         map::{PerCpu, add, store},
         trace,
     },
-    packet::{ETHERNET, Headers, Part, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
+    packet::{AnyPacket, ETHERNET, Headers, Part, TCP, Transport, is_icmp, rewrite::Translation, tc::Packet},
 };
 
 /// Room to build an entry in: two of them do not fit on a program's stack beside the rest.

@@ -13,7 +13,6 @@ use crate::{
         LabError,
         topology::{End, OUTSIDE, Space, Topology, net, wire},
     },
-    model::Mac,
     net::{NetError, Netns, sysctl},
 };
 
@@ -78,7 +77,8 @@ impl Bridge {
         let uplinks = [(net(kind.uplink, 30), router.into())];
         topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
         let gateway = address(kind, 1);
-        node.netlink.add_bridge(BRIDGE, Mac::of_address(gateway.into()).0).await?;
+        let [a, b, c, d] = gateway.octets();
+        node.netlink.add_bridge(BRIDGE, [2, 0, a, b, c, d]).await?;
         let bridge = node.configure(BRIDGE, &[net(gateway, 24)]).await?;
         let called = if kind.netfilter { "1" } else { "0" };
         let called =
