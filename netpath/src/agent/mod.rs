@@ -61,7 +61,7 @@ pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use crate::{
     api::types::Event,
     config::Config,
-    datapath::{AttachKind, Datapath, DryRun, FlowTable, Readings, Swept},
+    datapath::{Attach, Datapath, DryRun, FlowTable, Readings, Swept},
     net::{Netlink, Netns},
 };
 
@@ -76,7 +76,7 @@ pub struct Agent {
     /// Whoever came first has it first: while a hundred pods are added, each waits for the kernel with it.
     datapath: Arc<tokio::sync::Mutex<Datapath>>,
     readings: Arc<Readings>,
-    attach: AttachKind,
+    attach: Attach,
     /// Entries that fit into FLOWS.
     flow_entries: u32,
     state: State,
