@@ -128,8 +128,11 @@ impl Agent {
 
     /// Pods that hints are about, and whether the node has to be looked at for them.
     fn concerned_by(&self, hints: &Hints) -> (HashSet<u32>, bool) {
-        let survey = Arc::clone(&lock(&self.node).seen.survey);
         let (mut inside, mut near) = (HashSet::new(), HashSet::new());
+        if hints.links.is_empty() && hints.addresses.is_empty() && hints.inside.is_empty() {
+            return (inside, false);
+        }
+        let survey = Arc::clone(&lock(&self.node).seen.survey);
         for entry in lock(&self.registry).pods() {
             let is_inside = |ifindex: u32| {
                 let number = survey.link(ifindex).and_then(|end| end.peer_netns);

@@ -85,9 +85,13 @@ impl Agent {
             let unknown = concerned && self.attach.pods == AttachKind::Clsact;
             Doubt { inside, datapath: unknown || wrong.contains(&pod) }
         };
-        stream::iter(entries)
-            .for_each_concurrent(AT_ONCE, |entry| {
-                let (agent, doubt, survey) = (Arc::clone(self), doubt(entry.pod.id), &survey);
+        let doubted = entries.into_iter().map(|entry| (doubt(entry.pod.id), entry));
+        // Most are well, and a thousand of them are not worth a thousand tasks.
+        let pending: Vec<_> =
+            doubted.filter(|(doubt, entry)| !self.is_well(entry, *doubt, &survey)).collect();
+        stream::iter(pending)
+            .for_each_concurrent(AT_ONCE, |(doubt, entry)| {
+                let (agent, survey) = (Arc::clone(self), &survey);
                 async move {
                     agent.ensure_pod(entry, doubt, survey).await;
                     agent.progress.step(Loop::Reconcile);
@@ -185,19 +189,26 @@ impl Agent {
             return lock(&self.problems).put_off(&object(&entry.pod));
         };
         let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return };
-        let name = object(&entry.pod);
-        let turn = lock(&self.problems).turn(&name);
-        let links = self.pod_links(&entry);
-        let right = turn == Turn::Well
-            && entry.pod.state == PodState::Ready
-            && links
-                .iter()
-                .zip(&entry.ifindexes)
-                .all(|(link, ifindex)| link.is_right_outside(*ifindex, survey));
-        if turn == Turn::Later || (right && !doubt.inside && !doubt.datapath) {
+        if lock(&self.problems).turn(&object(&entry.pod)) == Turn::Later
+            || self.is_well(&entry, doubt, survey)
+        {
             return;
         }
+        let right = self.is_well(&entry, Doubt { inside: false, datapath: false }, survey);
         self.see_to_in_time(entry, gate, right.then_some(doubt), survey).await;
+    }
+
+    /// Whether there is nothing to doubt of a pod, and the node's side of it is right.
+    fn is_well(&self, entry: &Entry, doubt: Doubt, survey: &Survey) -> bool {
+        let right = || {
+            let links = self.pod_links(entry);
+            links.iter().zip(&entry.ifindexes).all(|(link, ifindex)| link.is_right_outside(*ifindex, survey))
+        };
+        !doubt.inside
+            && !doubt.datapath
+            && entry.pod.state == PodState::Ready
+            && lock(&self.problems).turn(&object(&entry.pod)) == Turn::Well
+            && right()
     }
 
     /// Waits for it no longer than [`SLOW`]; it goes on by itself.
