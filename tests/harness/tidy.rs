@@ -65,8 +65,8 @@ fn links(node: &Node, ends: &BTreeMap<String, u32>) {
     assert_eq!(found, wanted, "links");
 }
 
-/// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; all of
-/// one kind, with pins only if that is tcx, and those of pods in mode xdp; and all of it told by `status`.
+/// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; on all
+/// pods of one kind, with pins only where it is tcx, and those of pods in mode xdp; and all of it told by `status`.
 fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String, u32>) {
     let netns = &node.topology.node.netns;
     let uplink = node.runtime.block_on(node.topology.node.netlink.link("up0")).expect("up0").expect("up0");
@@ -74,8 +74,13 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
     let by_xdp = listed.iter().filter(|pod| pod.mode == "xdp").flat_map(|pod| &pod.interfaces);
     let by_xdp: BTreeSet<_> = by_xdp.map(|one| format!("{}-xdp_pod", one.ifindex)).collect();
     assert_eq!(xdp.len(), by_xdp.len(), "{xdp:?}");
-    let kinds: BTreeSet<&str> = tc.iter().map(|one| one.attach.as_str()).collect();
-    let [kind] = Vec::from_iter(kinds)[..] else { panic!("not of one kind: {tc:?}") };
+    let kind_of = |uplinks: bool| {
+        let some = tc.iter().filter(|one| (one.interface == "up0") == uplinks);
+        let kinds: BTreeSet<&str> = some.map(|one| one.attach.as_str()).collect();
+        assert!(kinds.len() <= 1, "not of one kind: {tc:?}");
+        kinds.into_iter().next().unwrap_or("none")
+    };
+    let (of_pods, of_uplinks) = (kind_of(false), kind_of(true));
     let later: &[&str] = if node.binary == binary() { &[] } else { &["later"] };
     let (mut wanted, mut found, mut pins, mut indexes) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -85,9 +90,10 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
     {
         let own: &[&str] =
             if name == "up0" { &["from_uplink", "to_uplink"] } else { &["from_pod", "to_pod"] };
+        let kind = if name == "up0" { of_uplinks } else { of_pods };
         for program in own.iter().chain(later.iter().filter(|_| name == "up0")) {
             wanted.insert(format!("{program} on {name} by {kind}"));
-            pins.insert(format!("{ifindex}-{program}"));
+            pins.extend((kind == "tcx").then(|| format!("{ifindex}-{program}")));
         }
         for (kind, program, id) in attached(netns, name) {
             assert!(found.insert(format!("{program} on {name} by {kind}")), "{program} twice on {name}");
@@ -109,9 +115,8 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
         assert_eq!(ids.len(), 1, "{program} of several loadings: {ids:?}");
     }
     let directory = Path::new(PINS).join(format!("v{PIN_SCHEME}"));
-    let mut links = if kind == "tcx" { pins } else { BTreeSet::new() };
-    links.extend(by_xdp);
-    assert_eq!(files(&directory.join("links")), links, "pinned links");
+    pins.extend(by_xdp);
+    assert_eq!(files(&directory.join("links")), pins, "pinned links");
     let qdiscs = directory.join("qdiscs");
     let marks = if qdiscs.exists() { files(&qdiscs) } else { BTreeSet::new() };
     assert!(marks.is_subset(&indexes), "marks of qdiscs {marks:?}, but the interfaces are {indexes:?}");

@@ -138,7 +138,7 @@ fn programs_removed_by_somebody_else_come_back(family: Family) {
         return;
     }
     let side = Side::of(&family);
-    let node = Node::start("");
+    let node = Node::start("[datapath]\nattach = \"tcx\"");
     node.pod("a");
     wait_reached(&node, "a", &side);
     let programs = |node: &Node| node.runtime.block_on(node.client.status()).expect("status").programs;
@@ -166,6 +166,40 @@ fn an_interface_removed_by_somebody_else_comes_back(family: Family) {
     let now = node.runtime.block_on(node.client.pods()).expect("pods").remove(0);
     assert_eq!((&now.addresses, &now.mac), (&pod.pod.addresses, &pod.pod.mac), "who it was");
     assert_ne!(now.ifindex, pod.pod.ifindex);
+}
+
+/// Filters on what is new, tcx on what others use.
+#[test]
+fn pods_have_filters_and_uplinks_tcx() {
+    if lacks((6, 6), "tcx") {
+        return;
+    }
+    let node = Node::start("");
+    node.pod("a");
+    let programs = node.runtime.block_on(node.client.status()).expect("status").programs;
+    let kinds: std::collections::BTreeMap<_, _> =
+        programs.iter().map(|one| (one.name.as_str(), one.attach.as_str())).collect();
+    let expected =
+        [("from_pod", "clsact"), ("from_uplink", "tcx"), ("to_pod", "clsact"), ("to_uplink", "tcx")];
+    assert_eq!(kinds, expected.into());
+}
+
+/// A pod of a name comes and goes without anybody waiting for the removals, and the agent dies in the middle of one.
+#[test]
+fn what_nobody_waited_for_is_gone_after_a_crash() {
+    let mut node = Node::start("");
+    let before = picture(&node);
+    for _ in 0..3 {
+        for _ in 0..5 {
+            node.pod("a");
+            let removed = node.netpath(&["pod", "rm", "--no-wait", "a"]);
+            assert!(removed.status.success(), "{removed:?}");
+        }
+        node.kill();
+        node.restart();
+        assert_eq!(picture(&node), before);
+        assert!(node.runtime.block_on(node.client.pods()).expect("pods").is_empty());
+    }
 }
 
 /// A namespace that vanished under its pod, and a removal asked for twice.

@@ -41,7 +41,7 @@ fn matrix_with_tcx() {
             pin_dir: "/sys/fs/bpf/netpath/none".into(),
             gateway_mac: [2, 0, 0, 0, 0, 1],
             flow_entries: 1024,
-            attach: AttachKind::Tcx,
+            attach: AttachKind::Tcx.into(),
             forget_flows: false,
         });
         assert!(matches!(refused, Err(DatapathError::NoTcx)), "refused, with the reason");

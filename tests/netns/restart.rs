@@ -57,8 +57,10 @@ fn come_and_go(client: &Client, stop: &AtomicBool, seed: u64) -> u64 {
         let outcome = if random.once_in(2) {
             let wanted = PodAdd { name, ..PodAdd::default() };
             runtime.block_on(client.pod_add(&wanted)).map(drop)
-        } else {
+        } else if random.once_in(2) {
             runtime.block_on(client.pod_rm(&name))
+        } else {
+            runtime.block_on(client.pod_rm_early(&name))
         };
         match outcome {
             Ok(()) => done += 1,

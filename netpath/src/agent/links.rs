@@ -1,6 +1,6 @@
 //! The kernel's side of a pod: namespace, links, programs, endpoints.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
 use crate::{
@@ -48,19 +48,35 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let interface = &pod.interfaces[at];
         let link = self.pod_link(pod, at);
-        let ifindex = link.ensure(&self.netlink, &self.netns, netns).await?;
+        let (agent, gone) = (Arc::clone(self), pod.clone());
+        undo.push(format!("detach programs from {}", interface.host), move || async move {
+            agent.forget_interface(&gone, at).await
+        });
+        self.ensure_interface(pod, at, netns).await?;
         let (netlink, inside) = (self.netlink.clone(), netns.clone());
         undo.push(format!("remove link {}", interface.host), move || async move {
             link.remove_rules(&inside).await?;
             link.remove(&netlink).await
         });
-        lock(&self.registry).set_ifindex(pod, at, ifindex);
-        let (agent, gone) = (Arc::clone(self), interface.clone());
-        undo.push(format!("detach programs from {}", interface.host), move || async move {
-            agent.forget_endpoints(&gone).await?;
-            agent.detach(ifindex).await
-        });
-        self.ensure_datapath(pod, at, ifindex).await
+        Ok(())
+    }
+
+    /// Makes one of a pod's links right, with its programs and endpoints. Idempotent.
+    async fn ensure_interface(&self, pod: &Pod, at: usize, netns: &Netns) -> Result<(), AgentError> {
+        let guard = async |ifindex| {
+            lock(&self.registry).set_ifindex(pod, at, ifindex);
+            self.ensure_datapath(pod, at, ifindex).await
+        };
+        self.pod_link(pod, at).ensure_guarded(&self.netlink, &self.netns, netns, guard).await?;
+        Ok(())
+    }
+
+    /// Takes one of a pod's interfaces, which may be gone, out of the tables, and our programs off it.
+    async fn forget_interface(&self, pod: &Pod, at: usize) -> Result<(), AgentError> {
+        self.forget_endpoints(&pod.interfaces[at]).await?;
+        let ifindex = lock(&self.registry).ifindex(pod, at);
+        lock(&self.registry).set_ifindex(pod, at, 0);
+        if ifindex == 0 { Ok(()) } else { self.detach(ifindex).await }
     }
 
     /// Programs on one of a pod's interfaces and its endpoints. Idempotent.
@@ -138,28 +154,32 @@ impl Agent {
     }
 
     async fn repair_interface(&self, pod: &Pod, at: usize, netns: &Netns) -> Result<(), AgentError> {
-        let ifindex = self.pod_link(pod, at).ensure(&self.netlink, &self.netns, netns).await?;
-        lock(&self.registry).set_ifindex(pod, at, ifindex);
-        self.ensure_datapath(pod, at, ifindex).await
+        self.ensure_interface(pod, at, netns).await
     }
 
-    /// Takes the kernel's side of a pod away: first nothing reaches it, then its flows end, then its links go.
+    /// Takes a pod out of the tables: nothing reaches it from now on, nothing it sends gets anywhere, and its flows end.
+    pub(super) async fn isolate(&self, entry: &Entry) -> Result<(), AgentError> {
+        let addresses: Vec<_> = entry.pod.interfaces.iter().flat_map(Interface::all_addresses).collect();
+        let ifindexes = entry.ifindexes.clone();
+        let forget = move |datapath: &mut Datapath| {
+            addresses.into_iter().try_for_each(|address| datapath.remove_endpoint(address))?;
+            ifindexes.into_iter().try_for_each(|ifindex| datapath.remove_link(ifindex))
+        };
+        self.on_datapath(forget).await?;
+        let id = entry.pod.id;
+        self.on_flows(move |flows| flows.remove_of(id)).await.map(drop)
+    }
+
+    /// Takes the rest of an isolated pod away: its links, and then what is left of their programs, which went with them; the
+    /// namespace last.
     pub(super) async fn dismantle(&self, entry: &Entry) -> Result<(), AgentError> {
         let pod = &entry.pod;
-        for interface in &pod.interfaces {
-            self.forget_endpoints(interface).await?;
-        }
-        let id = pod.id;
-        self.on_flows(move |flows| flows.remove_of(id)).await?;
         for (at, (interface, ifindex)) in entry.links().enumerate() {
-            let link = self.netlink.link(&interface.host).await?;
-            if let Some(link) = &link {
-                self.detach(link.index).await?;
-            }
-            if ifindex != 0 && link.is_none_or(|link| link.index != ifindex) {
+            let found = self.netlink.link(&interface.host).await?.map_or(0, |link| link.index);
+            self.pod_link(pod, at).remove(&self.netlink).await?;
+            for ifindex in BTreeSet::from([found, ifindex]).into_iter().filter(|ifindex| *ifindex != 0) {
                 self.detach(ifindex).await?;
             }
-            self.pod_link(pod, at).remove(&self.netlink).await?;
             lock(&self.registry).set_ifindex(pod, at, 0);
         }
         leave_netns(pod).await

@@ -61,7 +61,7 @@ pub use self::{error::AgentError, start::run, uninstall::uninstall};
 use crate::{
     api::types::Event,
     config::Config,
-    datapath::{AttachKind, Datapath, DryRun, FlowTable, Readings, Swept},
+    datapath::{Attach, Datapath, DryRun, FlowTable, Readings, Swept},
     net::{Netlink, Netns},
 };
 
@@ -77,7 +77,7 @@ pub struct Agent {
     datapath: Arc<tokio::sync::Mutex<Datapath>>,
     /// Of the programs that run: a takeover may load them twice.
     readings: Mutex<Arc<Readings>>,
-    attach: AttachKind,
+    attach: Attach,
     /// Entries that fit into FLOWS.
     flow_entries: u32,
     state: State,

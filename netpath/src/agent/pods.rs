@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{OwnedMutexGuard, OwnedRwLockReadGuard},
+    sync::{OwnedMutexGuard, OwnedRwLockReadGuard, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     api::types::{PodAdd, PodSet},
+    ipam::IpamError,
     model::{Pod, PodState},
     net::Undo,
 };
@@ -75,19 +77,38 @@ impl Agent {
     /// # Errors
     /// [`AgentError::NoPod`], [`AgentError::PodBusy`], or the step that failed.
     pub async fn pod_rm(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
+        finish(self.begin_removal(name).await?.1).await
+    }
+
+    /// The same, but only waits until the pod is cut off and its removal written down: its link and namespace go by themselves,
+    /// whatever becomes of this agent, and who wants its name or addresses meanwhile waits for that.
+    ///
+    /// # Errors
+    /// As [`pod_rm`](Self::pod_rm), up to then.
+    pub async fn pod_rm_early(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
+        let (cut_off, removal) = self.begin_removal(name).await?;
+        if cut_off.await.is_ok() { Ok(()) } else { finish(removal).await }
+    }
+
+    /// Begins to remove a pod; tells when it is cut off, and when it is gone.
+    async fn begin_removal(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<(oneshot::Receiver<()>, JoinHandle<Result<(), AgentError>>), AgentError> {
         let change = self.begin_change().await?;
         let entry = lock(&self.registry).pod(name)?.clone();
         let agent = Arc::clone(self);
-        finish(tokio::spawn(async move {
+        let (tell, cut_off) = oneshot::channel();
+        let removal = tokio::spawn(async move {
             let _change = change;
             let _gate = gate_of(&entry).await?;
-            let outcome = agent.remove(&entry).await;
+            let outcome = agent.remove(&entry, Some(tell)).await;
             if !matches!(outcome, Err(AgentError::NoPod(_))) {
                 agent.tried(&object(&entry.pod), &outcome);
             }
             outcome
-        }))
-        .await
+        });
+        Ok((cut_off, removal))
     }
 
     pub(super) async fn begin_change(&self) -> Result<OwnedRwLockReadGuard<()>, AgentError> {
@@ -107,7 +128,34 @@ impl Agent {
         }
     }
 
+    /// Waits for pods that are just being removed, if they have any of what is wanted. Returns whether there were some.
+    async fn await_leaving(&self, wanted: Option<&Wanted>) -> bool {
+        let gates = lock(&self.registry).leaving(wanted);
+        let any = !gates.is_empty();
+        let gone = async {
+            for gate in gates {
+                drop(gate.lock().await);
+            }
+        };
+        timeout(BUSY, gone).await.is_ok() && any
+    }
+
+    /// Takes what a new pod needs; what there is none of, somebody who is just going may leave.
+    async fn reserve(&self, wanted: Wanted, id: u32) -> Result<(Entry, OwnedMutexGuard<()>), AgentError> {
+        let instance = self.config().instance.name().to_owned();
+        let outcome = lock(&self.registry).reserve(wanted.clone(), id, &instance);
+        match outcome {
+            Err(AgentError::Ipam(IpamError::Exhausted { .. }) | AgentError::TooManyPods(_))
+                if self.await_leaving(None).await =>
+            {
+                lock(&self.registry).reserve(wanted, id, &instance)
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn add(self: &Arc<Self>, wanted: Wanted) -> Result<Pod, AgentError> {
+        self.await_leaving(Some(&wanted)).await;
         if wanted.owns_netns && wanted.netns.symlink_metadata().is_ok() {
             // Unless it is that of a pod here, which the registry tells better.
             lock(&self.registry).pod(wanted.name.as_str()).map_or(Ok(()), |entry| match entry.pod.state {
@@ -118,7 +166,7 @@ impl Agent {
         }
         self.check_allowed(&wanted)?;
         let id = self.state.next_id().await?;
-        let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config().instance.name())?;
+        let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;
         if let Err(error) = self.state.create(&pod).await {
             lock(&self.registry).forget(&pod);
@@ -155,8 +203,12 @@ impl Agent {
         Ok(ready)
     }
 
-    /// Takes a pod apart and forgets it. The caller holds its gate.
-    pub(super) async fn remove(&self, earlier: &Entry) -> Result<(), AgentError> {
+    /// Takes a pod apart and forgets it; tells when it is cut off. The caller holds its gate.
+    pub(super) async fn remove(
+        &self,
+        earlier: &Entry,
+        cut_off: Option<oneshot::Sender<()>>,
+    ) -> Result<(), AgentError> {
         let entry = lock(&self.registry).same(earlier).cloned();
         // Another request was first, and perhaps a third has made a new pod of this name.
         let entry = entry.ok_or_else(|| AgentError::NoPod(earlier.pod.name.to_string()))?;
@@ -164,6 +216,9 @@ impl Agent {
         let pod = &entry.pod;
         self.state.save(pod).await?;
         lock(&self.registry).set_state(pod, PodState::Removing);
+        self.isolate(&entry).await?;
+        // Nobody may wait for this.
+        let _ = cut_off.map(|cut_off| cut_off.send(()));
         self.dismantle(&entry).await?;
         self.state.remove(pod).await?;
         lock(&self.registry).forget(pod);
@@ -184,7 +239,7 @@ async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
 
 /// Waits for a task; a panic in it is the caller's.
 pub(super) async fn finish<T: Send + 'static>(
-    task: tokio::task::JoinHandle<Result<T, AgentError>>,
+    task: JoinHandle<Result<T, AgentError>>,
 ) -> Result<T, AgentError> {
     match task.await {
         Ok(done) => done,

@@ -6,13 +6,15 @@
 mod pods;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::time::{sleep, sleep_until};
 
+use self::pods::has_turn;
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, pods::object};
 use crate::{
     datapath::Datapath,
@@ -85,15 +87,16 @@ impl Agent {
                 () if began >= waiting.full => Extent::Regular,
                 () => Extent::Announced,
             };
-            self.round(extent, &hints).await;
+            waiting.meanwhile(&self, self.round(extent, &hints)).await;
             if extent != Extent::Announced {
                 // One that takes long is followed by as long without one, within reason.
                 let took = began.elapsed();
                 waiting.full = Instant::now() + took.max(FULL_PASS.saturating_sub(took)).min(LONGEST_PAUSE);
             }
             tracing::trace!(?extent, took_us = began.elapsed().as_micros() as u64, ?hints, "pass");
+            let rest = sleep((began.elapsed() * REST).min(LONGEST_REST));
             tokio::select! {
-                () = sleep((began.elapsed() * REST).min(LONGEST_REST)) => {}
+                () = waiting.meanwhile(&self, rest) => {}
                 () = ends() => return,
             }
         }
@@ -125,8 +128,11 @@ impl Agent {
 
     /// Pods that hints are about, and whether the node has to be looked at for them.
     fn concerned_by(&self, hints: &Hints) -> (HashSet<u32>, bool) {
-        let survey = Arc::clone(&lock(&self.node).seen.survey);
         let (mut inside, mut near) = (HashSet::new(), HashSet::new());
+        if hints.links.is_empty() && hints.addresses.is_empty() && hints.inside.is_empty() {
+            return (inside, false);
+        }
+        let survey = Arc::clone(&lock(&self.node).seen.survey);
         for entry in lock(&self.registry).pods() {
             let is_inside = |ifindex: u32| {
                 let number = survey.link(ifindex).and_then(|end| end.peer_netns);
@@ -167,6 +173,10 @@ impl Agent {
 
     async fn pass_over(self: &Arc<Self>, extent: Extent, concerned: &HashSet<u32>) {
         let begun = Instant::now();
+        if extent == Extent::Regular {
+            let mut node = lock(&self.node);
+            node.turn = node.turn.wrapping_add(1);
+        }
         let seen = self.ensure_node().await;
         if extent != Extent::Announced {
             self.note("deny list", &self.ensure_denied().await);
@@ -182,7 +192,7 @@ impl Agent {
 
     /// Removes endpoints and links without a pod, and programs from what is neither a pod's interface nor an uplink.
     async fn drop_leftovers(self: &Arc<Self>, extent: Extent) -> Result<(), AgentError> {
-        let agent = Arc::clone(self);
+        let (agent, turn) = (Arc::clone(self), self.turn(extent));
         // In this order: what a pod that is just being added has put into the tables, the registry has had before.
         let remove = move |datapath: &mut Datapath| {
             let (endpoints, links) = (datapath.endpoints()?, datapath.links()?);
@@ -191,13 +201,18 @@ impl Agent {
             for (address, _) in endpoints.into_iter().filter(|(address, _)| !known.contains(address)) {
                 datapath.remove_endpoint(address)?;
             }
-            let mut known: HashSet<u32> = registry.pods().flat_map(|entry| entry.ifindexes.clone()).collect();
+            // Those of a pod that has its turn are looked at, as is its inside.
+            let mut known: HashMap<u32, bool> = HashMap::new();
+            for entry in registry.pods() {
+                known.extend(entry.ifindexes.iter().map(|ifindex| (*ifindex, has_turn(turn, entry.pod.id))));
+            }
             drop(registry);
-            for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains(ifindex)) {
+            for (ifindex, _) in links.into_iter().filter(|(ifindex, _)| !known.contains_key(ifindex)) {
                 datapath.remove_link(ifindex)?;
             }
-            known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| uplink.ifindex));
-            datapath.drop_others(|ifindex| known.contains(&ifindex), extent != Extent::Announced)
+            let uplinks = extent != Extent::Announced;
+            known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
+            datapath.drop_others(|ifindex| known.get(&ifindex).copied())
         };
         Ok(self.on_datapath(remove).await?)
     }
@@ -214,12 +229,21 @@ impl Waiting {
                 () = sleep_until(retry.min(self.full).into()) => return false,
             }
         }
-        sleep(GATHER).await;
-        if let Some(watch) = &mut self.watch {
-            let told = watch.drain(&mut self.hints);
-            self.keep(agent, &told);
-        }
+        self.meanwhile(agent, sleep(GATHER)).await;
         false
+    }
+
+    /// Does something, and takes announcements down meanwhile: whoever changes anything in the kernel would be held up, with the
+    /// one lock for links in his hands, while half of our buffer is full (`netlink_broadcast` lets others run first).
+    async fn meanwhile<T>(&mut self, agent: &Agent, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let Some(watch) = &mut self.watch else { return work.await };
+            tokio::select! {
+                done = &mut work => return done,
+                failed = watch.gather(&mut self.hints) => self.keep(agent, &Err(failed)),
+            }
+        }
     }
 
     /// Lets go of a subscription that failed: another one is made, and a look at everything.

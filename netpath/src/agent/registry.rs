@@ -287,6 +287,28 @@ impl Registry {
         *noted = ifindex;
     }
 
+    /// Index of the host end of a pod's interface; 0 while it does not exist.
+    pub(super) fn ifindex(&self, pod: &Pod, interface: usize) -> u32 {
+        let entry = self.pods.get(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id);
+        entry.and_then(|entry| entry.ifindexes.get(interface)).copied().unwrap_or(0)
+    }
+
+    /// The gates of pods that somebody is just removing; if something is `wanted`, only of those that have any of it.
+    pub(super) fn leaving(&self, wanted: Option<&Wanted>) -> Vec<Gate> {
+        let has = |pod: &Pod, wanted: &Wanted| {
+            let mut addresses = wanted.addresses.iter().chain(&wanted.allowed);
+            pod.name == wanted.name
+                || pod.netns == wanted.netns
+                || addresses.any(|address| pod.addresses().any(|own| own == *address))
+        };
+        let leaving = self.pods.values().filter(|entry| {
+            entry.pod.state == PodState::Removing
+                && entry.gate.try_lock().is_err()
+                && wanted.is_none_or(|wanted| has(&entry.pod, wanted))
+        });
+        leaving.map(|entry| Arc::clone(&entry.gate)).collect()
+    }
+
     /// Forgets a pod and releases its addresses.
     pub(super) fn forget(&mut self, pod: &Pod) {
         if self.pods.get(pod.name.as_str()).is_some_and(|entry| entry.pod.id == pod.id) {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::server,
     config::{Config, ConfigError, Paths},
-    datapath::{AttachKind, Datapath, Options, Swept, is_bpffs, mount_bpffs},
+    datapath::{Attach, Datapath, Options, Swept, is_bpffs, mount_bpffs},
     model::{GATEWAY_MAC, Network, overlap},
     net::{Netlink, Netns},
     store::{EmbeddedStore, Store, private_dir},
@@ -218,7 +218,7 @@ impl Agent {
         state.check_complete(&config.instance, &pods, &netlink.links().await?)?;
         let registry = Registry::new(networks(&config, &state).await?, pods);
         ensure_bpffs(&config.paths, &state).await?;
-        let attach = config.attach.unwrap_or_else(AttachKind::best);
+        let attach = config.attach.map_or_else(Attach::best, Attach::from);
         let (datapath, flow_entries) = load(&config, attach, config.flow_entries).await?;
         // What an earlier agent's bindings hold.
         let ranges = Ranges::of(&datapath.node()?);
@@ -303,7 +303,7 @@ impl Agent {
 /// Loads the programs, for so many entries of their flow table. Returns them with the entries it has.
 pub(super) async fn load(
     config: &Config,
-    attach: AttachKind,
+    attach: Attach,
     flow_entries: u32,
 ) -> Result<(Datapath, u32), AgentError> {
     let options = Options {

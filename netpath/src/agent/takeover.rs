@@ -48,7 +48,7 @@ impl Agent {
                 }
             }
             // What is on interfaces that nobody knows goes in the first pass, with what it belongs to.
-            outcome = outcome.and(datapath.drop_others(|_| true, true));
+            outcome = outcome.and(datapath.drop_others(|_| Some(true)));
             // While flows are in an earlier table, one program left behind would not find the new ones.
             if datapath.is_moving() { outcome } else { Ok(()) }
         };

@@ -17,6 +17,7 @@ use crate::{
 mod flows;
 mod readings;
 mod reconcile;
+mod removal;
 mod state;
 
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";

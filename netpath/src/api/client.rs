@@ -82,6 +82,11 @@ impl Client {
         self.delete(&format!("/v1/pods/{}", escape(name))).await
     }
 
+    /// The same, answered when the pod is cut off: its interface goes a little later.
+    pub async fn pod_rm_early(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/pods/{}?wait=false", escape(name))).await
+    }
+
     /// All networks.
     pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
         self.get("/v1/networks").await

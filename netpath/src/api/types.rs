@@ -4,6 +4,7 @@ mod deny;
 mod event;
 mod failure;
 mod filter;
+mod removal;
 mod trace;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -17,6 +18,7 @@ pub use self::{
     event::Event,
     failure::{Failure, FailureCode},
     filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol},
+    removal::PodRemoval,
     trace::{Trace, TraceRequest, TracedPacket, TracedProgram, TracedStage, TracedWay},
 };
 

@@ -55,6 +55,9 @@ impl Attacher {
                 command.args(["pod", if add { "add" } else { "rm" }, name]);
                 if add {
                     command.arg("--netns").arg(path);
+                } else {
+                    // As for a container engine, which removes the namespace next whatever is in it.
+                    command.arg("--no-wait");
                 }
                 (command, String::new(), site.topology.node.netns.clone())
             }

@@ -46,6 +46,9 @@ pub enum Command {
         /// Names of the pods
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
+        /// Return when they are cut off: interfaces and namespaces go a little later
+        #[arg(long)]
+        no_wait: bool,
     },
     /// List pods
     #[command(after_help = "Examples:
@@ -150,7 +153,7 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
             let change = PodSet { no_masquerade: masquerade.map(|yes| !yes), mode };
             global.output.show(&wait(client.pod_set(&name, &change))?, render_one)?;
         }
-        Command::Rm { names } => return remove(global, &names),
+        Command::Rm { names, no_wait } => return remove(global, &names, no_wait),
         Command::Ls => global.output.show(&wait(client.pods())?[..], render)?,
         Command::Show { name } => global.output.show(&wait(client.pod(&name))?, render_one)?,
         Command::Exec { name, command } => {
@@ -161,10 +164,10 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-fn remove(global: &Global, names: &[String]) -> anyhow::Result<ExitCode> {
+fn remove(global: &Global, names: &[String], no_wait: bool) -> anyhow::Result<ExitCode> {
     let client = global.client();
     super::each(names, |name| {
-        wait(client.pod_rm(name))?;
+        wait(async { if no_wait { client.pod_rm_early(name).await } else { client.pod_rm(name).await } })?;
         if global.output == Format::Table { print(&format!("pod {name} is removed\n")) } else { Ok(()) }
     })
 }

@@ -39,25 +39,60 @@ pub enum AttachKind {
 }
 
 impl AttachKind {
-    /// The best the kernel has: tcx since 6.6 (e420bed02507).
-    pub fn best() -> Self {
-        if kernel_has(6, 6) { Self::Tcx } else { Self::Clsact }
-    }
-
-    /// Refuses what the kernel has not: its own words would be `Invalid argument`.
-    pub(super) fn check(self) -> Result<(), DatapathError> {
-        if self == Self::Tcx && !kernel_has(6, 6) {
-            return Err(DatapathError::NoTcx);
-        }
-        Ok(())
-    }
-
     /// Stable name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
         }
+    }
+}
+
+/// How the programs of pods and those of uplinks are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// On the host ends of pods.
+    pub pods: AttachKind,
+    /// On uplinks.
+    pub uplinks: AttachKind,
+}
+
+impl Attach {
+    /// What suits each. An uplink is there before us, and others work on it: tcx where the kernel has it (6.6, e420bed02507),
+    /// since adding a clsact qdisc to what is in use loses packets. A pod's host end is new and ours alone: filters, which
+    /// take microseconds, where each program that comes to or leaves tcx waits for a grace period of the kernel (`tcx_entry_sync`),
+    /// 8 to 16 ms with the kernel's one lock for links held.
+    pub fn best() -> Self {
+        let uplinks = if kernel_has(6, 6) { AttachKind::Tcx } else { AttachKind::Clsact };
+        Self { pods: AttachKind::Clsact, uplinks }
+    }
+
+    /// How one of the tc programs is attached.
+    pub(super) fn of(self, program: Program) -> AttachKind {
+        match program {
+            Program::FromPod | Program::ToPod => self.pods,
+            _ => self.uplinks,
+        }
+    }
+
+    /// Whether something is attached otherwise than it is to be.
+    pub(super) fn is_other(self, one: &Attachment) -> bool {
+        let wanted = attached::known(&one.program).map(|program| self.of(program));
+        one.kind.is_some_and(|kind| wanted.is_some_and(|wanted| kind != wanted))
+    }
+
+    /// Refuses what the kernel has not: its own words would be `Invalid argument`.
+    pub(super) fn check(self) -> Result<(), DatapathError> {
+        if [self.pods, self.uplinks].contains(&AttachKind::Tcx) && !kernel_has(6, 6) {
+            return Err(DatapathError::NoTcx);
+        }
+        Ok(())
+    }
+}
+
+impl From<AttachKind> for Attach {
+    fn from(kind: AttachKind) -> Self {
+        Self { pods: kind, uplinks: kind }
     }
 }
 

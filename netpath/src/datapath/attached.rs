@@ -44,7 +44,7 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason.
     pub fn bare_pods(&mut self, interfaces: &[u32]) -> Result<HashSet<u32>, DatapathError> {
-        let found: Vec<Attachment> = match self.attach {
+        let found: Vec<Attachment> = match self.attach.pods {
             AttachKind::Tcx => attach::linked(&self.pins, |_| true)?,
             AttachKind::Clsact => {
                 clsact::on(self.pins.owner, interfaces)?.iter().map(Attachment::from).collect()
@@ -100,7 +100,7 @@ impl Datapath {
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let pins = PROGRAMS.map(|program| self.pins.link(ifindex, program.name()));
         let mut outcome = pins.iter().map(|pin| xdp::remove(pin)).fold(Ok(()), Result::and);
-        if self.attach == AttachKind::Clsact {
+        if self.attach.pods == AttachKind::Clsact {
             let filters = clsact::on(self.pins.owner, &[ifindex])?;
             outcome = filters.iter().map(clsact::Filter::remove).fold(outcome, Result::and);
         }
@@ -110,30 +110,26 @@ impl Datapath {
     /// Removes what of ours is not to be where it is: everything from an interface that is not `known`; what this build does
     /// not know (a later one has attached it); and what is of the other kind, where the same program of this kind is in its
     /// place. The clsact qdisc of a known interface stays even if it is empty: the kernel loses what leaves at that moment by
-    /// an interface whose qdisc comes or goes. Known interfaces are only looked at if this is `thorough`: that is a few system
-    /// calls for each.
+    /// an interface whose qdisc comes or goes. `known` tells of each interface whether it is to be looked at, which is a few system
+    /// calls; of one that is not known, nothing.
     ///
     /// # Errors
     /// The kernel's reason, after trying all.
-    pub fn drop_others(
-        &mut self,
-        known: impl Fn(u32) -> bool + Sync,
-        thorough: bool,
-    ) -> Result<(), DatapathError> {
-        let asked = |ifindex| thorough || !known(ifindex);
+    pub fn drop_others(&mut self, known: impl Fn(u32) -> Option<bool> + Sync) -> Result<(), DatapathError> {
+        let asked = |ifindex| known(ifindex).unwrap_or(true);
+        let known = |ifindex| known(ifindex).is_some();
         let linked = attach::linked(&self.pins, asked)?;
         let filters = clsact::everywhere(self.pins.owner, asked)?;
         let all: Vec<Attachment> = linked.iter().cloned().chain(filters.iter().map(Into::into)).collect();
         let own: HashSet<(u32, &str)> = all
             .iter()
-            .filter(|one| one.kind == Some(self.attach) && one.id.is_some())
+            .filter(|one| one.kind.is_some() && !self.attach.is_other(one) && one.id.is_some())
             .map(|one| (one.ifindex, one.program.as_str()))
             .collect();
         let goes = |one: &Attachment| {
             !known(one.ifindex)
                 || self::known(&one.program).is_none()
-                || (one.kind.is_some_and(|kind| kind != self.attach)
-                    && own.contains(&(one.ifindex, one.program.as_str())))
+                || (self.attach.is_other(one) && own.contains(&(one.ifindex, one.program.as_str())))
         };
         let links: Vec<&Attachment> = linked.iter().filter(|one| goes(one)).collect();
         let mut outcome = attach::unlink(&self.pins, &links);

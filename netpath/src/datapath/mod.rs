@@ -34,7 +34,7 @@ use netpath_common::abi::{Endpoint, Link, Node, Program, Route};
 #[cfg(test)]
 pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
-    attach::AttachKind,
+    attach::{Attach, AttachKind},
     attached::Attachment,
     dry_run::{At, DryRun, MAX_FRAME, Ran},
     error::DatapathError,
@@ -61,7 +61,7 @@ pub struct Options {
     /// Entries of FLOWS; a flow takes two. Flows of a table with another size are moved.
     pub flow_entries: u32,
     /// How programs are attached.
-    pub attach: AttachKind,
+    pub attach: Attach,
     /// Whether to go on without the flows of an agent whose layout this build does not know.
     pub forget_flows: bool,
 }
@@ -74,7 +74,7 @@ pub struct Datapath {
     deny: Deny,
     pins: Pins,
     gateway_mac: [u8; 6],
-    attach: AttachKind,
+    attach: Attach,
     moving: bool,
     /// Whether some of what is attached is of the other kind.
     changing: bool,
@@ -92,8 +92,7 @@ impl Datapath {
         options.attach.check()?;
         let pins = Pins::create(&options.pin_dir)?;
         let plan = moving::plan(&pins, options.flow_entries, options.forget_flows)?;
-        let changing =
-            attached::all(&pins)?.iter().any(|one| one.kind.is_some_and(|kind| kind != options.attach));
+        let changing = attached::all(&pins)?.iter().any(|one| options.attach.is_other(one));
         let mut ebpf = load::load(options, &pins, &plan, changing)?;
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
@@ -142,7 +141,7 @@ impl Datapath {
     fn attach(&mut self, programs: &[Program], ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
         for &program in programs {
             let classifier = load::classifier(&mut self.ebpf, program)?;
-            attach::attach(classifier, program, &self.pins, self.attach, (ifname, ifindex))?;
+            attach::attach(classifier, program, &self.pins, self.attach.of(program), (ifname, ifindex))?;
         }
         Ok(())
     }

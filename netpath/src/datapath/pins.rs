@@ -39,7 +39,7 @@ impl Pins {
         let version = pin_dir.join(format!("v{PIN_SCHEME}"));
         let (maps, links, qdiscs) = (version.join("maps"), version.join("links"), version.join(QDISCS));
         let pins = Self { maps, links, qdiscs, owner: Owner::of(pin_dir) };
-        for dir in [&pins.maps, &pins.links] {
+        for dir in [&pins.maps, &pins.links, &pins.qdiscs] {
             fs::create_dir_all(dir).map_err(kernel(format!("making the pin directory {}", dir.display())))?;
         }
         Ok(pins)

@@ -10,11 +10,16 @@ use std::{
     fs, io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use nix::errno::Errno;
 
 use super::NetError;
+
+/// Held by whoever writes. The kernel does not wait for its lock for links when a sysctl of a link is written: it sends the
+/// writer round again (`restart_syscall`) until the lock is free. A few dozen writers at once would leave no time to who has it.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// Reads a value, trimmed. Fails on a malformed key, or if the kernel has no such key.
 pub fn read(key: &str) -> Result<String, NetError> {
@@ -48,6 +53,7 @@ pub fn write(key: &str, value: &str) -> Result<Option<String>, NetError> {
     }
     let doing = || format!("set sysctl {key} to {value}");
     let path = path(key).map_err(|reason| NetError::new(doing(), reason))?;
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     // No truncation or creation: the file is a door to the kernel, and one write is one value.
     fs::OpenOptions::new()
         .write(true)

@@ -18,7 +18,7 @@ use std::{
 };
 
 use netpath::{
-    datapath::{AttachKind, Datapath, FlowPair, FlowTable, Options},
+    datapath::{Attach, Datapath, FlowPair, FlowTable, Options},
     net::{Netlink, Route as KernelRoute},
 };
 use netpath_common::abi::{Addr, DropReason, Node, TrafficClass};
@@ -83,7 +83,7 @@ fn load(flow_entries: u32) -> Datapath {
         pin_dir: Path::new(PIN_DIR).to_owned(),
         gateway_mac: GATEWAY_MAC,
         flow_entries,
-        attach: AttachKind::best(),
+        attach: Attach::best(),
         forget_flows: false,
     };
     Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"))

@@ -154,7 +154,7 @@ fn the_inside_of_a_pod_comes_back(family: Family) {
 }
 
 fn programs_of_a_pod_come_back(family: Family) {
-    for attach in ["auto", "clsact"] {
+    for attach in ["tcx", "clsact"] {
         std::thread::scope(|threads| {
             threads.spawn(move || programs(&family, attach)).join().expect("they come back");
         });
@@ -162,9 +162,11 @@ fn programs_of_a_pod_come_back(family: Family) {
 }
 
 fn programs(family: &Family, attach: &str) {
-    let clsact = attach == "clsact" || netpath_tests::kernel::older((6, 6));
-    let configuration = if attach == "auto" { "" } else { "[datapath]\nattach = \"clsact\"" };
-    let scene = Scene::new(family, configuration);
+    let clsact = attach == "clsact";
+    if !clsact && netpath_tests::kernel::lacks((6, 6), "tcx") {
+        return;
+    }
+    let scene = Scene::new(family, &format!("[datapath]\nattach = \"{attach}\""));
     let (host, ifindex) = (&scene.a.pod.interface, scene.a.pod.ifindex);
     let pin = format!("$(find /sys/fs/bpf/netpath/default -name '{ifindex}-from_pod')");
     let rows: &[(&str, String)] = if clsact {

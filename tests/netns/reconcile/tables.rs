@@ -20,7 +20,7 @@ fn an_unmounted_bpffs_is_told() {
                 .iter()
                 .any(|problem| problem.starts_with(object) && problem.contains("/sys/fs/bpf/netpath"))
         };
-        (!told("pins: ") || !told("pods in the tables: ")).then(|| format!("{problems:?}"))
+        (!told("pins: ") || !told("leftovers: ")).then(|| format!("{problems:?}"))
     });
 }
 

@@ -43,6 +43,11 @@ struct Wanted {
     links: Vec<(u32, Link)>,
 }
 
+/// Whether a pod has its [`turn`](Agent::turn).
+pub(super) fn has_turn(turn: Option<(u32, u32)>, pod: u32) -> bool {
+    turn.is_none_or(|(turn, turns)| pod % turns == turn)
+}
+
 impl Agent {
     /// Makes pods right whose settings have changed, whatever is known of them, and waits for none too long.
     pub(in crate::agent) async fn ensure_changed(self: &Arc<Self>, entries: Vec<Entry>) {
@@ -65,22 +70,28 @@ impl Agent {
         // What was found wrong with a pod may be told when it is gone.
         let names: HashSet<String> = entries.iter().map(|entry| object(&entry.pod)).collect();
         lock(&self.problems).forget(|name| name.starts_with("pod ") && !names.contains(name));
+        let turn = self.turn(extent);
+        let has_turn = |pod| has_turn(turn, pod);
         let wrong = match extent {
             Extent::Announced => Ok(HashSet::new()),
-            _ => self.wrong_in_the_datapath(&entries).await,
+            _ => self.wrong_in_the_datapath(&entries, has_turn).await,
         };
         self.note("pods in the tables", &wrong.as_ref().map(drop));
-        let (wrong, turn) = (wrong.unwrap_or_default(), self.next_turn(extent));
+        let wrong = wrong.unwrap_or_default();
         let doubt = |pod: u32| {
             let concerned = concerned.contains(&pod);
-            let inside = turn.is_none_or(|(turn, turns)| pod % turns == turn) || concerned;
+            let inside = has_turn(pod) || concerned;
             // What is announced of a filter is not looked into.
-            let unknown = concerned && self.attach == AttachKind::Clsact;
+            let unknown = concerned && self.attach.pods == AttachKind::Clsact;
             Doubt { inside, datapath: unknown || wrong.contains(&pod) }
         };
-        stream::iter(entries)
-            .for_each_concurrent(AT_ONCE, |entry| {
-                let (agent, doubt, survey) = (Arc::clone(self), doubt(entry.pod.id), &survey);
+        let doubted = entries.into_iter().map(|entry| (doubt(entry.pod.id), entry));
+        // Most are well, and a thousand of them are not worth a thousand tasks.
+        let pending: Vec<_> =
+            doubted.filter(|(doubt, entry)| !self.is_well(entry, *doubt, &survey)).collect();
+        stream::iter(pending)
+            .for_each_concurrent(AT_ONCE, |(doubt, entry)| {
+                let (agent, survey) = (Arc::clone(self), &survey);
                 async move {
                     agent.ensure_pod(entry, doubt, survey).await;
                     agent.progress.step(Loop::Reconcile);
@@ -90,15 +101,12 @@ impl Agent {
     }
 
     /// Whose turn it is to have the inside looked at, out of how many; all if absent.
-    fn next_turn(&self, extent: Extent) -> Option<(u32, u32)> {
-        let mut node = lock(&self.node);
+    pub(super) fn turn(&self, extent: Extent) -> Option<(u32, u32)> {
+        let node = lock(&self.node);
         let turns = if node.pods_announce { TURNS } else { 1 };
         match extent {
             Extent::Full => None,
-            Extent::Regular => {
-                node.turn = (node.turn + 1) % turns;
-                Some((node.turn, turns))
-            }
+            Extent::Regular => Some((node.turn % turns, turns)),
             // No number is as large.
             Extent::Announced => Some((u32::MAX, turns)),
         }
@@ -128,10 +136,17 @@ impl Agent {
     }
 
     /// Pods whose programs are not attached, or of which the tables hold something else: a few dumps for all of them.
-    async fn wrong_in_the_datapath(&self, entries: &[Entry]) -> Result<HashSet<u32>, AgentError> {
+    async fn wrong_in_the_datapath(
+        &self,
+        entries: &[Entry],
+        has_turn: impl Fn(u32) -> bool,
+    ) -> Result<HashSet<u32>, AgentError> {
         let ready = |entry: &&Entry| entry.pod.state == PodState::Ready && !entry.ifindexes.contains(&0);
         let entries: Vec<&Entry> = entries.iter().filter(ready).collect();
-        let interfaces: Vec<u32> = entries.iter().flat_map(|entry| entry.ifindexes.clone()).collect();
+        // Who takes a filter away is announced.
+        let doubtful = |entry: &&&Entry| self.attach.pods == AttachKind::Tcx || has_turn(entry.pod.id);
+        let interfaces = entries.iter().filter(doubtful).flat_map(|entry| entry.ifindexes.clone());
+        let interfaces: Vec<u32> = interfaces.collect();
         let framed = entries.iter().filter(|entry| entry.frames);
         let framed: Vec<u32> = framed.flat_map(|entry| entry.ifindexes.clone()).collect();
         let wanted = entries.iter().map(|entry| self.wanted_of(entry)).collect::<Result<Vec<_>, _>>()?;
@@ -174,19 +189,26 @@ impl Agent {
             return lock(&self.problems).put_off(&object(&entry.pod));
         };
         let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return };
-        let name = object(&entry.pod);
-        let turn = lock(&self.problems).turn(&name);
-        let links = self.pod_links(&entry);
-        let right = turn == Turn::Well
-            && entry.pod.state == PodState::Ready
-            && links
-                .iter()
-                .zip(&entry.ifindexes)
-                .all(|(link, ifindex)| link.is_right_outside(*ifindex, survey));
-        if turn == Turn::Later || (right && !doubt.inside && !doubt.datapath) {
+        if lock(&self.problems).turn(&object(&entry.pod)) == Turn::Later
+            || self.is_well(&entry, doubt, survey)
+        {
             return;
         }
+        let right = self.is_well(&entry, Doubt { inside: false, datapath: false }, survey);
         self.see_to_in_time(entry, gate, right.then_some(doubt), survey).await;
+    }
+
+    /// Whether there is nothing to doubt of a pod, and the node's side of it is right.
+    fn is_well(&self, entry: &Entry, doubt: Doubt, survey: &Survey) -> bool {
+        let right = || {
+            let links = self.pod_links(entry);
+            links.iter().zip(&entry.ifindexes).all(|(link, ifindex)| link.is_right_outside(*ifindex, survey))
+        };
+        !doubt.inside
+            && !doubt.datapath
+            && entry.pod.state == PodState::Ready
+            && lock(&self.problems).turn(&object(&entry.pod)) == Turn::Well
+            && right()
     }
 
     /// Waits for it no longer than [`SLOW`]; it goes on by itself.
@@ -268,7 +290,7 @@ impl Agent {
             // that it exists.
             PodState::Creating | PodState::Removing => {
                 tracing::info!(pod = %entry.pod.name, "removing what an interrupted change left");
-                self.remove(&entry).await
+                self.remove(&entry, None).await
             }
         };
         self.tried(&object(&entry.pod), &outcome);

@@ -3,12 +3,12 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::*},
+    extract::{Path, Query, State, rejection::*},
     http::StatusCode,
 };
 
 use super::{Answer, App, failure::Refusal, parse};
-use crate::api::types::{Pod, PodAdd, PodSet};
+use crate::api::types::{Pod, PodAdd, PodRemoval, PodSet};
 
 /// All pods
 #[utoipa::path(get, path = "/v1/pods", tag = "pods", operation_id = "listPods", responses((status = 200, body = Vec<Pod>, description = "By name")))]
@@ -70,14 +70,22 @@ pub(super) async fn set(
 /// Remove a pod with everything made for it
 #[utoipa::path(
     delete, path = "/v1/pods/{name}", tag = "pods", operation_id = "removePod",
-    params(("name" = String, Path, description = "Name of the pod")),
-    responses((status = 204, description = "It is gone"), (status = 404, description = "There is no such pod")),
+    params(("name" = String, Path, description = "Name of the pod"), PodRemoval),
+    responses(
+        (status = 204, description = "It is gone, or cut off and going"),
+        (status = 404, description = "There is no such pod"),
+    ),
 )]
 pub(super) async fn rm(
     State(app): State<App>,
     name: Result<Path<String>, PathRejection>,
+    how: Result<Query<PodRemoval>, QueryRejection>,
 ) -> Result<StatusCode, Refusal> {
-    let Path(name) = name?;
-    app.agent.pod_rm(&name).await?;
+    let (Path(name), Query(how)) = (name?, how?);
+    if how.wait {
+        app.agent.pod_rm(&name).await?;
+    } else {
+        app.agent.pod_rm_early(&name).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,7 @@
 //! A netlink connection to one namespace: requests and their answers. The verbs are in the files below.
 
 mod address;
+mod apart;
 mod inspect;
 mod link;
 mod neighbour;
@@ -58,6 +59,7 @@ pub struct Netlink {
 
 #[derive(Debug)]
 struct Connection {
+    netns: Netns,
     handle: Handle,
     task: AbortHandle,
     /// Held while a table is read: a socket has one dump at a time, and the kernel answers `EBUSY` to a second.
@@ -92,7 +94,14 @@ impl Netlink {
             .await?;
         let (connection, handle) = opened.map_err(|error: std::io::Error| NetError::io(doing, &error))?;
         let task = tokio::spawn(connection).abort_handle();
-        Ok(Self { connection: Arc::new(Connection { handle, task, dumping: Mutex::default() }) })
+        Ok(Self {
+            connection: Arc::new(Connection {
+                netns: netns.clone(),
+                handle,
+                task,
+                dumping: Mutex::default(),
+            }),
+        })
     }
 
     /// Sends a request and waits until the kernel has acknowledged it; what it sent before that, for a `get`.

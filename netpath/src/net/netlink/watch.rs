@@ -150,6 +150,17 @@ impl Watch {
         Ok(())
     }
 
+    /// Takes down whatever comes, until that fails: for as long as it is polled.
+    pub async fn gather(&mut self, hints: &mut Hints) -> NetError {
+        loop {
+            let ready = self.socket.readable().await.map(|mut ready| ready.clear_ready());
+            let ready = ready.map_err(|error| NetError::io("wait for netlink's announcements", &error));
+            if let Err(error) = ready.and_then(|()| self.drain(hints)) {
+                return error;
+            }
+        }
+    }
+
     /// Takes down what is there, without waiting.
     ///
     /// # Errors

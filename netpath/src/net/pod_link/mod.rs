@@ -6,7 +6,7 @@ mod side;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt::Display, net::IpAddr, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::{Instant, sleep};
@@ -72,8 +72,21 @@ impl PodLink {
     /// default routes it learnt from router advertisements, unless the interface they came by has `accept_ra=2`: that
     /// is the caller's to see to.
     pub async fn ensure(&self, host: &Netlink, host_ns: &Netns, pod_ns: &Netns) -> Result<u32, NetError> {
+        self.ensure_guarded(host, host_ns, pod_ns, async |_| Ok::<_, NetError>(())).await
+    }
+
+    /// The same; `guard` gets the host end's index when the pair is there, and before a new one is up on either side: what it
+    /// attaches sees the first packet, and an interface that is down takes a qdisc at once. What it has done is the caller's to
+    /// undo.
+    pub async fn ensure_guarded<E: Display>(
+        &self,
+        host: &Netlink,
+        host_ns: &Netns,
+        pod_ns: &Netns,
+        guard: impl AsyncFnOnce(u32) -> Result<(), E>,
+    ) -> Result<u32, NetError> {
         let mut undo = Undo::new();
-        let error = match self.make_true(host, host_ns, pod_ns, &mut undo).await {
+        let error = match self.make_true(host, host_ns, pod_ns, guard, &mut undo).await {
             Ok(ifindex) => {
                 undo.commit();
                 return Ok(ifindex);
@@ -111,11 +124,12 @@ impl PodLink {
         host.delete_link(found.index).await
     }
 
-    async fn make_true(
+    async fn make_true<E: Display>(
         &self,
         host: &Netlink,
         host_ns: &Netns,
         pod_ns: &Netns,
+        guard: impl AsyncFnOnce(u32) -> Result<(), E>,
         undo: &mut Undo,
     ) -> Result<u32, NetError> {
         self.validate()?;
@@ -127,6 +141,7 @@ impl PodLink {
         }
         let pod = Netlink::connect(pod_ns).await?;
         let (outer, inner) = self.veth(host, &pod, pod_ns, undo).await?;
+        guard(outer.index).await.map_err(|reason| NetError::new("guard it", reason.to_string()))?;
         self.inside(&mut Side::new(&pod, pod_ns, undo), &inner).await?;
         self.outside(&mut Side::new(host, host_ns, undo), &outer).await?;
         operational(host, &self.host_name).await?;

@@ -8,6 +8,7 @@ use crate::net::{
     testing::{self, Pair},
 };
 
+mod guard;
 mod refused;
 mod second;
 
