@@ -6,11 +6,12 @@ use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Family, GATEWAY_MAC, Interface, Pod},
+    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod},
     net::{Netns, PodLink, Sourced, Undo},
 };
 
-/// Table of a pod for the second of its interfaces, less one; each later one has the next table.
+/// Table of a namespace for the second interface of its first pod, less one; each later one has the next table, and each
+/// later pod the next [`MAX_INTERFACES`] of them.
 const TABLE: u8 = 0x6e;
 
 impl Agent {
@@ -95,8 +96,13 @@ impl Agent {
     }
 
     /// The link of one of a pod's interfaces as it should be.
-    fn pod_link(&self, pod: &Pod, at: usize) -> PodLink {
-        pod_link(pod, at, self.mtu(pod, &pod.interfaces[at]))
+    pub(super) fn pod_link(&self, pod: &Pod, at: usize) -> PodLink {
+        let mut link = pod_link(pod, at, self.mtu(pod, &pod.interfaces[at]));
+        if pod.place > 0 {
+            let before = lock(&self.registry).families_before(pod);
+            link.gateways.retain(|gateway| !before.contains(&Family::of(*gateway)));
+        }
+        link
     }
 
     /// Makes a pod's links, programs and endpoints right. An interface that fails does not stop the others.
@@ -172,7 +178,7 @@ pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
     if pod.owns_netns {
         return Ok(blocking(move || Netns::delete(&path)).await?);
     }
-    if pod.interfaces.len() == 1 {
+    if pod.interfaces.len() == 1 && pod.place == 0 {
         return Ok(());
     }
     // Gone, or replaced by something else: nothing of ours is left there.
@@ -192,6 +198,7 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
     let families =
         |one: &Interface| one.addresses.iter().map(|address| Family::of(*address)).collect::<Vec<_>>();
     let gateways = |families: Vec<Family>| families.into_iter().map(Family::gateway).collect::<Vec<_>>();
+    let number = usize::from(pod.place) * MAX_INTERFACES + at;
     let earlier: Vec<Family> = pod.interfaces[..at].iter().flat_map(families).collect();
     let mut first = families(interface);
     first.retain(|family| !earlier.contains(family));
@@ -205,8 +212,8 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
         // The pod's own default route of a family is by the first interface that has it.
         gateways: gateways(first),
         allowed: interface.allowed.clone(),
-        sourced: (at > 0)
-            .then(|| Sourced { table: TABLE + at as u8, gateways: gateways(families(interface)) }),
+        sourced: (number > 0)
+            .then(|| Sourced { table: TABLE + number as u8, gateways: gateways(families(interface)) }),
     }
 }
 

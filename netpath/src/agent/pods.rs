@@ -34,7 +34,10 @@ impl Agent {
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
             let _change = change;
-            agent.add(wanted).await
+            match agent.attached_before(&wanted).await? {
+                Some(pod) => Ok(pod),
+                None => agent.add(wanted).await,
+            }
         }))
         .await
     }
@@ -168,7 +171,7 @@ pub(super) fn object(pod: &Pod) -> String {
     format!("pod {}", pod.name)
 }
 
-async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
+pub(super) async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
     let gate = timeout(BUSY, Arc::clone(&entry.gate).lock_owned()).await;
     gate.map_err(|_| AgentError::PodBusy(entry.pod.name.to_string()))
 }
