@@ -1,6 +1,8 @@
 //! Tier "e2e": the commands a person types, as they type them.
 
 mod bench;
+mod cni;
+mod cni_agent;
 mod command_line;
 mod lab_run;
 mod package;
