@@ -133,7 +133,14 @@ fn cni_del_leaves_nothing_whatever_is_left_of_the_container() {
     assert_eq!(pods(&node).len(), 1);
     tidy::check(&node, &[]);
     Netns::delete(Path::new("/run/netns/c2")).expect("namespace");
+    // Engines name namespaces by processes too, whose numbers come again: whoever has the name now is not touched.
+    let stranger = namespace("c2");
+    wait::until("the agent notices", || pods(&node)[0].state.contains("another namespace"));
+    assert!(!run_in(&stranger, "ip", &["link"]).contains("eth0"));
+    let third = ask(&node, "ADD", &config, &again).expect("started there");
+    assert_ne!(third["interfaces"][0]["name"], second["interfaces"][0]["name"]);
     assert_eq!(ask(&node, "DEL", &config, &again), Ok(Value::Null));
+    Netns::delete(Path::new("/run/netns/c2")).expect("namespace");
     tidy::check(&node, &[]);
     let never = Container::new("never-added");
     assert_eq!(ask(&node, "DEL", &config, &never), Ok(Value::Null));

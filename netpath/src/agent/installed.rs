@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(list.files.len(), 2);
         assert_eq!(
             remove_installed(&one).unwrap(),
-            [conflist.clone()],
+            std::slice::from_ref(&conflist),
             "the other instance has the plugin too"
         );
         assert!(binary.exists() && root.path().join("etc").exists());

@@ -1,12 +1,12 @@
 //! The kernel's side of a pod: namespace, links, programs, endpoints.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod},
+    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName},
     net::{Netns, PodLink, Sourced, Undo},
 };
 
@@ -26,7 +26,7 @@ impl Agent {
             });
             netns
         } else {
-            open_netns(pod).await?
+            open_netns(&pod.name, &pod.netns).await?
         };
         let (slot, limit) = (pod.slot, self.flows_per_pod());
         let prepare = move |datapath: &mut Datapath| {
@@ -118,6 +118,7 @@ impl Agent {
         let mut outcome = Ok(());
         for at in 0..pod.interfaces.len() {
             let repaired = match &netns {
+                Ok(netns) if !is_same(pod, netns) => Err(another(pod)),
                 Ok(netns) => self.repair_interface(pod, at, netns).await,
                 Err(error) => Err(error.clone().into()),
             };
@@ -183,6 +184,9 @@ pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
     }
     // Gone, or replaced by something else: nothing of ours is left there.
     let Ok(netns) = blocking(move || Netns::open(&path)).await else { return Ok(()) };
+    if !is_same(pod, &netns) {
+        return Ok(());
+    }
     for at in 0..pod.interfaces.len() {
         pod_link(pod, at, ANY_MTU).remove_rules(&netns).await?;
     }
@@ -218,8 +222,22 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
 }
 
 /// Opens the namespace that a request named.
-async fn open_netns(pod: &Pod) -> Result<Netns, AgentError> {
-    let path = pod.netns.clone();
+pub(super) async fn open_netns(pod: &PodName, path: &Path) -> Result<Netns, AgentError> {
+    let path = path.to_owned();
     let opened = blocking(move || Netns::open(&path)).await;
-    opened.map_err(|error| AgentError::Invalid { pod: pod.name.to_string(), reason: error.to_string() })
+    opened.map_err(|error| AgentError::Invalid { pod: pod.to_string(), reason: error.to_string() })
+}
+
+/// Whether a namespace is the one that a pod was added to, as far as that is known.
+fn is_same(pod: &Pod, netns: &Netns) -> bool {
+    pod.netns_inode.is_none_or(|inode| inode == netns.inode())
+}
+
+/// The namespace's file is that of another one by now.
+fn another(pod: &Pod) -> AgentError {
+    let reason = format!(
+        "{} is another namespace than it was added to; whoever added it has to remove it",
+        pod.netns.display()
+    );
+    AgentError::PodDown { pod: pod.name.to_string(), reason }
 }

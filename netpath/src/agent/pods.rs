@@ -8,7 +8,9 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, lock,
+    Agent, AgentError,
+    links::open_netns,
+    lock,
     registry::Entry,
     wanted::{Wanted, parse_mode},
 };
@@ -111,7 +113,7 @@ impl Agent {
         }
     }
 
-    async fn add(self: &Arc<Self>, wanted: Wanted) -> Result<Pod, AgentError> {
+    async fn add(self: &Arc<Self>, mut wanted: Wanted) -> Result<Pod, AgentError> {
         if wanted.owns_netns && wanted.netns.symlink_metadata().is_ok() {
             // Unless it is that of a pod here, which the registry tells better.
             lock(&self.registry).pod(wanted.name.as_str()).map_or(Ok(()), |entry| match entry.pod.state {
@@ -121,6 +123,9 @@ impl Agent {
             return Err(AgentError::NetnsExists { pod: wanted.name.to_string(), path: wanted.netns });
         }
         self.check_allowed(&wanted)?;
+        if wanted.attachment.is_some() {
+            wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
+        }
         let id = self.state.next_id().await?;
         let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config().instance.name())?;
         let pod = entry.pod;

@@ -186,6 +186,7 @@ impl Registry {
             offloads: wanted.offloads,
             labels: wanted.labels,
             attachment: wanted.attachment,
+            netns_inode: wanted.netns_inode,
             place,
             state: PodState::Creating,
             name: wanted.name,

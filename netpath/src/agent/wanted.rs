@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) offloads: bool,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) attachment: Option<Attachment>,
+    /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
+    pub(super) netns_inode: Option<u64>,
     /// No addresses but [`addresses`](Self::addresses).
     pub(super) exact: bool,
 }
@@ -83,6 +85,7 @@ impl Wanted {
             offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
+            netns_inode: None,
             exact: request.no_other_addresses,
             name,
         })

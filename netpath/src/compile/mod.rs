@@ -260,6 +260,7 @@ mod tests {
             offloads: false,
             labels: BTreeMap::new(),
             attachment: None,
+            netns_inode: None,
             place: 0,
             state: PodState::Ready,
         };

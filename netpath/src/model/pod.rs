@@ -80,6 +80,10 @@ pub struct Pod {
     /// What the container engine that added it calls it.
     #[serde(default)]
     pub attachment: Option<Attachment>,
+    /// Which namespace that file was when an engine's pod was added: engines name some by a process, and process numbers
+    /// are used again.
+    #[serde(default)]
+    pub netns_inode: Option<u64>,
     /// Its number among the pods of its namespace, 0 for the first. It says which table of the namespace is whose.
     #[serde(default)]
     pub place: u8,
