@@ -39,7 +39,7 @@ const STORAGE: &str =
 /// A running machine with an image called `image`.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
-    surroundings: Surroundings,
+    pub(crate) surroundings: Surroundings,
 }
 
 impl Host {
@@ -56,7 +56,8 @@ impl Host {
             image(&root.join("root/image"));
         });
         machine.run("systemctl start netpath; netpath cni install");
-        machine.run("tar -C /root/image -c . | podman import - image");
+        let change = r#"--change 'ENV PATH=/bin' --change 'CMD ["httpd","-f","-h","/www","-p","80"]'"#;
+        machine.run(&format!("tar -C /root/image -c . | podman import {change} - image"));
         Self { machine, surroundings }
     }
 
