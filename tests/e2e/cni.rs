@@ -362,7 +362,8 @@ fn cni_in_a_chain_with_reference_plugins() {
     });
     let mut result = ask(&node, "ADD", &config, &container).expect("netpath");
     let first = result.clone();
-    for more in [&tuning, &bandwidth] {
+    let firewall = json!({"type": "firewall", "backend": "iptables"});
+    for more in [&tuning, &bandwidth, &firewall] {
         result = ask(&node, "ADD", &plugin(more.clone(), &result), &container).expect("behind it");
         println!("{result}");
     }
@@ -370,11 +371,11 @@ fn cni_in_a_chain_with_reference_plugins() {
         assert_eq!(result["ips"][at], *ip);
     }
     assert_eq!(run_in(&netns, "cat", &["/proc/sys/net/ipv4/conf/eth0/arp_filter"]).trim(), "1");
-    for plugin in [config.clone(), tuning.clone(), bandwidth.clone()] {
+    for plugin in [config.clone(), tuning.clone(), bandwidth.clone(), firewall.clone()] {
         ask(&node, "CHECK", &after(&with_names(&plugin, &config), &result), &container).expect("check");
     }
     assert!(reaches(&netns, "198.18.1.2"));
-    for more in [bandwidth, tuning, config.clone()] {
+    for more in [firewall, bandwidth, tuning, config.clone()] {
         assert_eq!(ask(&node, "DEL", &plugin(more, &result), &container), Ok(Value::Null));
     }
     Netns::delete(Path::new("/run/netns/c1")).expect("namespace");

@@ -8,6 +8,7 @@ mod containerd;
 mod cri;
 mod engine;
 mod lab_run;
+mod libcni;
 mod package;
 mod podman;
 mod systemd;

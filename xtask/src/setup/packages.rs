@@ -154,6 +154,13 @@ const PROGRAMS: &[Program] = &[
         why: "tests run the reference CNI plugins behind netpath's, and as its IPAM",
         need: Need::Test,
     },
+    Program { name: "go", package: "golang-go", why: "builds the tests' client of libcni", need: Need::Test },
+    Program {
+        name: "github.com/containernetworking/cni/libcni",
+        package: "golang-github-appc-cni-dev",
+        why: "libcni, by which engines written in Go ask plugins",
+        need: Need::Test,
+    },
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -204,10 +211,12 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
         .collect()
 }
 
-/// On `PATH`, or where Debian keeps what only root runs, and CNI plugins.
+/// Where Debian keeps what only root runs, plugins of CNI, and sources for Go.
+const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src"];
+
+/// On `PATH`, or in one of [`PLACES`].
 fn is_there(program: &str) -> bool {
-    which::which(program).is_ok()
-        || ["/usr/sbin", "/sbin", "/usr/lib/cni"].iter().any(|dir| Path::new(dir).join(program).is_file())
+    which::which(program).is_ok() || PLACES.iter().any(|dir| Path::new(dir).join(program).exists())
 }
 
 /// Fetches the lists of packages, once.
