@@ -8,6 +8,7 @@ pub mod api;
 pub mod bench;
 pub mod capture;
 pub mod cli;
+pub mod cni;
 pub mod compile;
 pub mod config;
 pub mod datapath;

@@ -1,7 +1,14 @@
 //! Tier "e2e": the commands a person types, as they type them.
 
 mod bench;
+mod cni;
+mod cni_agent;
 mod command_line;
+mod containerd;
+mod cri;
+mod engine;
 mod lab_run;
+mod libcni;
 mod package;
+mod podman;
 mod systemd;

@@ -43,6 +43,7 @@ fn package_holds_what_an_operator_looks_for() {
     let contents = dpkg_deb(&["--contents"], &package);
     for line in [
         "-rwxr-xr-x root/root ./usr/bin/netpath",
+        "-rwxr-xr-x root/root ./usr/bin/netpath-cni",
         "-rw-r--r-- root/root ./lib/systemd/system/netpath.service",
         "-rw-r--r-- root/root ./etc/netpath/netpath.toml.example",
         "-rw-r--r-- root/root ./usr/share/man/man1/netpath-pod-add.1.gz",

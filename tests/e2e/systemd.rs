@@ -52,21 +52,30 @@ impl Ping {
 }
 
 /// A router, an outside, and what runs them.
-type Surroundings = (Arc<Topology>, Runtime);
+pub(crate) type Surroundings = (Arc<Topology>, Runtime);
 
 /// A machine with the unit as it is in the checkout, and the binary under test; not started.
 fn machine(drop_in: &str) -> (Surroundings, Machine) {
+    machine_with(|root| install(root, drop_in))
+}
+
+/// A machine with the binaries under test and what else is put among its files.
+pub(crate) fn machine_with(prepare: impl FnOnce(&Path)) -> (Surroundings, Machine) {
     let (topology, runtime) = Node::without_agent();
     let root = Machine::files();
-    let bin = root.join("usr/bin/netpath");
-    fs::write(&bin, "").expect("binary");
-    mount(Some(&binary()), &bin, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("binary");
-    install(&root, drop_in);
+    for name in ["netpath", "netpath-cni"] {
+        let bin = root.join("usr/bin").join(name);
+        fs::write(&bin, "").expect("binary");
+        let own = binary().with_file_name(name);
+        mount(Some(&own), &bin, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("binary");
+    }
+    prepare(&root);
     let machine = Machine::boot(&topology.node.netns);
     ((topology, runtime), machine)
 }
 
-fn install(root: &Path, drop_in: &str) {
+/// The unit as it is in the checkout, and a configuration.
+pub(crate) fn install(root: &Path, drop_in: &str) {
     let units = root.join("etc/systemd/system");
     fs::write(units.join("netpath.service"), UNIT).expect("unit");
     fs::create_dir_all(units.join("netpath.service.d")).expect("unit");

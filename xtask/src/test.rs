@@ -29,7 +29,9 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     let skips = workspace::state().join("skipped.txt");
     fs::write(&skips, "").with_context(|| format!("emptying {}", skips.display()))?;
     // All targets at once: the features of shared dependencies, hence their artifacts, are then those nextest wants.
-    run(cargo().args(["build", "--bin", "netpath", "--lib", "--tests"]).args(PACKAGES))?;
+    run(cargo()
+        .args(["build", "--bin", "netpath", "--bin", "netpath-cni", "--lib", "--tests"])
+        .args(PACKAGES))?;
     crate::next::build()?;
 
     let ci = env::var_os("CI").is_some_and(|value| value == "true");

@@ -65,6 +65,14 @@ pub enum AgentError {
     /// A pod's MAC.
     #[error(transparent)]
     Mac(#[from] MacError),
+    /// No pod that an engine knows as this.
+    #[error("container '{container}' has no interface {interface} of netpath in this network")]
+    NoAttachment {
+        /// The engine's name of the container.
+        container: String,
+        /// Name of the interface inside.
+        interface: String,
+    },
     /// No such pod.
     #[error("pod '{0}' does not exist")]
     NoPod(String),
@@ -263,7 +271,7 @@ impl From<&AgentError> for Failure {
             | E::InvalidDeny { .. }
             | E::NetworkStays
             | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
-            E::NoPod(_) | E::NoNetwork(_) | E::NotDenied(_) => FailureCode::NotFound,
+            E::NoPod(_) | E::NoAttachment { .. } | E::NoNetwork(_) | E::NotDenied(_) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodBusy(_)
             | E::PodDown { .. }

@@ -1,16 +1,17 @@
 //! The kernel's side of a pod: namespace, links, programs, endpoints.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Family, GATEWAY_MAC, Interface, Pod},
+    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName},
     net::{Netns, PodLink, Sourced, Undo},
 };
 
-/// Table of a pod for the second of its interfaces, less one; each later one has the next table.
+/// Table of a namespace for the second interface of its first pod, less one; each later one has the next table, and each
+/// later pod the next [`MAX_INTERFACES`] of them.
 const TABLE: u8 = 0x6e;
 
 impl Agent {
@@ -25,7 +26,7 @@ impl Agent {
             });
             netns
         } else {
-            open_netns(pod).await?
+            open_netns(&pod.name, &pod.netns).await?
         };
         let (slot, limit) = (pod.slot, self.flows_per_pod());
         let prepare = move |datapath: &mut Datapath| {
@@ -111,8 +112,13 @@ impl Agent {
     }
 
     /// The link of one of a pod's interfaces as it should be.
-    fn pod_link(&self, pod: &Pod, at: usize) -> PodLink {
-        pod_link(pod, at, self.mtu(pod, &pod.interfaces[at]))
+    pub(super) fn pod_link(&self, pod: &Pod, at: usize) -> PodLink {
+        let mut link = pod_link(pod, at, self.mtu(pod, &pod.interfaces[at]));
+        if pod.place > 0 {
+            let before = lock(&self.registry).families_before(pod);
+            link.gateways.retain(|gateway| !before.contains(&Family::of(*gateway)));
+        }
+        link
     }
 
     /// Makes a pod's links, programs and endpoints right. An interface that fails does not stop the others.
@@ -128,6 +134,7 @@ impl Agent {
         let mut outcome = Ok(());
         for at in 0..pod.interfaces.len() {
             let repaired = match &netns {
+                Ok(netns) if !is_same(pod, netns) => Err(another(pod)),
                 Ok(netns) => self.repair_interface(pod, at, netns).await,
                 Err(error) => Err(error.clone().into()),
             };
@@ -192,11 +199,14 @@ pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
     if pod.owns_netns {
         return Ok(blocking(move || Netns::delete(&path)).await?);
     }
-    if pod.interfaces.len() == 1 {
+    if pod.interfaces.len() == 1 && pod.place == 0 {
         return Ok(());
     }
     // Gone, or replaced by something else: nothing of ours is left there.
     let Ok(netns) = blocking(move || Netns::open(&path)).await else { return Ok(()) };
+    if !is_same(pod, &netns) {
+        return Ok(());
+    }
     for at in 0..pod.interfaces.len() {
         pod_link(pod, at, ANY_MTU).remove_rules(&netns).await?;
     }
@@ -212,6 +222,7 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
     let families =
         |one: &Interface| one.addresses.iter().map(|address| Family::of(*address)).collect::<Vec<_>>();
     let gateways = |families: Vec<Family>| families.into_iter().map(Family::gateway).collect::<Vec<_>>();
+    let number = usize::from(pod.place) * MAX_INTERFACES + at;
     let earlier: Vec<Family> = pod.interfaces[..at].iter().flat_map(families).collect();
     let mut first = families(interface);
     first.retain(|family| !earlier.contains(family));
@@ -225,14 +236,28 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
         // The pod's own default route of a family is by the first interface that has it.
         gateways: gateways(first),
         allowed: interface.allowed.clone(),
-        sourced: (at > 0)
-            .then(|| Sourced { table: TABLE + at as u8, gateways: gateways(families(interface)) }),
+        sourced: (number > 0)
+            .then(|| Sourced { table: TABLE + number as u8, gateways: gateways(families(interface)) }),
     }
 }
 
 /// Opens the namespace that a request named.
-async fn open_netns(pod: &Pod) -> Result<Netns, AgentError> {
-    let path = pod.netns.clone();
+pub(super) async fn open_netns(pod: &PodName, path: &Path) -> Result<Netns, AgentError> {
+    let path = path.to_owned();
     let opened = blocking(move || Netns::open(&path)).await;
-    opened.map_err(|error| AgentError::Invalid { pod: pod.name.to_string(), reason: error.to_string() })
+    opened.map_err(|error| AgentError::Invalid { pod: pod.to_string(), reason: error.to_string() })
+}
+
+/// Whether a namespace is the one that a pod was added to, as far as that is known.
+fn is_same(pod: &Pod, netns: &Netns) -> bool {
+    pod.netns_inode.is_none_or(|inode| inode == netns.inode())
+}
+
+/// The namespace's file is that of another one by now.
+fn another(pod: &Pod) -> AgentError {
+    let reason = format!(
+        "{} is another namespace than it was added to; whoever added it has to remove it",
+        pod.netns.display()
+    );
+    AgentError::PodDown { pod: pod.name.to_string(), reason }
 }

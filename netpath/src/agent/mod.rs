@@ -2,18 +2,20 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `deny` who may not send here, `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `attachments` what container engines ask for (`spool` while no agent answers), `deny` who may not send here, `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
-//! `notify` tells the service manager, `uninstall` takes everything away, with what `found` finds where there is no state.
+//! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
 
 mod advertisements;
+mod attachments;
 mod deny;
 mod error;
 mod events;
 mod flows;
 mod forwarding;
 mod found;
+mod installed;
 mod links;
 mod metrics;
 mod mode;
@@ -30,6 +32,7 @@ mod registry;
 mod reload;
 mod reserved;
 mod snat;
+mod spool;
 mod start;
 mod state;
 mod sweep;
@@ -57,7 +60,12 @@ use self::{
     deny::DenyList, metrics::Metrics, node::NodeState, notify::Progress, problems::Problems,
     registry::Registry, state::State,
 };
-pub use self::{error::AgentError, start::run, uninstall::uninstall};
+pub use self::{
+    error::AgentError,
+    installed::{Installed, remove_installed},
+    start::run,
+    uninstall::uninstall,
+};
 use crate::{
     api::types::Event,
     config::Config,
@@ -96,6 +104,8 @@ pub struct Agent {
     node_changes: tokio::sync::Mutex<()>,
     /// A full pass is due: the configuration has changed, or what it waited for has come.
     reloaded: Notify,
+    /// Held by whoever does what a queued removal asks for.
+    spooled: tokio::sync::Mutex<()>,
     /// Held by whoever adds, changes or removes a network.
     network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.

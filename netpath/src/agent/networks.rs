@@ -60,11 +60,12 @@ impl Networks {
         &mut self,
         names: &[String],
         wanted: &[IpAddr],
+        exact: bool,
     ) -> Result<Vec<Vec<IpAddr>>, AgentError> {
         let shares = self.share(names, wanted)?;
         let mut taken = Vec::new();
         for (name, share) in names.iter().zip(shares) {
-            match self.take_in(name, &share) {
+            match self.take_in(name, &share, exact) {
                 Ok(addresses) => taken.push(addresses),
                 Err(error) => {
                     self.release(taken.into_iter().flatten());
@@ -87,7 +88,7 @@ impl Networks {
         Ok(shares)
     }
 
-    fn take_in(&mut self, name: &str, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, AgentError> {
+    fn take_in(&mut self, name: &str, wanted: &[IpAddr], exact: bool) -> Result<Vec<IpAddr>, AgentError> {
         let member = self.0.get_mut(name).ok_or_else(|| AgentError::NoNetwork(name.to_owned()))?;
         if let Some(address) = wanted.iter().find(|address| !member.network.has(Family::of(**address))) {
             return Err(AgentError::Family { address: *address, network: name.to_owned() });
@@ -95,7 +96,10 @@ impl Networks {
         let mut taken = Vec::new();
         for ipam in &mut member.ipams {
             let family = Family::of(ipam.block().addr());
-            let mut own = wanted.iter().filter(|address| Family::of(**address) == family);
+            let mut own = wanted.iter().filter(|address| Family::of(**address) == family).peekable();
+            if exact && own.peek().is_none() {
+                continue;
+            }
             let outcome = match (own.next(), own.next()) {
                 (Some(_), Some(more)) => {
                     Err(AgentError::OneAddress { address: *more, network: name.to_owned() })

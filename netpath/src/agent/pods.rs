@@ -9,7 +9,9 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, lock,
+    Agent, AgentError,
+    links::open_netns,
+    lock,
     registry::Entry,
     wanted::{Wanted, parse_mode},
 };
@@ -36,7 +38,10 @@ impl Agent {
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
             let _change = change;
-            agent.add(wanted).await
+            match agent.attached_before(&wanted).await? {
+                Some(pod) => Ok(pod),
+                None => agent.add(wanted).await,
+            }
         }))
         .await
     }
@@ -154,7 +159,7 @@ impl Agent {
         }
     }
 
-    async fn add(self: &Arc<Self>, wanted: Wanted) -> Result<Pod, AgentError> {
+    async fn add(self: &Arc<Self>, mut wanted: Wanted) -> Result<Pod, AgentError> {
         self.await_leaving(Some(&wanted)).await;
         if wanted.owns_netns && wanted.netns.symlink_metadata().is_ok() {
             // Unless it is that of a pod here, which the registry tells better.
@@ -165,6 +170,9 @@ impl Agent {
             return Err(AgentError::NetnsExists { pod: wanted.name.to_string(), path: wanted.netns });
         }
         self.check_allowed(&wanted)?;
+        if wanted.attachment.is_some() {
+            wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
+        }
         let id = self.state.next_id().await?;
         let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;
@@ -232,7 +240,7 @@ pub(super) fn object(pod: &Pod) -> String {
     format!("pod {}", pod.name)
 }
 
-async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
+pub(super) async fn gate_of(entry: &Entry) -> Result<OwnedMutexGuard<()>, AgentError> {
     let gate = timeout(BUSY, Arc::clone(&entry.gate).lock_owned()).await;
     gate.map_err(|_| AgentError::PodBusy(entry.pod.name.to_string()))
 }

@@ -8,7 +8,8 @@ use super::{AgentError, networks::Networks, wanted::Wanted};
 use crate::{
     datapath::POD_SLOTS,
     model::{
-        DEFAULT_NETWORK, Family, Interface, MIN_MTU_V6, Mac, Network, Pod, PodState, interface_name, overlap,
+        Attachment, DEFAULT_NETWORK, Family, Interface, MAX_PLACES, MIN_MTU_V6, Mac, Network, Pod, PodState,
+        interface_name, overlap,
     },
 };
 
@@ -140,6 +141,21 @@ impl Registry {
         self.pods.get(name).ok_or_else(|| AgentError::NoPod(name.to_owned()))
     }
 
+    /// The pod that an engine knows as this.
+    pub(super) fn attached(&self, attachment: &Attachment) -> Option<&Entry> {
+        self.pods.values().find(|entry| entry.pod.attachment.as_ref() == Some(attachment))
+    }
+
+    /// Families that an earlier pod of the same namespace has a default route of.
+    pub(super) fn families_before(&self, pod: &Pod) -> Vec<Family> {
+        let earlier =
+            self.pods.values().filter(|entry| entry.pod.id < pod.id && entry.pod.netns == pod.netns);
+        earlier
+            .flat_map(|entry| entry.pod.interfaces.iter().flat_map(|one| &one.addresses))
+            .map(|one| Family::of(*one))
+            .collect()
+    }
+
     /// The entry as it is now, unless the pod is gone or another has taken its name.
     pub(super) fn same(&self, earlier: &Entry) -> Option<&Entry> {
         self.pods.get(earlier.pod.name.as_str()).filter(|entry| entry.pod.id == earlier.pod.id)
@@ -154,6 +170,7 @@ impl Registry {
         instance: &str,
     ) -> Result<(Entry, OwnedMutexGuard<()>), AgentError> {
         self.check_free(&wanted)?;
+        let place = self.free_place(&wanted)?;
         let slot = self.free_slot()?;
         let interfaces = self.interfaces(&wanted, id, instance)?;
         let name = wanted.name.to_string();
@@ -168,6 +185,9 @@ impl Registry {
             mode: wanted.mode,
             offloads: wanted.offloads,
             labels: wanted.labels,
+            attachment: wanted.attachment,
+            netns_inode: wanted.netns_inode,
+            place,
             state: PodState::Creating,
             name: wanted.name,
         });
@@ -183,10 +203,6 @@ impl Registry {
             let ready = present.pod.state == PodState::Ready;
             return Err(if ready { AgentError::PodExists(name) } else { AgentError::PodBusy(name) });
         }
-        if let Some(other) = self.pods.values().find(|entry| entry.pod.netns == wanted.netns) {
-            let other = other.pod.name.to_string();
-            return Err(AgentError::NetnsTaken { pod: name, other, path: wanted.netns.clone() });
-        }
         for network in &wanted.networks {
             let v6 = self.networks.get(network)?.has(Family::V6);
             if let Some(mtu) = wanted.mtu.filter(|mtu| v6 && *mtu < MIN_MTU_V6) {
@@ -197,17 +213,40 @@ impl Registry {
         Ok(())
     }
 
+    /// The number that a pod gets among those of its namespace. Only an engine's pods share one, each with an interface of
+    /// its own name.
+    fn free_place(&self, wanted: &Wanted) -> Result<u8, AgentError> {
+        let here = || self.pods.values().filter(|entry| entry.pod.netns == wanted.netns);
+        let same = |entry: &&Entry| match &wanted.attachment {
+            Some(own) => entry.pod.interfaces.iter().any(|one| one.name == own.interface),
+            None => true,
+        };
+        let name = wanted.name.to_string();
+        if let Some(other) = here().find(same) {
+            let other = other.pod.name.to_string();
+            return Err(AgentError::NetnsTaken { pod: name, other, path: wanted.netns.clone() });
+        }
+        // The first one's is never given again while there are others: one of them may have its default route.
+        let first = u8::from(here().next().is_some());
+        let free = (first..MAX_PLACES).find(|place| here().all(|entry| entry.pod.place != *place));
+        let full = || AgentError::Invalid {
+            pod: name,
+            reason: format!("its namespace has {MAX_PLACES} pods already"),
+        };
+        free.ok_or_else(full)
+    }
+
     /// The pod's interfaces, with addresses that are now taken.
     fn interfaces(&mut self, wanted: &Wanted, id: u32, instance: &str) -> Result<Vec<Interface>, AgentError> {
         // First what was asked for, so that it is not chosen.
         self.claim_allowed(&wanted.networks[0], &wanted.allowed)?;
-        let taken = self.networks.take(&wanted.networks, &wanted.addresses);
+        let taken = self.networks.take(&wanted.networks, &wanted.addresses, wanted.exact);
         if taken.is_err() {
             self.networks.release(wanted.allowed.iter().copied());
         }
         let addresses = taken?;
         let interface = |(at, (network, addresses)): (usize, (&String, Vec<IpAddr>))| Interface {
-            name: format!("eth{at}"),
+            name: wanted.attachment.as_ref().map_or_else(|| format!("eth{at}"), |own| own.interface.clone()),
             network: network.clone(),
             // A network has a block, so an interface has an address.
             mac: wanted.mac.filter(|_| at == 0).unwrap_or_else(|| Mac::of_address(addresses[0])),

@@ -250,6 +250,7 @@ impl Agent {
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
+            spooled: tokio::sync::Mutex::new(()),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,
@@ -266,6 +267,7 @@ impl Agent {
         self.check_node()?;
         self.take_over().await?;
         self.pass(Extent::Full).await;
+        self.take_up_all().await;
         let mut tasks = JoinSet::new();
         let ring = self.datapath.lock().await.take_events()?;
         if let Some(ring) = ring {
@@ -275,6 +277,7 @@ impl Agent {
         tasks.spawn(self.datapath.lock().await.take_log()?);
         tasks.spawn(Arc::clone(self).reconcile_loop());
         tasks.spawn(Arc::clone(self).sweep_loop());
+        tasks.spawn(Arc::clone(self).spool_loop());
         Ok(tasks)
     }
 

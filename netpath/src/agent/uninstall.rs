@@ -7,6 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use super::{
     AgentError, advertisements, blocking,
     found::Found,
+    installed::remove_installed,
     links::{ANY_MTU, leave_netns, pod_link},
     node::block_route,
     reserved::release_ports,
@@ -68,6 +69,8 @@ pub(super) async fn remove_all(
     netlink: &Netlink,
 ) -> Result<(), AgentError> {
     let mut failures = Failures::default();
+    // First, so that engines ask for no more pods.
+    failures.note(remove_installed(paths));
     for pod in pods {
         for at in 0..pod.interfaces.len() {
             failures.note(pod_link(&pod, at, ANY_MTU).remove(netlink).await);
@@ -141,6 +144,9 @@ fn remove_files(paths: &Paths) -> Result<(), AgentError> {
         }
         absent(fs::remove_file(&file)).map_err(AgentError::io(format!("removing {}", file.display())))?;
     }
+    // Whatever waits there is done: no pod is left.
+    absent(fs::remove_dir_all(paths.spool()))
+        .map_err(AgentError::io(format!("removing {}", paths.spool().display())))?;
     for dir in [&paths.state_dir, &paths.run_dir] {
         match absent(fs::remove_dir(dir)) {
             Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
@@ -161,7 +167,7 @@ fn remove_empty_parent(dir: &Path) {
 }
 
 /// What is gone already is what was wanted.
-fn absent(outcome: io::Result<()>) -> io::Result<()> {
+pub(super) fn absent(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
@@ -173,7 +179,7 @@ fn absent(outcome: io::Result<()>) -> io::Result<()> {
 struct Failures(Vec<String>);
 
 impl Failures {
-    fn note<E: Display>(&mut self, outcome: Result<(), E>) {
+    fn note<T, E: Display>(&mut self, outcome: Result<T, E>) {
         if let Err(error) = outcome {
             self.0.push(error.to_string());
         }

@@ -7,7 +7,7 @@ use std::{
 
 use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 
-use super::{Agent, AgentError, lock, pods::object, registry::Entry};
+use super::{Agent, AgentError, attachments::to_api, lock, pods::object, registry::Entry};
 use crate::{
     api::types::{Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
     datapath::{Attachment, DatapathError, Readings},
@@ -34,7 +34,7 @@ impl Agent {
         self.describe_pods(vec![entry]).await?.pop().ok_or_else(gone)
     }
 
-    async fn describe_pods(&self, entries: Vec<Entry>) -> Result<Vec<Pod>, AgentError> {
+    pub(super) async fn describe_pods(&self, entries: Vec<Entry>) -> Result<Vec<Pod>, AgentError> {
         let slots: Vec<u32> = entries.iter().map(|entry| entry.pod.slot).collect();
         let read =
             move |readings: &Readings| slots.into_iter().map(|slot| readings.pod_counter(slot)).collect();
@@ -55,7 +55,8 @@ impl Agent {
             (None, PodState::Creating) => "creating".into(),
             (None, PodState::Removing) => "removing".into(),
         };
-        let interfaces: Vec<PodInterface> = entry.links().map(describe_interface).collect();
+        let interfaces: Vec<PodInterface> =
+            entry.links().enumerate().map(|(at, link)| self.describe_interface(pod, at, link)).collect();
         // A pod has at least one.
         let first = interfaces[0].clone();
         Pod {
@@ -77,6 +78,24 @@ impl Agent {
             mtu: self.mtu(pod, &pod.interfaces[0]),
             mode: self.mode_of(pod).name().into(),
             labels: pod.labels.clone(),
+            attachment: pod.attachment.clone().map(to_api),
+        }
+    }
+
+    fn describe_interface(
+        &self,
+        pod: &model::Pod,
+        at: usize,
+        (interface, ifindex): (&model::Interface, u32),
+    ) -> PodInterface {
+        PodInterface {
+            name: interface.name.clone(),
+            network: interface.network.clone(),
+            addresses: interface.addresses.clone(),
+            mac: interface.mac.to_string(),
+            interface: interface.host.clone(),
+            ifindex,
+            gateways: self.pod_link(pod, at).gateways,
         }
     }
 
@@ -178,17 +197,6 @@ impl Agent {
 /// The host ends of a pod, by index.
 fn hosts(entry: &Entry) -> Vec<(u32, String)> {
     entry.links().map(|(interface, ifindex)| (ifindex, interface.host.clone())).collect()
-}
-
-fn describe_interface((interface, ifindex): (&model::Interface, u32)) -> PodInterface {
-    PodInterface {
-        name: interface.name.clone(),
-        network: interface.network.clone(),
-        addresses: interface.addresses.clone(),
-        mac: interface.mac.to_string(),
-        interface: interface.host.clone(),
-        ifindex,
-    }
 }
 
 fn traffic(readings: &Readings) -> Result<Vec<Traffic>, DatapathError> {

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use super::AgentError;
 use crate::{
-    api::types::PodAdd,
+    api::types::{self, PodAdd},
     config::Config,
-    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, check_host},
+    model::{Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, check_host},
 };
 
 /// MTUs a pod can have: IPv4 needs 576 (RFC 791), and a record holds 16 bits.
@@ -29,6 +29,11 @@ pub(super) struct Wanted {
     /// Whether its offloads will be set for XDP.
     pub(super) offloads: bool,
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) attachment: Option<Attachment>,
+    /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
+    pub(super) netns_inode: Option<u64>,
+    /// No addresses but [`addresses`](Self::addresses).
+    pub(super) exact: bool,
 }
 
 impl Wanted {
@@ -62,6 +67,9 @@ impl Wanted {
                 "namespace '{path}' is not an absolute path; give one like /run/netns/NAME"
             )));
         }
+        if let Some(attachment) = &request.attachment {
+            check_attachment(request, attachment, &networks).map_err(invalid)?;
+        }
         let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
@@ -76,9 +84,36 @@ impl Wanted {
             mode,
             offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
             labels: request.labels.clone(),
+            attachment: request.attachment.clone().map(of_request),
+            netns_inode: None,
+            exact: request.no_other_addresses,
             name,
         })
     }
+}
+
+/// Whether an interface of a container engine's can be made as asked for.
+fn check_attachment(
+    request: &PodAdd,
+    attachment: &types::Attachment,
+    networks: &[String],
+) -> Result<(), String> {
+    let name = &attachment.interface;
+    // As the kernel's dev_valid_name().
+    let bad = |c: char| c == '/' || c == ':' || c.is_ascii_whitespace();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
+        return Err(format!("'{name}' is no name of an interface; give one like eth0"));
+    }
+    if networks.len() > 1 || request.netns.is_none() {
+        return Err("an attachment has one network, and a namespace that its engine made".to_owned());
+    }
+    Ok(())
+}
+
+/// The same as the store keeps it.
+pub(super) fn of_request(attachment: types::Attachment) -> Attachment {
+    let types::Attachment { container, interface, network } = attachment;
+    Attachment { container, interface, network }
 }
 
 /// A pod's mode by its name.

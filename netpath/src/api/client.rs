@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
-    Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, Pod, PodAdd,
-    PodSet, Status, Trace, TraceRequest,
+    Attachment, AttachmentFilter, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed, Network,
+    NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -87,6 +87,22 @@ impl Client {
         self.delete(&format!("/v1/pods/{}?wait=false", escape(name))).await
     }
 
+    /// Pods that a container engine added, of one of its networks if one is named.
+    pub async fn attachments(&self, network: Option<&str>) -> Result<Vec<Pod>, ClientError> {
+        let filter = AttachmentFilter { network: network.map(str::to_owned) };
+        self.get(&with_query("/v1/attachments", &filter)?).await
+    }
+
+    /// Removes the pod that an engine knows as this; no error if there is none.
+    pub async fn attachment_rm(&self, attachment: &Attachment) -> Result<(), ClientError> {
+        self.delete(&with_query("/v1/attachments", attachment)?).await
+    }
+
+    /// Has the agent compare the pod that an engine knows as this with the kernel; `Refused` if it is not as it should be.
+    pub async fn attachment_check(&self, attachment: &Attachment) -> Result<Pod, ClientError> {
+        self.get(&with_query("/v1/attachments/check", attachment)?).await
+    }
+
     /// All networks.
     pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
         self.get("/v1/networks").await
@@ -114,12 +130,12 @@ impl Client {
 
     /// Tracked flows that a filter lets pass.
     pub async fn flows_by(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
-        self.get(&flows_path(filter)?).await
+        self.get(&with_query("/v1/flows", filter)?).await
     }
 
     /// Removes tracked flows that a filter lets pass.
     pub async fn flush_flows(&self, filter: &FlowFilter) -> Result<Flushed, ClientError> {
-        let path = flows_path(filter)?;
+        let path = with_query("/v1/flows", filter)?;
         let body = self.exchange(Method::DELETE, &path, None).await?;
         decode("DELETE", &path, &body)
     }
@@ -316,15 +332,16 @@ fn excerpt(body: &[u8]) -> String {
     format!("`{}{more}`", shown.escape_debug())
 }
 
-fn flows_path(filter: &FlowFilter) -> Result<String, ClientError> {
-    let refused = |reason: String| ClientError::Protocol { request: "/v1/flows".to_owned(), reason };
-    let fields = serde_json::to_value(filter).map_err(|error| refused(error.to_string()))?;
+/// A path with the fields of something flat as its query.
+fn with_query(path: &str, query: &impl Serialize) -> Result<String, ClientError> {
+    let refused = |reason: String| ClientError::Protocol { request: path.to_owned(), reason };
+    let fields = serde_json::to_value(query).map_err(|error| refused(error.to_string()))?;
     let pair = |(key, value): (&String, &serde_json::Value)| match value {
         serde_json::Value::String(text) => format!("{key}={}", escape(text)),
         other => format!("{key}={other}"),
     };
     let query: Vec<_> = fields.as_object().into_iter().flatten().map(pair).collect();
-    Ok(if query.is_empty() { "/v1/flows".to_owned() } else { format!("/v1/flows?{}", query.join("&")) })
+    Ok(if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) })
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters, so that any name is one path segment or value.

@@ -1,5 +1,6 @@
 //! The agent's end of the API: routes, and what holds for all of them. The handlers are in a file a topic.
 
+mod attachments;
 mod connection;
 mod deny;
 mod events;
@@ -133,6 +134,8 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(node::status))
         .routes(routes!(pods::list, pods::add))
         .routes(routes!(pods::show, pods::set, pods::rm))
+        .routes(routes!(attachments::list, attachments::rm))
+        .routes(routes!(attachments::check))
         .routes(routes!(networks::list, networks::add))
         .routes(routes!(networks::set, networks::rm))
         .routes(routes!(flows::list, flows::flush))

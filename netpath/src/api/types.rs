@@ -1,5 +1,6 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
+mod attachment;
 mod deny;
 mod event;
 mod failure;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
+    attachment::{Attachment, AttachmentFilter},
     deny::{Denied, DenyAdd},
     event::Event,
     failure::{Failure, FailureCode},
@@ -57,6 +59,13 @@ pub struct PodAdd {
     /// `tc` or `xdp`: which way packets take to other pods of the node; the node's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// For container engines: what they call it. Its interface has the name given there, the namespace may have other pods,
+    /// and asking again for the same one changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// No other addresses than those wanted, whatever families the networks have.
+    #[serde(default)]
+    pub no_other_addresses: bool,
 }
 
 /// `PATCH /v1/pods/NAME`: what is absent stays as it is.
@@ -117,6 +126,9 @@ pub struct Pod {
     /// Labels given when it was added.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What the container engine that added it calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 /// One of a pod's interfaces, in [`Pod`].
@@ -135,6 +147,10 @@ pub struct PodInterface {
     pub interface: String,
     /// Index of the host end; 0 while it does not exist.
     pub ifindex: u32,
+    /// Gateways of the pod's default routes that lead out here.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
 }
 
 /// `POST /v1/networks`.

@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod capture;
+mod cni;
 mod completions;
 mod deny;
 mod doctor;
@@ -111,6 +112,9 @@ pub enum Command {
     Trace(trace::Args),
     /// Capture a pod's packets, before and after translation
     Capture(capture::Args),
+    /// Have container engines use netpath as their network
+    #[command(subcommand)]
+    Cni(cni::Command),
     /// Show the agent, its programs, tables and problems
     Status,
     /// Find what on this node keeps netpath from working, and say how to put it right; changes nothing
@@ -171,6 +175,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Trace(args) => trace::run(global, args)?,
         Command::Capture(args) => capture::run(global, &args)?,
+        Command::Cni(command) => cni::run(global, &command)?,
         Command::Status => status::run(global)?,
         Command::Doctor(args) => return doctor::run(global, args),
         Command::Metrics => metrics::run(global)?,

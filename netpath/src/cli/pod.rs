@@ -135,6 +135,7 @@ impl AddArgs {
             labels: BTreeMap::from_iter(self.labels),
             mtu: self.mtu,
             mode: self.mode,
+            ..PodAdd::default()
         })
     }
 }
@@ -199,22 +200,30 @@ pub(super) fn render(pods: &[Pod]) -> String {
 pub(super) fn render_one(pod: &Pod) -> String {
     let labels: Vec<_> = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let traffic = |packets, count| format!("{packets} packets, {}", bytes(count));
-    let mut shown = fields([
-        ("name", pod.name.clone()),
-        ("network", pod.network.clone()),
-        ("state", pod.state.clone()),
-        ("addresses", list(&pod.addresses)),
-        ("allowed", list(&pod.allowed_addresses)),
-        ("masquerade", if pod.no_masquerade { "never" } else { "as its networks say" }.to_owned()),
-        ("mac", pod.mac.clone()),
-        ("mtu", pod.mtu.to_string()),
-        ("mode", pod.mode.clone()),
-        ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
-        ("netns", pod.netns.clone()),
-        ("received", traffic(pod.rx_packets, pod.rx_bytes)),
-        ("sent", traffic(pod.tx_packets, pod.tx_bytes)),
-        ("labels", list(&labels)),
-    ]);
+    let known = pod
+        .attachment
+        .as_ref()
+        .map(|own| ("container", format!("{} in {} as {}", own.container, own.network, own.interface)));
+    let mut shown = fields(
+        [
+            ("name", pod.name.clone()),
+            ("network", pod.network.clone()),
+            ("state", pod.state.clone()),
+            ("addresses", list(&pod.addresses)),
+            ("allowed", list(&pod.allowed_addresses)),
+            ("masquerade", if pod.no_masquerade { "never" } else { "as its networks say" }.to_owned()),
+            ("mac", pod.mac.clone()),
+            ("mtu", pod.mtu.to_string()),
+            ("mode", pod.mode.clone()),
+            ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
+            ("netns", pod.netns.clone()),
+            ("received", traffic(pod.rx_packets, pod.rx_bytes)),
+            ("sent", traffic(pod.tx_packets, pod.tx_bytes)),
+            ("labels", list(&labels)),
+        ]
+        .into_iter()
+        .chain(known),
+    );
     if pod.interfaces.len() > 1 {
         shown.push('\n');
         shown.push_str(&interfaces(&pod.interfaces));

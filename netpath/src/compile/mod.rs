@@ -259,6 +259,9 @@ mod tests {
             mode: None,
             offloads: false,
             labels: BTreeMap::new(),
+            attachment: None,
+            netns_inode: None,
+            place: 0,
             state: PodState::Ready,
         };
         let record = endpoint(&network(), &pod, &interface, 12, 1450);

@@ -105,6 +105,16 @@ impl Paths {
         self.run_dir.join("lock")
     }
 
+    /// Removals that container engines asked for while no agent answered.
+    pub fn spool(&self) -> PathBuf {
+        self.state_dir.join("cni-del")
+    }
+
+    /// The list of what `netpath cni install` wrote.
+    pub fn installed(&self) -> PathBuf {
+        self.state_dir.join("cni-installed.json")
+    }
+
     /// The store's file.
     pub fn store(&self) -> PathBuf {
         self.state_dir.join("state.redb")

@@ -15,4 +15,4 @@ pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange,
 };
-pub use pod::{Interface, MAX_INTERFACES, Mode, Pod, PodState};
+pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState};

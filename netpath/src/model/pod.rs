@@ -9,6 +9,9 @@ use super::{Mac, PodName};
 /// Interfaces a pod can have. The kernel does not care; names and tables of more would not fit.
 pub const MAX_INTERFACES: usize = 8;
 
+/// Pods that one namespace can have: each has [`MAX_INTERFACES`] route tables of 8 bits there.
+pub const MAX_PLACES: u8 = 16;
+
 /// How far a pod is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,8 +77,29 @@ pub struct Pod {
     pub offloads: bool,
     /// Labels given when it was added.
     pub labels: BTreeMap<String, String>,
+    /// What the container engine that added it calls it.
+    #[serde(default)]
+    pub attachment: Option<Attachment>,
+    /// Which namespace that file was when an engine's pod was added: engines name some by a process, and process numbers
+    /// are used again.
+    #[serde(default)]
+    pub netns_inode: Option<u64>,
+    /// Its number among the pods of its namespace, 0 for the first. It says which table of the namespace is whose.
+    #[serde(default)]
+    pub place: u8,
     /// How far it is.
     pub state: PodState,
+}
+
+/// What identifies an interface for a container engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The engine's name of the container.
+    pub container: String,
+    /// Name of the interface inside.
+    pub interface: String,
+    /// The engine's name of the network.
+    pub network: String,
 }
 
 /// A pod's interface in one network.

@@ -27,7 +27,7 @@ const MAINTAINER: &str = "netpath maintainers <maintainers@netpath.invalid>";
 /// What to pack, and where to.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Pack this binary instead of building one for release
+    /// Pack this binary, and netpath-cni beside it, instead of building them for release
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Directory for the package [default: target/package]
@@ -47,7 +47,16 @@ pub(crate) fn package(arguments: &Arguments) -> Result<()> {
         Some(binary) => env::current_dir()?.join(binary),
         None => {
             setup(Purpose::Package)?;
-            run(cargo().args(["build", "--release", "--package", "netpath", "--bin", "netpath"]))?;
+            run(cargo().args([
+                "build",
+                "--release",
+                "--package",
+                "netpath",
+                "--bin",
+                "netpath",
+                "--bin",
+                "netpath-cni",
+            ]))?;
             workspace::target().join("release/netpath")
         }
     };
@@ -95,9 +104,10 @@ fn fill(tree: &Tree, binary: &Path, version: &str) -> Result<()> {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     };
     tree.copy(binary, "usr/bin/netpath", 0o755)?;
-    let installed = tree.root().join("usr/bin/netpath");
+    tree.copy(&binary.with_file_name("netpath-cni"), "usr/bin/netpath-cni", 0o755)?;
     // Symbols are for who has the build tree.
-    run(command("strip").args(["--strip-unneeded", "--remove-section=.comment"]).arg(&installed))?;
+    let installed = ["netpath", "netpath-cni"].map(|name| tree.root().join("usr/bin").join(name));
+    run(command("strip").args(["--strip-unneeded", "--remove-section=.comment"]).args(installed))?;
     tree.write("lib/systemd/system/netpath.service", &read("netpath.service")?, 0o644)?;
     tree.write("etc/netpath/netpath.toml.example", &read("netpath.toml.example")?, 0o644)?;
     for script in ["postinst", "prerm", "postrm"] {

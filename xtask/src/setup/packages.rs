@@ -119,6 +119,49 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
+        name: "podman",
+        package: "podman",
+        why: "tests have it use netpath as its network, on machines of their own",
+        need: Need::Test,
+    },
+    Program {
+        name: "runc",
+        package: "runc",
+        why: "runs the containers of podman and containerd in tests",
+        need: Need::Test,
+    },
+    Program {
+        name: "conmon",
+        package: "conmon",
+        why: "podman's process beside each container",
+        need: Need::Test,
+    },
+    Program {
+        name: "catatonit",
+        package: "catatonit",
+        why: "the process that keeps the namespace of a podman pod",
+        need: Need::Test,
+    },
+    Program {
+        name: "containerd",
+        package: "containerd",
+        why: "tests have it, and its CRI plugin, use netpath as their network, on machines of their own",
+        need: Need::Test,
+    },
+    Program {
+        name: "host-local",
+        package: "containernetworking-plugins",
+        why: "tests run the reference CNI plugins behind netpath's, and as its IPAM",
+        need: Need::Test,
+    },
+    Program { name: "go", package: "golang-go", why: "builds the tests' client of libcni", need: Need::Test },
+    Program {
+        name: "github.com/containernetworking/cni/libcni",
+        package: "golang-github-appc-cni-dev",
+        why: "libcni, by which engines written in Go ask plugins",
+        need: Need::Test,
+    },
+    Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86",
         why: "emulates a machine for another kernel",
@@ -127,8 +170,8 @@ const PROGRAMS: &[Program] = &[
     Program {
         name: "busybox",
         package: "busybox-static",
-        why: "all that is in that machine before it sees this one's files",
-        need: Need::Vm,
+        why: "all that is in containers of tests, and in an emulated machine before it sees this one's files",
+        need: Need::Test,
     },
     Program {
         name: "xz",
@@ -168,10 +211,12 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
         .collect()
 }
 
-/// On `PATH`, or where Debian keeps what only root runs.
+/// Where Debian keeps what only root runs, plugins of CNI, and sources for Go.
+const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src"];
+
+/// On `PATH`, or in one of [`PLACES`].
 fn is_there(program: &str) -> bool {
-    which::which(program).is_ok()
-        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).is_file())
+    which::which(program).is_ok() || PLACES.iter().any(|dir| Path::new(dir).join(program).exists())
 }
 
 /// Fetches the lists of packages, once.

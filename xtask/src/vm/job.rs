@@ -43,7 +43,9 @@ pub(super) fn command(args: &[OsString]) -> Result<Job> {
 /// The build fails.
 pub(super) fn tests(tiers: &[Tier], args: &[OsString]) -> Result<Job> {
     // With the targets and packages of `cargo xtask test`, so that each finds what the other has built.
-    run(cargo().args(["build", "--bin", "netpath", "--lib", "--tests"]).args(PACKAGES))?;
+    run(cargo()
+        .args(["build", "--bin", "netpath", "--bin", "netpath-cni", "--lib", "--tests"])
+        .args(PACKAGES))?;
     crate::next::build()?;
     let mut list = nextest::command()?;
     list.args(["nextest", "list", "--list-type", "binaries-only", "--message-format", "json"]).args(PACKAGES);

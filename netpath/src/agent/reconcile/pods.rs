@@ -13,7 +13,7 @@ use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use super::{Agent, AgentError, Extent, lock, object};
 use crate::{
-    agent::{blocking, links::pod_link, notify::Loop, problems::Turn, registry::Entry},
+    agent::{blocking, notify::Loop, problems::Turn, registry::Entry},
     compile,
     datapath::{AttachKind, Datapath},
     model::{Mode, PodState},
@@ -131,8 +131,12 @@ impl Agent {
     }
 
     fn pod_links(&self, entry: &Entry) -> Vec<PodLink> {
-        let link = |at| pod_link(&entry.pod, at, self.mtu(&entry.pod, &entry.pod.interfaces[at]));
-        (0..entry.pod.interfaces.len()).map(link).collect()
+        (0..entry.pod.interfaces.len()).map(|at| self.pod_link(&entry.pod, at)).collect()
+    }
+
+    /// Whether programs or table entries of a pod are missing.
+    pub(in crate::agent) async fn lacks_datapath(&self, entry: &Entry) -> Result<bool, AgentError> {
+        Ok(!self.wrong_in_the_datapath(std::slice::from_ref(entry), |_| true).await?.is_empty())
     }
 
     /// Pods whose programs are not attached, or of which the tables hold something else: a few dumps for all of them.

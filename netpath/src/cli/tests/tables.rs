@@ -10,6 +10,7 @@ fn pods() {
         addresses: vec![],
         state: "failed: no free address".into(),
         labels: Default::default(),
+        attachment: None,
         ..web()
     };
     assert_eq!(
@@ -51,6 +52,7 @@ fn a_pod_in_two_networks() {
         mac: "0a:58:0a:f4:00:02".into(),
         interface: format!("np1{}", if at == 0 { "" } else { "B" }),
         ifindex: 7 + at,
+        gateways: vec![],
     };
     let interfaces = vec![interface(0, "default", "10.244.0.2"), interface(1, "back", "10.62.0.1")];
     let pod = Pod { addresses: interfaces[0].addresses.clone(), interfaces, no_masquerade: true, ..web() };

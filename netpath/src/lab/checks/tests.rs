@@ -70,6 +70,7 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         mtu: 1500,
         mode: "tc".into(),
         labels: BTreeMap::new(),
+        attachment: None,
     };
     LabPod::open(pod).unwrap()
 }

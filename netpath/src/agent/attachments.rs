@@ -1,0 +1,117 @@
+//! Pods of container engines, which know them by container, interface and network name, and not by a pod's name.
+
+use std::sync::Arc;
+
+use super::{
+    Agent, AgentError, blocking, lock,
+    pods::gate_of,
+    registry::Entry,
+    wanted::{Wanted, of_request},
+};
+use crate::{
+    api::types,
+    model::{Attachment, Pod, PodState},
+};
+
+impl Agent {
+    /// Pods that a container engine added, by name; of one of its networks, if one is named.
+    ///
+    /// # Errors
+    /// If a counter cannot be read.
+    pub async fn attachments(&self, network: Option<&str>) -> Result<Vec<types::Pod>, AgentError> {
+        let of = |entry: &&Entry| match &entry.pod.attachment {
+            Some(own) => network.is_none_or(|network| network == own.network),
+            None => false,
+        };
+        let entries = lock(&self.registry).pods().filter(of).cloned().collect();
+        self.describe_pods(entries).await
+    }
+
+    /// Removes the pod that an engine knows as this; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// [`AgentError::PodBusy`], or the step that failed.
+    pub async fn attachment_rm(self: &Arc<Self>, attachment: types::Attachment) -> Result<(), AgentError> {
+        self.release(&of_request(attachment)).await
+    }
+
+    /// Looks whether the pod that an engine knows as this is in the kernel as it should be, and changes nothing.
+    ///
+    /// # Errors
+    /// [`AgentError::NoAttachment`], [`AgentError::PodDown`] if it is not, or it cannot be looked at.
+    pub async fn attachment_check(&self, attachment: types::Attachment) -> Result<types::Pod, AgentError> {
+        let known = lock(&self.registry).attached(&of_request(attachment.clone())).cloned();
+        let entry = known.ok_or(AgentError::NoAttachment {
+            container: attachment.container,
+            interface: attachment.interface,
+        })?;
+        // Whoever is at it brings it to what is asked for.
+        let _gate = gate_of(&entry).await?;
+        let down =
+            |reason: &str| AgentError::PodDown { pod: entry.pod.name.to_string(), reason: reason.into() };
+        let Some(entry) = lock(&self.registry).same(&entry).cloned() else {
+            return Err(down("it has been removed"));
+        };
+        let survey = self.netlink.survey().await?;
+        for (at, ifindex) in entry.ifindexes.iter().enumerate() {
+            let link = self.pod_link(&entry.pod, at);
+            let end = survey.link(*ifindex).cloned();
+            let Some(end) = end.filter(|_| link.is_right_outside(*ifindex, &survey)) else {
+                return Err(down("its link, neighbours or routes on the node are not as they were made"));
+            };
+            let netns = entry.pod.netns.clone();
+            if !blocking(move || link.is_right_inside(&end, &netns)).await? {
+                return Err(down("its interface, addresses or routes are not as they were made"));
+            }
+        }
+        if self.lacks_datapath(&entry).await? {
+            return Err(down("programs or table entries of it are missing"));
+        }
+        self.describe_pods(vec![entry.clone()]).await?.pop().ok_or_else(|| down("it has been removed"))
+    }
+
+    pub(super) async fn release(self: &Arc<Self>, attachment: &Attachment) -> Result<(), AgentError> {
+        let known = lock(&self.registry).attached(attachment).map(|entry| entry.pod.name.to_string());
+        match known {
+            Some(name) => match self.pod_rm_early(&name).await {
+                // Another request was first.
+                Err(AgentError::NoPod(_)) => Ok(()),
+                outcome => outcome,
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// The pod of an earlier request for the same attachment, put right, if it is what is wanted now. One that is not, such
+    /// as of a container that was started again in a new namespace, is removed: its engine has forgotten it.
+    pub(super) async fn attached_before(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+    ) -> Result<Option<Pod>, AgentError> {
+        let Some(attachment) = &wanted.attachment else { return Ok(None) };
+        self.take_up(attachment).await?;
+        let Some(entry) = lock(&self.registry).attached(attachment).cloned() else { return Ok(None) };
+        let _gate = gate_of(&entry).await?;
+        let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return Ok(None) };
+        if is_as_wanted(&entry.pod, wanted) && self.repair_pod(&entry).await.is_ok() {
+            return Ok(Some(entry.pod));
+        }
+        self.remove(&entry, None).await?;
+        Ok(None)
+    }
+}
+
+/// An attachment as the store keeps it, for the API.
+pub(super) fn to_api(attachment: Attachment) -> types::Attachment {
+    let Attachment { container, interface, network } = attachment;
+    types::Attachment { container, interface, network }
+}
+
+fn is_as_wanted(pod: &Pod, wanted: &Wanted) -> bool {
+    let own = &pod.interfaces[0];
+    pod.state == PodState::Ready
+        && pod.netns == wanted.netns
+        && own.network == wanted.networks[0]
+        && wanted.addresses.iter().all(|address| own.addresses.contains(address))
+        && wanted.mac.is_none_or(|mac| mac == own.mac)
+}

@@ -1,0 +1,192 @@
+//! The network configuration on standard input.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::{CniError, Code};
+
+/// What this plugin reads of it; engines and other plugins put more into it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Config {
+    /// The engine's name of the network.
+    pub(super) name: String,
+    /// netpath's name of the network.
+    network: Option<String>,
+    instance: Option<String>,
+    socket: Option<PathBuf>,
+    spool: Option<PathBuf>,
+    /// MTU of the pod's interface, bytes; the network's if absent.
+    pub(super) mtu: Option<u32>,
+    ipam: Option<Ipam>,
+    pub(super) dns: Dns,
+    #[serde(rename = "runtimeConfig")]
+    pub(super) runtime: Runtime,
+    #[serde(rename = "prevResult")]
+    pub(super) previous: Option<Value>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid: Option<Vec<Valid>>,
+    /// What version 1.1.0 called it before an erratum.
+    #[serde(rename = "cni.dev/attachments")]
+    valid_before: Option<Vec<Valid>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ipam {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// An attachment that is not to be collected.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Valid {
+    #[serde(rename = "containerID")]
+    pub(super) container: String,
+    #[serde(rename = "ifname")]
+    pub(super) interface: String,
+}
+
+/// `dns` of configurations and results.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Dns {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nameservers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    search: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<String>,
+}
+
+/// What an engine asks for one container by capabilities.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Runtime {
+    ips: Option<Vec<String>>,
+    pub(super) mac: Option<String>,
+    pub(super) aliases: Option<BTreeMap<String, Vec<String>>>,
+    dns: Option<RuntimeDns>,
+    #[serde(rename = "portMappings")]
+    port_mappings: Option<Vec<Value>>,
+    bandwidth: Option<BTreeMap<String, Value>>,
+}
+
+/// Capability `dns`, whose words are others than those of results.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeDns {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Config {
+    /// netpath's name of the network.
+    pub(super) fn network(&self) -> &str {
+        self.network.as_deref().unwrap_or("default")
+    }
+
+    /// The agent's socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| Path::new("/run/netpath").join(self.instance()).join("agent.sock"))
+    }
+
+    /// Where removals wait for an agent.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.spool
+            .clone()
+            .unwrap_or_else(|| Path::new("/var/lib/netpath").join(self.instance()).join("cni-del"))
+    }
+
+    fn instance(&self) -> &str {
+        self.instance.as_deref().unwrap_or("default")
+    }
+
+    /// The IPAM plugin that has the addresses, if it is not the agent.
+    pub(super) fn ipam(&self) -> Option<&str> {
+        self.ipam.as_ref().map(|ipam| ipam.kind.as_str()).filter(|kind| !kind.is_empty())
+    }
+
+    /// What `GC` leaves.
+    pub(super) fn valid(&self) -> Option<&[Valid]> {
+        self.valid.as_deref().or(self.valid_before.as_deref())
+    }
+
+    /// `dns` of the result: the engine's where it has any.
+    pub(super) fn dns(&self) -> Dns {
+        let mut dns = self.dns.clone();
+        if let Some(own) = &self.runtime.dns {
+            for (field, own) in [
+                (&mut dns.nameservers, &own.servers),
+                (&mut dns.search, &own.searches),
+                (&mut dns.options, &own.options),
+            ] {
+                if !own.is_empty() {
+                    field.clone_from(own);
+                }
+            }
+        }
+        dns
+    }
+
+    /// Capabilities that an engine asks for and that no agent has yet: they are refused, never left out silently. A
+    /// capability that is built is taken from this list.
+    pub(super) fn check_supported(&self) -> Result<(), CniError> {
+        let limits = self.runtime.bandwidth.iter().flatten();
+        let unsupported = [
+            ("portMappings", self.runtime.port_mappings.iter().flatten().next().map(Value::to_string)),
+            (
+                "bandwidth",
+                limits
+                    .filter(|(_, limit)| limit.as_f64() != Some(0.0))
+                    .map(|(key, limit)| format!("{key}={limit}"))
+                    .next(),
+            ),
+        ];
+        for (key, value) in unsupported {
+            if let Some(value) = value {
+                let message = format!("runtimeConfig.{key} {value}: this version of netpath cannot do that");
+                return Err(CniError::new(Code::UnsupportedField, message).hint(format!(
+                    "take \"{key}\" from the capabilities of netpath-cni in the conflist, or ask for none"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Runtime {
+    /// Addresses asked for; a prefix's length is the network's business.
+    pub(super) fn ips(&self) -> Result<Vec<IpAddr>, CniError> {
+        let read = |text: &String| {
+            address(text).ok_or_else(|| {
+                CniError::new(Code::InvalidConfig, format!("runtimeConfig.ips: '{text}' is no address"))
+            })
+        };
+        self.ips.iter().flatten().map(read).collect()
+    }
+}
+
+impl Dns {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An address, with a prefix's length or without.
+pub(super) fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| text.parse::<IpNet>().ok().map(|net| net.addr()))
+}

@@ -1,0 +1,135 @@
+//! A machine with container engines and netpath, as an administrator sets it up: the agent as its service, the plugin by
+//! `netpath cni install`.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use netpath::{api::types::Pod, net::Netns};
+use netpath_tests::{machine::Machine, wait};
+
+use crate::systemd::{Surroundings, install, machine_with};
+
+/// What each container serves on port 80.
+pub(crate) const PAGE: &str = "a page of a container\n";
+
+/// What podman of Debian 12 needs to know of a machine without cgroup controllers and without CAP_SYS_RESOURCE.
+const PODMAN: &str = r#"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["/opt/cni/bin"]
+network_config_dir = "/etc/cni/net.d"
+default_network = "netpath"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+[containers]
+default_ulimits = ["nofile=1024:4096", "nproc=4096:8192"]
+pids_limit = 0
+"#;
+
+const STORAGE: &str =
+    "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n";
+
+/// A running machine with an image called `image`.
+pub(crate) struct Host {
+    pub(crate) machine: Machine,
+    pub(crate) surroundings: Surroundings,
+}
+
+impl Host {
+    /// Boots it, and starts the agent. Engines have it as their only network.
+    pub(crate) fn start() -> Self {
+        let (surroundings, machine) = machine_with(|root| {
+            install(root, "");
+            let engines = root.join("etc/containers");
+            fs::create_dir_all(&engines).expect("engines");
+            fs::write(engines.join("containers.conf"), PODMAN).expect("podman");
+            fs::write(engines.join("storage.conf"), STORAGE).expect("storage");
+            let _ = fs::remove_dir_all(root.join("etc/cni/net.d"));
+            let _ = fs::remove_dir_all(root.join("var/lib/cni"));
+            image(&root.join("root/image"));
+        });
+        machine.run("systemctl start netpath; netpath cni install");
+        let change = r#"--change 'ENV PATH=/bin' --change 'CMD ["httpd","-f","-h","/www","-p","80"]'"#;
+        machine.run(&format!("tar -C /root/image -c . | podman import {change} - image"));
+        Self { machine, surroundings }
+    }
+
+    /// What a shell on it prints.
+    pub(crate) fn run(&self, line: &str) -> String {
+        self.machine.run(line)
+    }
+
+    /// The agent's pods.
+    pub(crate) fn pods(&self) -> Vec<Pod> {
+        serde_json::from_str(&self.run("netpath pod ls -o json")).expect("pods")
+    }
+
+    /// The pod of the container, or of the namespace, whose name the engine told.
+    pub(crate) fn pod(&self, name: &str) -> Pod {
+        let pods = self.pods();
+        let found = pods.iter().find(|pod| pod.name.starts_with(&format!("{name}-")));
+        found.unwrap_or_else(|| panic!("no pod {name} in {pods:#?}")).clone()
+    }
+
+    /// The node's namespace.
+    pub(crate) fn node(&self) -> &Netns {
+        &self.surroundings.0.node.netns
+    }
+
+    /// Whether all of a pod's addresses serve the page to the node.
+    pub(crate) fn serves(&self, pod: &Pod) {
+        for address in pod.interfaces.iter().flat_map(|one| &one.addresses) {
+            wait::until(&format!("{} serves at {address}", pod.name), || {
+                self.node()
+                    .enter(|| page(*address))
+                    .expect("namespace")
+                    .is_ok_and(|said| said.ends_with(PAGE))
+            });
+        }
+    }
+
+    /// Nothing of any container is on the node, and the agent has nothing to complain about.
+    pub(crate) fn is_clean(&self) {
+        assert_eq!(self.pods(), []);
+        let left = self.run(
+            "ip -o link; ip route; ip -6 route; ls -A /var/lib/netpath/default/cni-del 2>/dev/null || true",
+        );
+        assert!(!left.contains("np") && !left.contains(".json"), "{left}");
+        let status: serde_json::Value =
+            serde_json::from_str(&self.run("netpath status -o json")).expect("status");
+        assert_eq!(status["problems"], serde_json::json!([]), "{status}");
+    }
+
+    /// Stops the agent, without anything being removed.
+    pub(crate) fn agent(&self, verb: &str) {
+        self.run(&format!("systemctl {verb} netpath"));
+    }
+}
+
+/// The root of an image: busybox and a page.
+fn image(dir: &Path) {
+    for name in ["bin", "etc", "tmp", "www"] {
+        fs::create_dir_all(dir.join(name)).expect("image");
+    }
+    fs::copy("/bin/busybox", dir.join("bin/busybox")).expect("busybox-static");
+    for name in ["sh", "ping", "nc", "ip", "sleep", "httpd"] {
+        std::os::unix::fs::symlink("busybox", dir.join("bin").join(name)).expect("image");
+    }
+    fs::write(dir.join("www/index.html"), PAGE).expect("page");
+}
+
+fn page(address: IpAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
