@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
@@ -16,8 +15,8 @@ use super::{
     measure::Found,
     modes::bridge::before,
     names::Key,
-    run::{Skipped, blocking},
-    series::{Failure, Series},
+    order::order,
+    run::{Bench, Skipped, blocking},
 };
 use crate::{
     lab::{
@@ -118,34 +117,34 @@ async fn reference(site: &Site) -> Result<Result<Attacher, String>, LabError> {
 ///
 /// # Errors
 /// If a namespace or histogram cannot be made.
-pub(super) async fn measure(
-    site: &Site,
-    netpath: bool,
-    rounds: usize,
-    progress: &ProgressBar,
-    skipped: &mut Vec<Skipped>,
-) -> Result<Found, LabError> {
+pub(super) async fn measure(bench: &Bench, skipped: &mut Vec<Skipped>) -> Result<Found, LabError> {
+    let site = &bench.site;
     let mut attachers = Vec::new();
     match reference(site).await? {
         Ok(reference) => attachers.push(reference),
         Err(reason) => skipped.push(Skipped::workload("bridge", Workload::Attach, reason)),
     }
-    if netpath {
+    if bench.has("netpath") {
         site.agent().await?;
         attachers.push(Attacher::Netpath);
     }
     let mut found = Found::default();
-    for round in 1..=rounds {
-        for at in (0..attachers.len()).rev() {
-            let (mode, pair) = (attachers[at].mode(), turn(site, &attachers[at], round).await);
-            progress.inc(1);
-            match pair {
-                Ok(times) => note(&mut found, mode, times).doing(|| "noting a time".into())?,
-                Err(error) => {
-                    attachers.remove(at);
-                    found.series.retain(|series| series.key.mode != mode);
-                    found.failures.push(Failure::new(&key(mode, "add"), round, error.to_string()));
+    for round in 1..=bench.plan.rounds {
+        for at in order(0, round, attachers.len()) {
+            bench.bar.inc(1);
+            let mode = attachers[at].mode();
+            if found.failures.iter().any(|one| one.mode == mode) {
+                continue;
+            }
+            bench.bar.set_message(key(mode, "add").to_string());
+            match turn(site, &attachers[at], round).await {
+                Ok(times) => {
+                    for (what, time) in ["add", "remove"].into_iter().zip(times) {
+                        let noted = found.note(&key(mode, what), Unit::Millis, time.as_nanos() as u64);
+                        noted.doing(|| "noting a time".into())?;
+                    }
                 }
+                Err(error) => found.give_up(&key(mode, "add"), round, error.to_string()),
             }
         }
     }
@@ -164,21 +163,5 @@ async fn turn(site: &Site, attacher: &Attacher, round: usize) -> Result<[Duratio
 }
 
 fn key(mode: &'static str, what: &str) -> Key {
-    let variant = Some(what.to_owned());
-    Key { workload: Workload::Attach, path: None, protocol: None, variant, amount: None, mode }
-}
-
-fn note(found: &mut Found, mode: &'static str, times: [Duration; 2]) -> io::Result<()> {
-    for (what, time) in ["add", "remove"].into_iter().zip(times) {
-        let key = key(mode, what);
-        let at = match found.series.iter().position(|series| series.key == key) {
-            Some(at) => at,
-            None => {
-                found.series.push(Series::new(key, Unit::Millis)?);
-                found.series.len() - 1
-            }
-        };
-        found.series[at].add_one(time.as_nanos() as u64)?;
-    }
-    Ok(())
+    Key { variant: Some(what.to_owned()), ..Key::of(Workload::Attach, mode) }
 }

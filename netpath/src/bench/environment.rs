@@ -1,12 +1,13 @@
 //! The machine and the settings of a run, so that figures can be judged and repeated.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path as FilePath,
     time::{Duration, Instant, SystemTime},
 };
 
+use aya::programs::loaded_programs;
 use serde::{Deserialize, Serialize};
 
 use super::{Cores, Mode, Plan};
@@ -44,6 +45,16 @@ pub struct Environment {
     pub sender_core: usize,
     /// Core of the receiver for streams.
     pub receiver_core: usize,
+    /// Whether sender and receiver are threads of one core.
+    pub threads_of_one_core: bool,
+    /// NUMA node of the round trips' core, if the kernel tells.
+    pub numa_node: Option<usize>,
+    /// Whether sender and receiver are on different NUMA nodes.
+    pub across_nodes: bool,
+    /// How netpath's programs are attached, as its status tells; null without a mode of netpath's.
+    pub attach: Option<String>,
+    /// Whether the kernel translates netpath's programs to the processor's code; null without a mode of netpath's.
+    pub jit: Option<bool>,
     /// Where the kernel has it, what it does against faults of the processor.
     pub mitigations: BTreeMap<String, String>,
     /// Whether it was a quick run.
@@ -97,6 +108,9 @@ impl Watch {
             round_trip_core: cores.one,
             sender_core: cores.sender,
             receiver_core: cores.receiver,
+            threads_of_one_core: cores.siblings,
+            numa_node: cores.node,
+            across_nodes: cores.across_nodes,
             mitigations: mitigations(),
             quick,
             rounds: plan.rounds,
@@ -112,6 +126,16 @@ impl Watch {
     /// Notes what the modes are.
     pub(super) fn modes(&mut self, modes: &[Box<dyn Mode>]) {
         self.environment.modes = modes.iter().map(|mode| (mode.name().to_owned(), mode.made_of())).collect();
+    }
+
+    /// Notes how programs are attached, which are told by the kernel's numbers for them.
+    pub(super) fn datapath(&mut self, attached: &BTreeMap<u32, String>) {
+        let kinds: BTreeSet<&str> = attached.values().map(String::as_str).collect();
+        let own = loaded_programs().flatten().filter(|program| attached.contains_key(&program.id()));
+        let own: Vec<bool> = own.map(|program| program.size_jitted() > 0).collect();
+        self.environment.attach =
+            (!kinds.is_empty()).then(|| kinds.into_iter().collect::<Vec<_>>().join(", "));
+        self.environment.jit = (!own.is_empty()).then(|| own.iter().all(|jitted| *jitted));
     }
 
     /// Looks at the machine again. Blocks for a moment.
@@ -144,6 +168,16 @@ impl Environment {
         }
         if self.sender_core == self.receiver_core {
             warnings.push("there is one core only: streams send and receive on the same".into());
+        } else if self.threads_of_one_core {
+            warnings.push("sender and receiver of streams are threads of one core".into());
+        }
+        if self.across_nodes {
+            warnings.push("sender and receiver of streams are on different NUMA nodes".into());
+        }
+        if self.jit == Some(false) {
+            warnings.push(
+                "the kernel interprets netpath's programs: set net.core.bpf_jit_enable to 1, the default of most".into(),
+            );
         }
         if self.build == "debug" {
             warnings.push(
@@ -223,11 +257,13 @@ mod tests {
     fn a_busy_machine_is_told_of() {
         let fine = Environment { build: "release".into(), receiver_core: 1, ..Environment::default() };
         assert_eq!(fine.warnings(), [""; 0]);
-        let busy = Environment { busy_before: 0.4, stolen: 0.05, ..fine };
+        let busy =
+            Environment { busy_before: 0.4, stolen: 0.05, jit: Some(false), across_nodes: true, ..fine };
         let warnings = busy.warnings().join("\n");
         assert!(
             warnings.contains("40 %") && warnings.contains("before") && warnings.contains("5 %"),
             "{warnings}"
         );
+        assert!(warnings.contains("interprets") && warnings.contains("NUMA"), "{warnings}");
     }
 }

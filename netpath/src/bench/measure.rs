@@ -6,9 +6,11 @@ use indicatif::ProgressBar;
 
 use super::{
     Mode, Pair, Plan,
+    figure::{Failure, Figure},
     load::Cores,
-    names::{Key, Path, Workload},
-    series::{Failure, Figure, Series, figures},
+    names::{Key, Path, Unit, Workload},
+    order::order,
+    series::{Series, figures},
     sockets,
     task::{LATENCY, Task},
 };
@@ -36,19 +38,34 @@ impl Found {
         self.failures.extend(other.failures);
     }
 
+    /// Adds a turn of one sample to the series of this name, which begins with its first.
+    ///
+    /// # Errors
+    /// If a histogram cannot be made, or cannot grow.
+    pub(super) fn note(&mut self, key: &Key, unit: Unit, value: u64) -> io::Result<()> {
+        if let Some(series) = self.series.iter_mut().find(|series| series.key == *key) {
+            return series.add_one(value);
+        }
+        let mut series = Series::new(key.clone(), unit)?;
+        series.add_one(value)?;
+        self.series.push(series);
+        Ok(())
+    }
+
+    /// Gives up all that this mode has of a workload on a path: figures without some of their turns would be compared with
+    /// others' of other rounds.
+    pub(super) fn give_up(&mut self, key: &Key, round: usize, reason: impl Into<String>) {
+        let is_its = |one: &Key| (one.mode, one.workload, one.path) == (key.mode, key.workload, key.path);
+        self.series.retain(|series| !is_its(&series.key));
+        self.failures.push(Failure::new(key, round, reason));
+    }
+
     /// Takes what a workload of netpath's own has found; its failure does not cost the other workloads' figures.
     pub(super) fn take(&mut self, workload: Workload, found: Result<Self, LabError>) {
         match found {
             Ok(found) => self.extend(found),
             Err(error) => {
-                let key = Key {
-                    workload,
-                    path: None,
-                    protocol: None,
-                    variant: None,
-                    amount: None,
-                    mode: "netpath",
-                };
+                let key = Key::of(workload, "netpath");
                 self.failures.push(Failure::new(&key, 1, error.to_string()));
             }
         }
@@ -76,10 +93,24 @@ impl<'a> Case<'a> {
         if self.failure.is_some() {
             return;
         }
-        let turn = self.task.turn(&self.pair, plan.slice, cores);
+        let turn = patiently(&mut self.series.repeats, || self.task.turn(&self.pair, plan.slice, cores));
         if let Err(error) = turn.and_then(|turn| self.series.add(&turn)) {
             self.failure = Some(Failure::new(&self.series.key, round, sockets::explain(&error)));
         }
+    }
+}
+
+/// Does something that may lose a datagram, such as to the backlog of a busy core, and does it once more if nobody answered.
+///
+/// # Errors
+/// What went wrong, the second time if it is that nobody answered.
+pub(super) fn patiently<T>(repeats: &mut usize, mut turn: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match turn() {
+        Err(error) if sockets::is_timeout(&error) => {
+            *repeats += 1;
+            turn()
+        }
+        outcome => outcome,
     }
 }
 
@@ -95,7 +126,7 @@ pub(super) fn groups<'a>(
     let mut groups = Vec::new();
     for &path in paths {
         for &task in tasks.iter().filter(|task| task.suits(path)) {
-            let pairs = modes.iter().filter_map(|mode| Some((mode.name(), mode.pair(path).ok()?)));
+            let pairs = modes.iter().filter_map(|mode| Some((mode.name(), task.pair(*mode, path)?)));
             let case = |(mode, pair)| Case::new(task, pair, key(mode, path, task));
             groups.push(pairs.map(case).collect::<io::Result<Vec<_>>>()?);
         }
@@ -106,19 +137,14 @@ pub(super) fn groups<'a>(
 /// What the figure of a task is called.
 pub(super) fn key(mode: &'static str, path: Path, task: Task) -> Key {
     let (variant, amount) = task.variation().unzip();
-    Key {
-        workload: task.workload(),
-        path: Some(path),
-        protocol: Some(task.protocol()),
-        variant: variant.map(str::to_owned),
-        amount,
-        mode,
-    }
+    let own = Key::of(task.workload(), mode);
+    let (path, protocol) = (Some(path), Some(task.protocol()));
+    Key { path, protocol, variant: variant.map(str::to_owned), amount, ..own }
 }
 
 /// Gives every case a turn in each round, moving `progress` by one a turn. Blocks for about rounds × cases × (slice +
-/// warm-up). Within a group who begins changes from round to round, so that no mode always follows the same one. A case
-/// that fails is given up; the others go on.
+/// warm-up). Who comes after whom within a group is shuffled from round to round. A case that fails is given up; the others
+/// go on.
 pub(super) fn interleave(
     mut groups: Vec<Vec<Case<'_>>>,
     plan: &Plan,
@@ -126,10 +152,9 @@ pub(super) fn interleave(
     progress: &ProgressBar,
 ) -> Found {
     for round in 1..=plan.rounds {
-        for group in &mut groups {
-            let count = group.len();
-            for at in 0..count {
-                let case = &mut group[(at + round) % count];
+        for (number, group) in groups.iter_mut().enumerate() {
+            for at in order(number, round, group.len()) {
+                let case = &mut group[at];
                 progress.set_message(case.series.key.to_string());
                 case.turn(round, plan, cores);
                 progress.inc(1);
@@ -161,4 +186,44 @@ pub fn latency(
     let found = interleave(groups, plan, Cores::choose()?, progress);
     let names: Vec<_> = modes.iter().map(|mode| mode.name()).collect();
     Ok(Measured { figures: figures(found.series, &names), failures: found.failures })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_loss_costs_a_turn_and_two_cost_the_case() {
+        let mut repeats = 0;
+        let mut losses = 1;
+        let mut turn = || {
+            losses -= 1;
+            if losses >= 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(7) }
+        };
+        assert_eq!(patiently(&mut repeats, &mut turn).unwrap(), 7);
+        assert_eq!(patiently(&mut repeats, turn).unwrap(), 7);
+        assert_eq!(repeats, 1);
+        let lost: io::Result<()> = patiently(&mut repeats, || Err(io::ErrorKind::TimedOut.into()));
+        assert!(lost.is_err() && repeats == 2);
+        // What a second time would not mend is told at once.
+        let refused: io::Result<()> =
+            patiently(&mut repeats, || Err(io::ErrorKind::ConnectionRefused.into()));
+        assert!(refused.is_err() && repeats == 2);
+    }
+
+    #[test]
+    fn who_is_given_up_keeps_no_figures_of_that_workload() {
+        let mut found = Found::default();
+        let key =
+            |mode, variant: &str| Key { variant: Some(variant.into()), ..Key::of(Workload::Attach, mode) };
+        for (mode, variant) in
+            [("bridge", "add"), ("bridge", "remove"), ("netpath", "add"), ("bridge", "add")]
+        {
+            found.note(&key(mode, variant), Unit::Millis, 1).unwrap();
+        }
+        assert_eq!(found.series.len(), 3);
+        found.give_up(&key("bridge", "add"), 2, "no plugin");
+        assert_eq!(found.series.iter().map(|one| one.key.mode).collect::<Vec<_>>(), ["netpath"]);
+        assert_eq!((found.failures.len(), found.failures[0].round), (1, 2));
+    }
 }

@@ -8,13 +8,18 @@
 //! [`latency`] is the part that a lab shows.
 
 mod attach;
+mod budgets;
 mod compare;
+mod drop;
 mod environment;
+mod figure;
 mod first;
 mod load;
+mod markdown;
 mod measure;
 pub mod modes;
 mod names;
+mod order;
 mod program;
 mod report;
 mod run;
@@ -27,20 +32,23 @@ mod table;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tool;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use futures::future::BoxFuture;
 
 pub use self::{
+    budgets::Judged,
     compare::{Comparison, compare},
     environment::Environment,
+    figure::{Failure, Figure},
     load::{Cores, Slice},
+    markdown::summary,
     measure::{Measured, latency},
     names::{Path, Protocol, Unit, Workload},
     report::html,
-    run::{BenchError, Document, INSTANCE, Options, Skipped, run},
-    series::{Failure, Figure},
+    run::{BenchError, Document, INSTANCE, MOST_ROUNDS, Options, Skipped, run},
     site::Site,
     table::{comparison, tables},
 };
@@ -54,13 +62,26 @@ pub trait Mode: Send + Sync {
     /// What it is made of, in a line for readers.
     fn made_of(&self) -> String;
 
+    /// What makes its figures other than its name promises, in a line for readers.
+    fn doubt(&self) -> Option<String> {
+        None
+    }
+
     /// Who talks to whom on this path.
     ///
     /// # Errors
     /// Why the mode does not have it.
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str>;
 
-    /// Makes a pod that has sent nothing yet, the `number`th; it stays. `None` if the mode has no way to.
+    /// The same over IPv6.
+    ///
+    /// # Errors
+    /// Why the mode does not have it.
+    fn pair_v6(&self, _path: Path) -> Result<Pair<'_>, &'static str> {
+        Err("it is built for IPv4 only")
+    }
+
+    /// Makes a pod that has sent nothing yet, the `number`th, from 0 to [`MOST_ROUNDS`]; it stays. `None` if the mode has no way to.
     fn newcomer(&self, _number: u8) -> Option<BoxFuture<'_, Result<Netns, LabError>>> {
         None
     }
@@ -74,7 +95,7 @@ pub struct Pair<'a> {
     /// Who answers.
     pub server: &'a Netns,
     /// The server's address, as the client reaches it.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 /// How much is measured.
@@ -87,8 +108,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For a minute in all.
-    pub const QUICK: Self = Self::new(3, 30, 6);
+    /// For a minute in all. Six rounds give intervals at 97 %.
+    pub const QUICK: Self = Self::new(6, 10, 2);
     /// For figures to cite: an interval at 95 % that leaves out the extreme round at either end.
     pub const FULL: Self = Self::new(11, 200, 30);
 

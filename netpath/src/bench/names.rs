@@ -43,6 +43,8 @@ names! {
         PodPod = "pod-pod",
         /// The node itself and a pod of it.
         NodePod = "node-pod",
+        /// A pod and a server on the link of the node's uplink.
+        PodOnlink = "pod-onlink",
         /// A pod and a server behind the node's router.
         PodOutside = "pod-outside",
     }
@@ -53,8 +55,12 @@ names! {
     Protocol {
         /// TCP, with TCP_NODELAY.
         Tcp = "tcp",
-        /// UDP.
+        /// UDP, over IPv4 as the others whose name does not tell.
         Udp = "udp",
+        /// TCP over IPv6.
+        Tcp6 = "tcp6",
+        /// UDP over IPv6.
+        Udp6 = "udp6",
         /// Echo, answered by the peer's kernel.
         Icmp = "icmp",
     }
@@ -75,6 +81,8 @@ names! {
         FirstPacket = "first-packet",
         /// Adding and removing a pod.
         Attach = "attach",
+        /// Packets of somebody who may not send here.
+        Drop = "drop",
         /// One run of a program.
         Program = "program",
         /// Request and response with large tables.
@@ -93,10 +101,17 @@ names! {
         Millis = "ms",
         /// Connections, one after the other.
         Connections = "connections/s",
-        /// Packets that arrived.
+        /// Packets that arrived, or were dropped.
         Packets = "packets/s",
         /// Payload that arrived, 10⁹ bits a second.
         Gigabits = "Gbit/s",
+    }
+}
+
+impl Protocol {
+    /// Whether it goes over IPv6.
+    pub(super) const fn is_v6(self) -> bool {
+        matches!(self, Self::Tcp6 | Self::Udp6)
     }
 }
 
@@ -128,6 +143,13 @@ pub(super) struct Key {
     /// How many of it.
     pub(super) amount: Option<u64>,
     pub(super) mode: &'static str,
+}
+
+impl Key {
+    /// Of a workload as a whole.
+    pub(super) const fn of(workload: Workload, mode: &'static str) -> Self {
+        Self { workload, path: None, protocol: None, variant: None, amount: None, mode }
+    }
 }
 
 impl fmt::Display for Key {

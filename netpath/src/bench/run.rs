@@ -1,18 +1,21 @@
 //! `netpath bench`, from nothing to a document to nothing again.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Cores, Mode, Path, Plan, Site, Workload, attach,
+    budgets::{self, Judged},
+    drop,
     environment::{Environment, Watch},
+    figure::{Failure, Figure},
     first,
     measure::{self, Found},
     modes::{self, MODES},
     program, scale,
-    series::{Failure, Figure, figures},
+    series::figures,
     task::tasks,
 };
 use crate::lab::{
@@ -24,15 +27,19 @@ use crate::lab::{
 
 /// Instance name of the benchmark's agent.
 pub const INSTANCE: &str = "bench";
-/// New pods of each mode have addresses for so many.
-const MOST_ROUNDS: usize = 200;
+/// New pods have addresses for so many: those of both of netpath's modes come from one block of 254.
+pub const MOST_ROUNDS: usize = 100;
+/// Modes that a kernel may be built without.
+const OPTIONAL: [&str; 1] = ["macvlan"];
+/// Rounds from which on intervals hold the true median with 95 %.
+const ENOUGH: usize = 6;
 
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// In a minute, instead of figures to cite.
     pub quick: bool,
-    /// Turns each case gets, 1 to 200; what suits `quick` if absent.
+    /// Turns each case gets, 1 to [`MOST_ROUNDS`]; what suits `quick` if absent.
     pub rounds: Option<usize>,
     /// Names of modes.
     pub modes: Vec<String>,
@@ -95,6 +102,9 @@ pub struct Document {
     pub environment: Environment,
     /// The figures, by workload, path, protocol and mode.
     pub results: Vec<Figure>,
+    /// What netpath holds itself to, and whether it does.
+    #[serde(default)]
+    pub budgets: Vec<Judged>,
     /// What was left out.
     #[serde(default)]
     pub skipped: Vec<Skipped>,
@@ -107,18 +117,39 @@ pub struct Document {
 }
 
 impl Document {
-    /// Whether everything was measured that could be.
+    /// Whether everything was measured that could be: nothing failed, and no mode is missing that every kernel has.
     pub fn passed(&self) -> bool {
-        let lacks_netpath = |one: &Skipped| one.mode == "netpath" && one.path.is_none();
-        !self.results.is_empty() && self.failures.is_empty() && !self.skipped.iter().any(lacks_netpath)
+        let whole = |one: &Skipped| one.path.is_none() && one.workload.is_none();
+        let lacks = |one: &Skipped| whole(one) && !OPTIONAL.contains(&one.mode.as_str());
+        !self.results.is_empty() && self.failures.is_empty() && !self.skipped.iter().any(lacks)
     }
 
-    fn warn(&mut self) {
+    /// Probability that an interval holds the true median: the least of all figures.
+    pub(super) fn confidence(&self) -> Option<f64> {
+        self.results.iter().map(|figure| figure.confidence).reduce(f64::min)
+    }
+
+    fn warn(&mut self, doubts: impl Iterator<Item = String>) {
         self.warnings = self.environment.warnings();
+        self.warnings.extend(doubts);
+        let rounds = self.environment.rounds;
+        if rounds < ENOUGH {
+            let sure = self.confidence().unwrap_or_default();
+            self.warnings.push(format!(
+                "with {rounds} rounds intervals hold the true median with {:.0} % only, and no budget or comparison can \
+                 be judged by them; {ENOUGH} rounds give 97 %",
+                sure * 100.0
+            ));
+        }
+        let repeats: usize = self.results.iter().map(|figure| figure.repeats).sum();
+        if repeats > 0 {
+            self.warnings
+                .push(format!("{repeats} turns lost a packet and were repeated (`repeats` in JSON)"));
+        }
         let noisy = self.results.iter().filter(|figure| figure.noisy).count();
         if noisy > 0 {
             self.warnings.push(format!(
-                "{noisy} of {} figures differ by more than a fifth from round to round (marked ~): the machine is too noisy \
+                "{noisy} of {} figures have an interval wider than a fifth of them (marked ~): the machine is too noisy \
                  to tell; compare ratios by their intervals, or measure again",
                 self.results.len()
             ));
@@ -153,14 +184,16 @@ async fn bench(options: &Options, mut stage: Stage) -> Result<Document, LabError
     let mut document = Document::default();
     let modes = build(options, &site, &bar, &mut document.skipped).await;
     watch.modes(&modes);
-    let modes: Arc<[Box<dyn Mode>]> = modes.into();
-    let found =
-        Bench { options, plan, cores, site, modes, bar: bar.clone() }.measure(&mut document.skipped).await?;
+    let doubts: Vec<_> = modes.iter().filter_map(|mode| mode.doubt()).collect();
+    let bench = Bench { options: options.clone(), plan, cores, site, modes: modes.into(), bar: bar.clone() };
+    watch.datapath(&bench.attached().await?);
+    let found = bench.measure(&mut document.skipped).await?;
     document.environment = blocking("looking at the machine", || watch.end()).await?;
     let names: Vec<_> = modes::names().collect();
     document.results = figures(found.series, &names);
     document.failures = found.failures;
-    document.warn();
+    document.budgets = budgets::judge(&document.results);
+    document.warn(doubts.into_iter());
     bar.finish_and_clear();
     Ok(document)
 }
@@ -193,55 +226,103 @@ async fn build(
 }
 
 /// All that measuring needs.
-struct Bench<'a> {
-    options: &'a Options,
-    plan: Plan,
-    cores: Cores,
-    site: Arc<Site>,
-    modes: Arc<[Box<dyn Mode>]>,
-    bar: ProgressBar,
+pub(super) struct Bench {
+    pub(super) options: Options,
+    pub(super) plan: Plan,
+    pub(super) cores: Cores,
+    pub(super) site: Arc<Site>,
+    pub(super) modes: Arc<[Box<dyn Mode>]>,
+    pub(super) bar: ProgressBar,
 }
 
-impl Bench<'_> {
+impl Bench {
+    /// Whether a mode was asked for and could be built.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.modes.iter().any(|mode| mode.name() == name)
+    }
+
+    /// Names of netpath's programs by the kernel's numbers, and how they are attached; none without a mode that has them.
+    async fn attached(&self) -> Result<BTreeMap<u32, String>, LabError> {
+        if !["netpath", "netpath-xdp"].iter().any(|mode| self.has(mode)) {
+            return Ok(BTreeMap::new());
+        }
+        let status = self.site.agent().await?.status().await;
+        let programs = status.doing(|| "asking the agent for its programs".into())?.programs;
+        Ok(programs.into_iter().map(|one| (one.id, one.attach)).collect())
+    }
+
     /// Every workload that is wanted. What changes the networks comes after what does not.
     async fn measure(&self, skipped: &mut Vec<Skipped>) -> Result<Found, LabError> {
-        let (plan, cores, bar, options) = (self.plan, self.cores, &self.bar, self.options);
-        let has_netpath = self.modes.iter().any(|mode| mode.name() == "netpath");
         let mut found = self.interleaved().await?;
-        if options.wants(Workload::Program) && has_netpath {
-            let (site, modes) = (&self.site, &self.modes);
-            let programs = program::measure(site, modes, &options.paths, plan, cores, bar).await;
-            found.take(Workload::Program, programs);
-        }
-        if options.wants(Workload::FirstPacket) && options.paths.contains(&Path::PodPod) {
-            let first = first::measure(&self.modes, plan.rounds, cores, bar).await;
-            found.take(Workload::FirstPacket, first);
-        }
-        if options.wants(Workload::Attach) {
-            let attached = attach::measure(&self.site, has_netpath, plan.rounds, bar, skipped).await;
-            found.take(Workload::Attach, attached);
-        }
-        if options.wants(Workload::Scale) && has_netpath {
-            let (site, modes) = (&self.site, &self.modes);
-            let scaled = scale::measure(site, modes, &options.paths, plan, cores, bar).await;
-            found.take(Workload::Scale, scaled);
+        let wanted = Workload::ALL.iter().copied().filter(|workload| self.options.wants(*workload));
+        for workload in wanted {
+            if let Some((mode, reason)) = self.lacks(workload) {
+                skipped.push(Skipped::workload(mode, workload, reason));
+                continue;
+            }
+            let own = match workload {
+                Workload::Rr | Workload::Crr | Workload::Stream | Workload::Pps => continue,
+                Workload::Program => program::measure(self).await,
+                Workload::FirstPacket => {
+                    let unable = self.modes.iter().filter(|mode| mode.newcomer(0).is_none());
+                    let reason = "it has no pods that come and go";
+                    skipped.extend(unable.map(|mode| Skipped::workload(mode.name(), workload, reason)));
+                    first::measure(self).await
+                }
+                Workload::Attach => attach::measure(self, skipped).await,
+                Workload::Drop => drop::measure(self, skipped).await,
+                Workload::Scale => scale::measure(self).await,
+            };
+            found.take(workload, own);
         }
         Ok(found)
     }
 
+    /// Why a workload of its own cannot be measured with the modes and paths that there are, and whose lack that is.
+    fn lacks(&self, workload: Workload) -> Option<(&'static str, &'static str)> {
+        let paths = &self.options.paths;
+        let (netpath, xdp) = (self.has("netpath"), self.has("netpath-xdp"));
+        match workload {
+            Workload::Program if !netpath && !xdp => {
+                Some(("netpath", "it is of programs of modes netpath and netpath-xdp, and neither is there"))
+            }
+            Workload::Scale if !netpath => {
+                Some(("netpath", "it is of netpath's tables, and mode netpath is not there"))
+            }
+            Workload::Scale if !scale::PATHS.iter().any(|path| paths.contains(path)) => {
+                Some(("netpath", "it is measured on paths pod-pod and pod-outside"))
+            }
+            Workload::FirstPacket if !paths.contains(&Path::PodPod) => {
+                Some(("netpath", "it is measured on path pod-pod"))
+            }
+            Workload::Attach if !netpath => {
+                Some(("netpath", "it compares with netpath, and mode netpath is not there"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Turns of the workloads that are not interleaved with the others.
+    fn more(&self) -> usize {
+        let (rounds, paths) = (self.plan.rounds, self.options.paths.len());
+        let turns = |workload| match workload {
+            Workload::Program => paths * program::MODES.iter().filter(|(mode, _)| self.has(mode)).count(),
+            Workload::FirstPacket => self.modes.iter().filter(|mode| mode.newcomer(0).is_some()).count(),
+            Workload::Attach => 2,
+            Workload::Drop => drop::VARIANTS.len(),
+            Workload::Scale => scale::turns(self),
+            _ => 0,
+        };
+        let wanted =
+            Workload::ALL.iter().filter(|one| self.options.wants(**one) && self.lacks(**one).is_none());
+        wanted.map(|workload| turns(*workload)).sum::<usize>() * rounds
+    }
+
     /// What can be measured between any two namespaces. Sets the bar's length for the whole run.
     async fn interleaved(&self) -> Result<Found, LabError> {
-        let (options, plan, cores) = (self.options, self.plan, self.cores);
+        let (options, plan, cores) = (&self.options, self.plan, self.cores);
         let (tasks, paths) = (tasks(options.quick, &options.workloads), options.paths.clone());
-        let (modes, bar) = (Arc::clone(&self.modes), self.bar.clone());
-        let more = [
-            (Workload::Program, paths.len() * plan.rounds),
-            (Workload::FirstPacket, modes.len() * plan.rounds),
-            (Workload::Attach, 2 * plan.rounds),
-            (Workload::Scale, scale::turns(&modes, &paths, &plan)),
-        ];
-        let more: usize =
-            more.iter().filter(|(workload, _)| options.wants(*workload)).map(|(_, turns)| turns).sum();
+        let (modes, bar, more) = (Arc::clone(&self.modes), self.bar.clone(), self.more());
         let measured = blocking("measuring", move || -> io::Result<Found> {
             let all: Vec<&dyn Mode> = modes.iter().map(AsRef::as_ref).collect();
             let groups = measure::groups(&all, &paths, &tasks)?;
@@ -262,4 +343,43 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LabError> {
     tokio::task::spawn_blocking(work).await.doing(|| what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figure::testing::figure;
+
+    #[test]
+    fn a_mode_that_every_kernel_has_may_not_be_missing() {
+        let results = vec![figure("direct", "rr", "pod-pod", None)];
+        let passed = |skipped| {
+            Document { results: results.clone(), skipped: vec![skipped], ..Document::default() }.passed()
+        };
+        for mode in ["routed", "netpath", "netpath-xdp", "bridge"] {
+            assert!(!passed(Skipped::mode(mode, "no such thing")), "{mode}");
+            assert!(passed(Skipped::workload(mode, Workload::Attach, "no plugin")), "{mode}");
+        }
+        assert!(passed(Skipped::mode("macvlan", "the kernel has none")));
+        let path = Some("node-pod".into());
+        assert!(passed(Skipped { path, ..Skipped::mode("netpath", "not there") }));
+    }
+
+    #[test]
+    fn few_rounds_and_lost_packets_are_told() {
+        let environment =
+            Environment { rounds: 3, build: "release".into(), receiver_core: 1, ..Environment::default() };
+        let one = Figure { repeats: 2, confidence: 0.75, ..figure("direct", "rr", "pod-pod", None) };
+        let mut document = Document { environment, results: vec![one], ..Document::default() };
+        document.warn(["bridge is none".to_owned()].into_iter());
+        let told = document.warnings.join("\n");
+        assert!(
+            told.contains("75 %") && told.contains("2 turns lost") && told.contains("bridge is none"),
+            "{told}"
+        );
+        document.environment.rounds = 11;
+        document.results[0].repeats = 0;
+        document.warn(std::iter::empty());
+        assert_eq!(document.warnings, [""; 0]);
+    }
 }

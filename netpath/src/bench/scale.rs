@@ -6,15 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use indicatif::ProgressBar;
-
 use super::{
-    Mode, Path, Plan, Protocol, Site, Workload,
-    load::Cores,
+    Mode, Path, Protocol, Site, Workload,
+    load::rotate,
     measure::{self, Case, Found},
     names::Key,
-    run::blocking,
-    sockets,
+    run::{Bench, blocking},
+    series::EMPTY,
     task::Task,
 };
 use crate::{
@@ -22,67 +20,61 @@ use crate::{
         client::{Client, ClientError},
         types::PodAdd,
     },
-    lab::{LabError, error::Doing, topology::net},
-    net::{Route, RouteKind},
+    lab::{
+        LabError,
+        error::Doing,
+        topology::{OUTSIDE, net},
+    },
 };
 
-/// What the agent is told beside a new installation's configuration: room for the flows of one pod that nobody answers.
-const CONFIGURATION: &str =
-    "[flows]\ncapacity = 2097152\nper_pod = 1048576\n[flows.timeouts]\nudp_unreplied = \"1h\"\n";
+/// What the agent is told beside a new installation's configuration: room for the flows of one pod, which stay.
+const CONFIGURATION: &str = "[flows]\ncapacity = 2097152\nper_pod = 1048576\n[flows.timeouts]\nudp_unreplied = \"1h\"\nudp_replied = \"1h\"\n";
 /// Addresses of pods.
-const ENDPOINTS: [u64; 3] = [2, 1_000, 10_000];
+const ENDPOINTS: [u64; 3] = [EMPTY, 1_000, 10_000];
 /// Translated flows, at the most endpoints.
 const FLOWS: [u64; 3] = [1_000, 100_000, 500_000];
+/// Flows that round trips take turns in before there are [`FLOWS`].
+const FEW: u64 = 8;
 /// Addresses that one pod is given.
 const CROWD: u64 = 1_000;
-/// Who gets the flows' packets (RFC 5737, for documentation): the router drops them.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 /// Modes that are measured, those that others are compared with.
 const MODES: [&str; 3] = ["direct", "bridge", "netpath"];
+/// Paths that are measured.
+pub(super) const PATHS: [Path; 2] = [Path::PodPod, Path::PodOutside];
 
 /// Round trips over TCP and UDP at each size.
 ///
 /// # Errors
 /// If the tables cannot be filled.
-pub(super) async fn measure(
-    site: &Site,
-    modes: &Arc<[Box<dyn Mode>]>,
-    paths: &[Path],
-    plan: Plan,
-    cores: Cores,
-    progress: &ProgressBar,
-) -> Result<Found, LabError> {
-    let agent = prepare(site).await?;
+pub(super) async fn measure(bench: &Bench) -> Result<Found, LabError> {
+    let agent = prepare(&bench.site).await?;
     let mut found = Found::default();
-    let steps = ENDPOINTS
-        .map(|amount| ("endpoints", amount))
-        .into_iter()
-        .chain(FLOWS.map(|amount| ("flows", amount)));
-    let mut have = 2;
-    for (variant, amount) in steps {
-        progress.set_message(format!("filling the tables: {amount} {variant}"));
+    let endpoints = ENDPOINTS.map(|amount| ("endpoints", amount));
+    let (mut have, mut made) = (EMPTY, 0);
+    for (variant, amount) in endpoints.into_iter().chain(FLOWS.map(|amount| ("flows", amount))) {
+        bench.bar.set_message(format!("filling the tables: {amount} {variant}"));
         if variant == "endpoints" {
-            endpoints(&agent, &mut have, amount).await?;
+            crowd(&agent, &mut have, amount).await?;
         } else {
-            flows(modes, &agent, amount).await?;
+            flows(&bench.modes, &agent, &mut made, amount).await?;
         }
-        let (modes, paths, progress) = (Arc::clone(modes), paths.to_vec(), progress.clone());
+        let (modes, paths, bar) = (Arc::clone(&bench.modes), bench.options.paths.clone(), bench.bar.clone());
+        let (plan, cores) = (bench.plan, bench.cores);
         let measured = blocking("measuring", move || -> io::Result<Found> {
-            let groups = groups(&modes, &paths, variant, amount)?;
-            Ok(measure::interleave(groups, &plan, cores, &progress))
+            Ok(measure::interleave(groups(&modes, &paths, variant, amount)?, &plan, cores, &bar))
         });
         found.extend(measured.await?.doing(|| "preparing to measure".into())?);
     }
     Ok(found)
 }
 
-/// How many turns that takes.
-pub(super) fn turns(modes: &[Box<dyn Mode>], paths: &[Path], plan: &Plan) -> usize {
-    let one = groups(modes, paths, "", 0).map_or(0, |groups| groups.iter().map(Vec::len).sum::<usize>());
-    one * plan.rounds * (ENDPOINTS.len() + FLOWS.len())
+/// How many turns a round of that has.
+pub(super) fn turns(bench: &Bench) -> usize {
+    let one = groups(&bench.modes, &bench.options.paths, "", 0).unwrap_or_default();
+    one.iter().map(Vec::len).sum::<usize>() * (ENDPOINTS.len() + FLOWS.len())
 }
 
-/// Makes room in the agent's tables, leaves it its two pods, and sees to it that nobody answers the flows.
+/// Makes room in the agent's tables, leaves it its two pods, and gives outside the addresses that flows go to.
 async fn prepare(site: &Site) -> Result<Client, LabError> {
     let agent = site.restart_agent(CONFIGURATION).await?;
     for pod in agent.pods().await.doing(|| "listing pods".into())? {
@@ -90,21 +82,15 @@ async fn prepare(site: &Site) -> Result<Client, LabError> {
             agent.pod_rm(&pod.name).await.doing(|| format!("removing pod {}", pod.name))?;
         }
     }
-    let nowhere = Route {
-        prefix: net(NOBODY, 24),
-        kind: RouteKind::Blackhole,
-        via: None,
-        ifindex: None,
-        onlink: false,
-        mtu: None,
-        table: None,
-    };
-    site.topology.router.netlink.replace_route(&nowhere).await?;
+    let (first, length) = rotate::SERVERS;
+    // Loopback takes packets to all addresses of the prefix.
+    site.topology.outside.configure("lo", &[net(first, length)]).await?;
+    site.topology.router.route(net(first, length).trunc(), OUTSIDE.into()).await?;
     Ok(agent)
 }
 
 /// Adds pods with many addresses until there are so many in all.
-async fn endpoints(agent: &Client, have: &mut u64, wanted: u64) -> Result<(), LabError> {
+async fn crowd(agent: &Client, have: &mut u64, wanted: u64) -> Result<(), LabError> {
     while *have < wanted {
         let count = (wanted - *have).min(CROWD);
         let name = format!("crowd-{have}");
@@ -118,55 +104,71 @@ async fn endpoints(agent: &Client, have: &mut u64, wanted: u64) -> Result<(), La
     Ok(())
 }
 
-/// Has the first pod send one datagram for each flow, and looks whether they were translated, all but one in a thousand.
-async fn flows(modes: &Arc<[Box<dyn Mode>]>, agent: &Client, wanted: u64) -> Result<(), LabError> {
+/// Has the first pod send one datagram in each flow that is not there yet, and looks whether netpath has bound a port for each,
+/// all but one in a thousand.
+async fn flows(
+    modes: &Arc<[Box<dyn Mode>]>,
+    agent: &Client,
+    made: &mut u64,
+    wanted: u64,
+) -> Result<(), LabError> {
     let doing = || format!("making {wanted} flows");
-    let modes = Arc::clone(modes);
-    let before = translated(agent).await.doing(doing)?;
+    let (modes, from) = (Arc::clone(modes), *made);
+    let before = bound(agent).await.doing(doing)?;
     let sent = blocking("making flows", move || -> io::Result<()> {
         let netpath = modes.iter().find(|mode| mode.name() == "netpath");
         let pair = netpath.and_then(|mode| mode.pair(Path::PodOutside).ok());
         let pair = pair.ok_or_else(|| io::Error::other("there is no mode netpath"))?;
-        let socket = sockets::udp_listen(pair.client, Ipv4Addr::UNSPECIFIED)?;
-        for number in 0..wanted as u32 {
-            // 250 addresses, and ports from 1,024 on.
-            let to = Ipv4Addr::from_bits(NOBODY.to_bits() + 1 + number % 250);
-            socket.send_to(&[0], (to, 1024 + (number / 250) as u16))?;
-        }
-        Ok(())
+        // Nobody reads it, but without it outside would answer that nobody is there.
+        let _server = rotate::server(pair.server)?;
+        let client = rotate::Client::open(pair.client)?;
+        (from..wanted).try_for_each(|flow| client.send(flow).map(drop))
     });
     sent.await?.doing(doing)?;
-    let made = translated(agent).await.doing(doing)? - before;
-    // A burst may overrun the backlog of a core that others use.
-    let enough = wanted - wanted / 1000;
-    if made < enough { Err(format!("the programs made only {made}")).doing(doing) } else { Ok(()) }
+    *made = wanted;
+    let new = bound(agent).await.doing(doing)? - before;
+    // A burst may overrun the backlog of a core that others use; and the first few are there.
+    let enough = (wanted - from) - wanted / 1000 - FEW;
+    if new < enough {
+        Err(format!("netpath made only {new} of {}", wanted - from)).doing(doing)
+    } else {
+        Ok(())
+    }
 }
 
-/// Packets whose source was translated so far.
-async fn translated(agent: &Client) -> Result<u64, ClientError> {
-    let traffic = agent.status().await?.traffic;
-    Ok(traffic.iter().filter(|one| one.class == "translated").map(|one| one.packets).sum())
+/// Flows that netpath bound a port for so far; one that goes on is not bound again.
+async fn bound(agent: &Client) -> Result<u64, ClientError> {
+    Ok(agent.status().await?.snat.tries.iter().map(|one| one.bindings).sum())
 }
 
+/// To outside, netpath's UDP takes turns in all flows that there are, the others' in few: conntrack has no room for so many.
+/// Between pods nothing is translated, and TCP stays on its connection.
 fn groups<'a>(
     modes: &'a [Box<dyn Mode>],
     paths: &[Path],
     variant: &str,
     amount: u64,
 ) -> io::Result<Vec<Vec<Case<'a>>>> {
+    let task = |protocol, path, mode| match (protocol, path) {
+        (Protocol::Udp, Path::PodOutside) if variant == "flows" && mode == "netpath" => Task::Rotate(amount),
+        (Protocol::Udp, Path::PodOutside) => Task::Rotate(FEW),
+        _ => Task::Rr(protocol, 1),
+    };
     let mut groups = Vec::new();
-    for &path in paths.iter().filter(|path| **path != Path::NodePod) {
-        for task in [Task::Rr(Protocol::Tcp, 1), Task::Rr(Protocol::Udp, 1)] {
-            let key = |mode| Key {
-                workload: Workload::Scale,
-                variant: Some(variant.to_owned()),
-                amount: Some(amount),
-                ..measure::key(mode, path, task)
+    for path in PATHS.into_iter().filter(|path| paths.contains(path)) {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let case = |mode: &'a dyn Mode| {
+                let task = task(protocol, path, mode.name());
+                let key = Key {
+                    workload: Workload::Scale,
+                    variant: Some(variant.to_owned()),
+                    amount: Some(amount),
+                    ..measure::key(mode.name(), path, task)
+                };
+                Some(Case::new(task, task.pair(mode, path)?, key))
             };
             let chosen = modes.iter().filter(|mode| MODES.contains(&mode.name()));
-            let pairs = chosen.filter_map(|mode| Some((mode.name(), mode.pair(path).ok()?)));
-            groups
-                .push(pairs.map(|(mode, pair)| Case::new(task, pair, key(mode))).collect::<io::Result<_>>()?);
+            groups.push(chosen.filter_map(|mode| case(mode.as_ref())).collect::<io::Result<_>>()?);
         }
     }
     Ok(groups)

@@ -3,15 +3,17 @@
 use std::{collections::BTreeMap, io};
 
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    names::{Key, Path, Protocol, Unit},
+    figure::Figure,
+    names::{Key, Path, Unit, Workload},
     stats::{self, Interval, round},
 };
 
-/// Rounds that differ by more than this part of their median tell little.
+/// An interval wider than this part of its median tells little.
 const NOISY: f64 = 0.2;
+/// Endpoints in the smallest tables of `scale`.
+pub(super) const EMPTY: u64 = 2;
 /// Parts of all samples that a distribution is told at.
 const QUANTILES: [f64; 23] = [
     0.0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
@@ -42,6 +44,8 @@ pub(super) struct Series {
     /// One value a round, raw.
     rounds: Vec<f64>,
     samples: Histogram<u64>,
+    /// Turns that were repeated, since something was lost.
+    pub(super) repeats: usize,
 }
 
 impl Series {
@@ -50,7 +54,7 @@ impl Series {
     /// # Errors
     /// If its histogram cannot be made.
     pub(super) fn new(key: Key, unit: Unit) -> io::Result<Self> {
-        Ok(Self { key, unit, rounds: Vec::new(), samples: stats::histogram()? })
+        Ok(Self { key, unit, rounds: Vec::new(), samples: stats::histogram()?, repeats: 0 })
     }
 
     /// Adds a turn.
@@ -71,10 +75,16 @@ impl Series {
         self.samples.record(value).map_err(io::Error::other)
     }
 
+    /// Whether there are samples enough for a hundredth of them to mean something. Those of `program` are means of a turn.
+    fn tells_samples(&self) -> bool {
+        self.samples.len() >= 100 && self.key.workload != Workload::Program
+    }
+
     fn figure(&self, bases: &BTreeMap<Key, &[f64]>) -> Option<Figure> {
         let interval = Interval::of(&self.rounds)?;
         let ratio = |mode| stats::ratio(&self.rounds, bases.get(&Key { mode, ..self.key.clone() })?);
         let (direct, bridge) = (ratio("direct"), ratio("bridge"));
+        let empty = self.beside_empty(bases);
         let told = |raw: f64| significant(raw / self.unit.raw());
         // What 99 of 100 are no worse than.
         let p99 = if self.unit.is_time() { 0.99 } else { 0.01 };
@@ -90,7 +100,7 @@ impl Series {
             amount: self.key.amount,
             unit: self.unit.name().to_owned(),
             median: told(interval.median),
-            p99: told(self.samples.value_at_quantile(p99) as f64),
+            p99: self.tells_samples().then(|| told(self.samples.value_at_quantile(p99) as f64)),
             ci_low: told(interval.low),
             ci_high: told(interval.high),
             confidence: round(interval.confidence, 3),
@@ -100,16 +110,34 @@ impl Series {
             ratio_bridge: median(&bridge),
             ratio_bridge_low: low(&bridge),
             ratio_bridge_high: high(&bridge),
+            ratio_empty: median(&empty),
+            ratio_empty_low: low(&empty),
+            ratio_empty_high: high(&empty),
             rounds: self.rounds.len(),
             samples: self.samples.len(),
+            repeats: self.repeats,
             noisy: interval.spread() > NOISY,
             quantiles: self.quantiles().map(|(part, raw)| (part, told(raw))).collect(),
         })
     }
 
+    /// Of `scale`: the ratio to the smallest tables. Those were measured minutes ago, so each side is taken as the ratio to what
+    /// `direct` had between its pods in the same round.
+    fn beside_empty(&self, bases: &BTreeMap<Key, &[f64]>) -> Option<Interval> {
+        if self.key.workload != Workload::Scale {
+            return None;
+        }
+        let own = |key: &Key| {
+            let direct = Key { mode: "direct", path: Some(Path::PodPod), ..key.clone() };
+            Some(stats::ratios(bases.get(key)?, bases.get(&direct)?))
+        };
+        let empty = Key { variant: Some("endpoints".into()), amount: Some(EMPTY), ..self.key.clone() };
+        stats::ratio(&own(&self.key)?, &own(&empty)?)
+    }
+
     /// Nothing if there are too few samples for a distribution.
     fn quantiles(&self) -> impl Iterator<Item = (f64, f64)> {
-        let parts: &[f64] = if self.samples.len() < 100 { &[] } else { &QUANTILES };
+        let parts: &[f64] = if self.tells_samples() { &QUANTILES } else { &[] };
         parts.iter().map(|part| (*part, self.samples.value_at_quantile(*part) as f64))
     }
 }
@@ -134,137 +162,10 @@ fn significant(value: f64) -> f64 {
     if decimals > 0 { round(value, decimals) } else { value.round() }
 }
 
-/// One row of the results. Names are stable: scripts rely on them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
-    /// Name of the mode.
-    pub mode: String,
-    /// Name of the path; null where there is none.
-    pub path: Option<String>,
-    /// Name of the protocol; null where there is none.
-    pub protocol: Option<String>,
-    /// Name of the workload.
-    pub workload: String,
-    /// What varies within the workload: `bytes`, `connections`, `endpoints`, `flows`, `add`, `remove`, a program's name.
-    #[serde(default)]
-    pub variant: Option<String>,
-    /// How many of it.
-    #[serde(default)]
-    pub amount: Option<u64>,
-    /// What median, p99 and the interval are in.
-    pub unit: String,
-    /// Median over rounds; of times each round's is the median of its samples.
-    pub median: f64,
-    /// What 99 of 100 samples are no worse than.
-    pub p99: f64,
-    /// Where the true median lies: from here
-    pub ci_low: f64,
-    /// to here,
-    pub ci_high: f64,
-    /// with this probability.
-    pub confidence: f64,
-    /// Median over rounds of the ratio to mode `direct` within the round; null without that mode.
-    pub ratio_direct: Option<f64>,
-    /// Its interval, from here
-    #[serde(default)]
-    pub ratio_direct_low: Option<f64>,
-    /// to here.
-    #[serde(default)]
-    pub ratio_direct_high: Option<f64>,
-    /// The same to mode `bridge`.
-    pub ratio_bridge: Option<f64>,
-    /// Its interval, from here
-    #[serde(default)]
-    pub ratio_bridge_low: Option<f64>,
-    /// to here.
-    #[serde(default)]
-    pub ratio_bridge_high: Option<f64>,
-    /// Turns it was given.
-    pub rounds: usize,
-    /// Samples in all of them.
-    pub samples: u64,
-    /// Whether rounds differ too much for the figure to tell much.
-    pub noisy: bool,
-    /// The distribution of samples: parts of all, and the value that so many are not above. Empty if there are few.
-    #[serde(default)]
-    pub quantiles: Vec<(f64, f64)>,
-}
-
-impl Figure {
-    /// Everything that tells it from others but the mode.
-    pub(super) fn question(&self) -> Question<'_> {
-        let (path, protocol) = (self.path.as_deref(), self.protocol.as_deref());
-        Question {
-            workload: &self.workload,
-            path,
-            protocol,
-            variant: self.variant.as_deref(),
-            amount: self.amount,
-        }
-    }
-
-    /// Whether less is better.
-    pub(super) fn is_time(&self) -> bool {
-        Unit::of(&self.unit).is_some_and(Unit::is_time)
-    }
-}
-
-/// What a figure answers, for one mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Question<'a> {
-    pub(super) workload: &'a str,
-    pub(super) path: Option<&'a str>,
-    pub(super) protocol: Option<&'a str>,
-    pub(super) variant: Option<&'a str>,
-    pub(super) amount: Option<u64>,
-}
-
-impl Question<'_> {
-    /// What varies, in words.
-    pub(super) fn variation(&self) -> String {
-        match (self.amount, self.variant) {
-            (Some(1), Some(variant)) => format!("1 {}", variant.trim_end_matches('s')),
-            (Some(amount), Some(variant)) => format!("{amount} {variant}"),
-            (_, variant) => variant.unwrap_or_default().to_owned(),
-        }
-    }
-}
-
-/// A case that could not be measured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("measuring {mode} {workload} {} {}, round {round}: {reason}", path.as_deref().unwrap_or(""), protocol.as_deref().unwrap_or(""))]
-pub struct Failure {
-    /// Name of the mode.
-    pub mode: String,
-    /// Name of the path.
-    pub path: Option<String>,
-    /// Name of the protocol.
-    pub protocol: Option<String>,
-    /// Name of the workload.
-    pub workload: String,
-    /// Round in which it failed, from 1.
-    pub round: usize,
-    /// The kernel's reason.
-    pub reason: String,
-}
-
-impl Failure {
-    pub(super) fn new(key: &Key, round: usize, reason: impl Into<String>) -> Self {
-        Self {
-            mode: key.mode.to_owned(),
-            path: key.path.map(Path::name).map(str::to_owned),
-            protocol: key.protocol.map(Protocol::name).map(str::to_owned),
-            workload: key.workload.name().to_owned(),
-            round,
-            reason: reason.into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Document, Workload, html, tables};
+    use crate::bench::{Document, Failure, Protocol, html, tables};
 
     fn series(mode: &'static str, unit: Unit, rounds: &[u64]) -> Series {
         let key = Key {
@@ -296,16 +197,54 @@ mod tests {
         assert_eq!((netpath.median, netpath.ci_low, netpath.ci_high), (11.0, 11.0, 220.0));
         assert_eq!((netpath.ratio_direct, netpath.ratio_direct_high), (Some(1.1), Some(1.1)));
         assert_eq!((netpath.ratio_bridge, netpath.noisy), (None, true));
-        assert!((netpath.p99 / 220.0 - 1.0).abs() < 0.001);
+        // Of three samples, none is the worst hundredth.
+        assert_eq!(netpath.p99, None);
     }
 
     #[test]
     fn of_rates_the_worst_hundredth_is_the_slowest() {
         let rounds: Vec<u64> = (1..=200).map(|one| one * 1_000_000_000).collect();
         let figures = figures(vec![series("bridge", Unit::Gigabits, &rounds)], &["bridge"]);
-        assert!((figures[0].p99 - 2.0).abs() < 0.01 && figures[0].median == 100.5, "{:?}", figures[0]);
+        let p99 = figures[0].p99.unwrap();
+        assert!((p99 - 2.0).abs() < 0.01 && figures[0].median == 100.5, "{:?}", figures[0]);
         assert!(!figures[0].is_time() && figures[0].confidence >= 0.95);
         assert_eq!(figures[0].quantiles.len(), QUANTILES.len());
+        let mut means = series("netpath", Unit::Nanos, &[7; 200]);
+        means.key.workload = Workload::Program;
+        let told = super::figures(vec![means], &["netpath"]);
+        assert!(
+            told[0].p99.is_none() && told[0].quantiles.is_empty(),
+            "a mean has no distribution: {told:?}"
+        );
+    }
+
+    #[test]
+    fn large_tables_are_beside_small_ones_by_what_direct_had() {
+        let scale = |mode, path, variant: &str, amount, rounds: &[u64]| {
+            let mut series = series(mode, Unit::Micros, rounds);
+            let key = series.key.clone();
+            series.key = Key {
+                workload: Workload::Scale,
+                path: Some(path),
+                variant: Some(variant.into()),
+                amount: Some(amount),
+                ..key
+            };
+            series
+        };
+        // The machine became twice as slow between the steps; netpath became 2.2 times.
+        let all = vec![
+            scale("direct", Path::PodPod, "endpoints", EMPTY, &[10, 20]),
+            scale("netpath", Path::PodOutside, "endpoints", EMPTY, &[20, 40]),
+            scale("direct", Path::PodPod, "flows", 500, &[20, 20]),
+            scale("netpath", Path::PodOutside, "flows", 500, &[44, 44]),
+        ];
+        let figures = figures(all, &["direct", "netpath"]);
+        let ratio = |amount| {
+            let own = figures.iter().find(|one| one.mode == "netpath" && one.amount == Some(amount));
+            own.unwrap().ratio_empty
+        };
+        assert_eq!((ratio(500), ratio(EMPTY)), (Some(1.1), Some(1.0)));
     }
 
     #[test]

@@ -84,10 +84,18 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn udp_listen(netns: &Netns, address: impl Into<IpAddr>) -> io::Result<UdpSocket> {
-    let address = address.into();
-    let socket = open(netns, address, Type::DGRAM, Protocol::UDP)?;
-    socket.bind(&SocketAddr::from((address, 0)).into())?;
+    let socket = udp_bind(netns, (address.into(), 0).into())?;
     socket.set_read_timeout(Some(TICK))?;
+    Ok(socket)
+}
+
+/// A UDP socket at an address and port, which waits for ever.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn udp_bind(netns: &Netns, at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = open(netns, at.ip(), Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&at.into())?;
     Ok(socket.into())
 }
 
@@ -110,17 +118,19 @@ pub fn udp_connect(netns: &Netns, port: u16, to: SocketAddr, patience: Duration)
 pub fn ticked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
+        Err(error) if is_timeout(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+/// Whether nobody answered in time.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// An error in words: the kernel calls a timeout "resource temporarily unavailable".
 pub fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer".into(),
-        _ => error.to_string(),
-    }
+    if is_timeout(error) { "no answer".into() } else { error.to_string() }
 }
 
 /// Identifiers of echo requests: each pinger of this process has its own.

@@ -73,9 +73,12 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
 
 /// Ratio within each round, over the rounds. `None` if there is no round with both.
 pub(super) fn ratio(values: &[f64], bases: &[f64]) -> Option<Interval> {
-    let ratios: Vec<f64> =
-        values.iter().zip(bases).filter(|(_, base)| **base > 0.0).map(|(v, b)| v / b).collect();
-    Interval::of(&ratios)
+    Interval::of(&ratios(values, bases))
+}
+
+/// The ratio of each round that has both.
+pub(super) fn ratios(values: &[f64], bases: &[f64]) -> Vec<f64> {
+    values.iter().zip(bases).filter(|(_, base)| **base > 0.0).map(|(v, b)| v / b).collect()
 }
 
 /// A number with so many decimals.

@@ -14,13 +14,33 @@ pub fn tables(document: &Document) -> String {
         let figures = document.results.iter().filter(|figure| figure.workload == workload);
         text += &format!("{workload}: {}\n{}\n\n", meaning(workload), of_workload(figures));
     }
+    if document.budgets.iter().any(|one| one.measured.is_some()) {
+        text += &format!("What netpath holds itself to\n{}\n\n", budgets(document));
+    }
     text += &notes(document).into_iter().map(|note| note + "\n").collect::<String>();
     let environment = &document.environment;
     text + &format!(
-        "{} rounds of {} ms, interleaved; medians over rounds with the interval that holds the true one; ratios are taken \
-         within a round.\n",
-        environment.rounds, environment.slice_ms
+        "{} rounds of {} ms, interleaved; medians over rounds with the interval that holds the true one with a probability of \
+         {:.0} %; ratios are taken within a round.\n",
+        environment.rounds,
+        environment.slice_ms,
+        document.confidence().unwrap_or_default() * 100.0
     )
+}
+
+/// Budgets of what was measured.
+fn budgets(document: &Document) -> Table {
+    let mut table = table(&["", "budget", "measured", "", "why"]);
+    for one in document.budgets.iter().filter(|one| one.measured.is_some()) {
+        table.add_row([
+            Cell::new(&one.what),
+            Cell::new(one.budget()),
+            right(one.seen()),
+            Cell::new(&one.verdict),
+            Cell::new(&one.why),
+        ]);
+    }
+    table
 }
 
 /// What was left out, failed or is doubtful, a line each.
@@ -49,37 +69,54 @@ pub(super) fn meaning(workload: &str) -> &'static str {
         "first-packet" => "the first round trip of a pod that was just made",
         "attach" => "a pod added and removed by a process; bridge is the reference CNI plugin",
         "program" => "one run of a program during TCP round trips, the kernel's clock included",
+        "drop" => "packets that are dropped, each way of dropping them, sender and dropper on one core",
         "scale" => "round trips with so much in netpath's tables",
         _ => "",
     }
 }
 
 fn of_workload<'a>(figures: impl Iterator<Item = &'a Figure>) -> Table {
-    let mut table = table(&["path", "", "", "mode", "median", "interval", "p99", "/ direct", "/ bridge"]);
+    let figures: Vec<_> = figures.collect();
+    let scale = figures.iter().any(|figure| figure.ratio_empty.is_some());
+    let mut header = vec!["path", "", "", "mode", "median", "interval", "p99", "/ direct", "/ bridge"];
+    header.extend(scale.then_some("/ 2 endpoints"));
+    let mut table = table(&header);
     for figure in figures {
         let ratio = |ratio: Option<f64>, low: Option<f64>, high: Option<f64>| match (ratio, low, high) {
             (Some(ratio), Some(low), Some(high)) => right(format!("{ratio:.3} ({low:.2} to {high:.2})")),
             _ => right("-"),
         };
         let noisy = if figure.noisy { "~" } else { "" };
-        table.add_row([
+        let mut row = vec![
             Cell::new(figure.path.as_deref().unwrap_or("")),
             Cell::new(figure.protocol.as_deref().unwrap_or("")),
             Cell::new(figure.question().variation()),
             Cell::new(&figure.mode),
             right(format!("{noisy}{} {}", number(figure.median), figure.unit)),
             right(format!("{} to {}", number(figure.ci_low), number(figure.ci_high))),
-            right(number(figure.p99)),
+            right(figure.p99.map_or_else(|| "-".into(), number)),
             ratio(figure.ratio_direct, figure.ratio_direct_low, figure.ratio_direct_high),
             ratio(figure.ratio_bridge, figure.ratio_bridge_low, figure.ratio_bridge_high),
-        ]);
+        ];
+        let empty = (figure.ratio_empty, figure.ratio_empty_low, figure.ratio_empty_high);
+        row.extend(scale.then(|| ratio(empty.0, empty.1, empty.2)));
+        table.add_row(row);
     }
     table
 }
 
 /// Two runs side by side.
 pub fn comparison(comparison: &Comparison) -> String {
-    let mut table = table(&["workload", "path", "", "", "mode", "A", "B", "B / A", ""]);
+    let (what, told) = match comparison.judged.as_str() {
+        "ratio" => (
+            "ratios to bridge",
+            "Kernel or processor differ: B / A is of the ratios to mode bridge (of bridge itself, to direct). ",
+        ),
+        _ => ("medians", ""),
+    };
+    let mut table =
+        table(&["workload", "path", "", "", "mode", "A", "B", "A / bridge", "B / bridge", "B / A", ""]);
+    let ratio = |ratio: Option<f64>| right(ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}")));
     for row in &comparison.rows {
         table.add_row([
             Cell::new(&row.workload),
@@ -89,12 +126,17 @@ pub fn comparison(comparison: &Comparison) -> String {
             Cell::new(&row.mode),
             right(format!("{} {}", number(row.a), row.unit)),
             right(format!("{} {}", number(row.b), row.unit)),
-            right(format!("{:.3}", row.ratio)),
+            ratio(row.ratio_bridge_a),
+            ratio(row.ratio_bridge_b),
+            ratio(row.ratio),
             Cell::new(&row.verdict),
         ]);
     }
     let notes: String = comparison.notes.iter().map(|note| format!("{note}\n")).collect();
-    format!("{table}\n{notes}Better and worse are told where the intervals of A and B do not meet.\n")
+    format!(
+        "{table}\n{notes}{told}Better and worse are told where the intervals of A's and B's {what} do not meet, and hold the \
+         true one with 95 % at least.\n"
+    )
 }
 
 /// A number as short as it can be told: three to five digits, with thousands.

@@ -3,11 +3,11 @@
 use std::io;
 
 use super::{
-    Pair,
+    Mode, Pair,
     load::{
         Cores, Slice, crr,
         flood::{self, Count},
-        rr,
+        rotate, rr,
     },
     names::{Path, Protocol, Unit, Workload},
     series::Turn,
@@ -16,13 +16,15 @@ use super::{
 /// A datagram that fills a packet of 1,500 bytes over IPv4.
 const FULL: usize = 1472;
 /// A datagram in an Ethernet frame of 64 bytes with its checksum, the smallest: 64 - 14 - 20 - 8 - 4.
-const SMALL: usize = 18;
+pub(super) const SMALL: usize = 18;
 
 /// One thing to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Bytes each way.
     Rr(Protocol, usize),
+    /// One byte each way over UDP, each time in another of so many flows.
+    Rotate(u64),
     Crr,
     /// Connections side by side.
     Stream(Protocol, u64),
@@ -32,7 +34,7 @@ pub(super) enum Task {
 impl Task {
     pub(super) const fn workload(self) -> Workload {
         match self {
-            Self::Rr(..) => Workload::Rr,
+            Self::Rr(..) | Self::Rotate(_) => Workload::Rr,
             Self::Crr => Workload::Crr,
             Self::Stream(..) => Workload::Stream,
             Self::Pps => Workload::Pps,
@@ -43,7 +45,7 @@ impl Task {
         match self {
             Self::Rr(protocol, _) | Self::Stream(protocol, _) => protocol,
             Self::Crr => Protocol::Tcp,
-            Self::Pps => Protocol::Udp,
+            Self::Pps | Self::Rotate(_) => Protocol::Udp,
         }
     }
 
@@ -52,22 +54,33 @@ impl Task {
         match self {
             Self::Rr(_, size) => Some(("bytes", size as u64)),
             Self::Stream(_, connections) => Some(("connections", connections)),
+            Self::Rotate(flows) => Some(("flows", flows)),
             Self::Crr | Self::Pps => None,
         }
     }
 
     pub(super) const fn unit(self) -> Unit {
         match self {
-            Self::Rr(..) => Unit::Micros,
+            Self::Rr(..) | Self::Rotate(_) => Unit::Micros,
             Self::Crr => Unit::Connections,
             Self::Stream(..) => Unit::Gigabits,
             Self::Pps => Unit::Packets,
         }
     }
 
-    /// Echo is answered by kernels, and tells what users feel of a path between pods only.
+    /// Echo is answered by kernels, and tells what users feel of a path between pods only. IPv6 is measured where most of the
+    /// work differs: between pods, and translated on the way to outside.
     pub(super) fn suits(self, path: Path) -> bool {
-        self.protocol() != Protocol::Icmp || path == Path::PodPod
+        match self.protocol() {
+            Protocol::Icmp => path == Path::PodPod,
+            protocol if protocol.is_v6() => matches!(path, Path::PodPod | Path::PodOutside),
+            _ => true,
+        }
+    }
+
+    /// Who talks, in a mode that has this path.
+    pub(super) fn pair(self, mode: &dyn Mode, path: Path) -> Option<Pair<'_>> {
+        if self.protocol().is_v6() { mode.pair_v6(path).ok() } else { mode.pair(path).ok() }
     }
 
     /// One turn. Blocks for about slice and warm-up.
@@ -76,9 +89,14 @@ impl Task {
     /// What the kernel says, on either side.
     pub(super) fn turn(self, pair: &Pair<'_>, slice: Slice, cores: Cores) -> io::Result<Turn> {
         match self {
-            Self::Rr(Protocol::Tcp, size) => rr::tcp(pair, size, slice, cores).map(Turn::median),
-            Self::Rr(Protocol::Udp, size) => rr::udp(pair, size, slice, cores).map(Turn::median),
+            Self::Rr(Protocol::Tcp | Protocol::Tcp6, size) => {
+                rr::tcp(pair, size, slice, cores).map(Turn::median)
+            }
+            Self::Rr(Protocol::Udp | Protocol::Udp6, size) => {
+                rr::udp(pair, size, slice, cores).map(Turn::median)
+            }
             Self::Rr(Protocol::Icmp, _) => rr::icmp(pair, slice, cores).map(Turn::median),
+            Self::Rotate(flows) => rotate::udp(pair, flows, slice, cores).map(Turn::median),
             Self::Crr => crr::tcp(pair, slice, cores),
             Self::Stream(Protocol::Udp, connections) => {
                 flood::udp(pair, connections, FULL, Count::Bits, slice, cores)
@@ -98,6 +116,8 @@ pub(super) const LATENCY: &[Task] = &[
 
 /// What is measured beside [`LATENCY`].
 const QUICK: &[Task] = &[
+    Task::Rr(Protocol::Tcp6, 1),
+    Task::Rr(Protocol::Udp6, 1),
     Task::Crr,
     Task::Stream(Protocol::Tcp, 1),
     Task::Stream(Protocol::Tcp, 16),

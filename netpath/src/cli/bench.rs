@@ -15,7 +15,7 @@ use super::{
     output::{Format, print},
 };
 use crate::{
-    bench::{self, Document, INSTANCE, Options, Path, Workload, modes},
+    bench::{self, Document, INSTANCE, MOST_ROUNDS, Options, Path, Workload, modes},
     lab,
 };
 
@@ -27,7 +27,8 @@ use crate::{
   netpath bench --quick                              everything, in a minute
   netpath bench --report bench.html -o json > a.json  figures to cite, with plots
   netpath bench --modes bridge,netpath --workloads rr,crr --paths pod-outside
-  netpath bench compare a.json b.json                two machines, kernels or versions"
+  netpath bench compare a.json b.json                two machines, kernels or versions
+  netpath bench summary a.json                       budgets and medians, as Markdown"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -35,8 +36,8 @@ pub struct Args {
     /// Less of everything, in a minute: to look at, not to cite
     #[arg(long)]
     quick: bool,
-    /// Turns each case gets: 11, or 3 with --quick
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200))]
+    /// Turns each case gets: 11, or 6 with --quick; less than 6 tell little
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_ROUNDS as i64))]
     rounds: Option<u16>,
     /// What to measure; `direct` and `bridge` are what ratios are to
     #[arg(long, value_name = "MODES", value_delimiter = ',', value_parser = PossibleValuesParser::new(modes::names()))]
@@ -63,6 +64,12 @@ enum Command {
         #[arg(value_name = "B.json")]
         b: PathBuf,
     },
+    /// Print a run's budgets and medians as Markdown, for a page of documentation
+    Summary {
+        /// The run, as `-o json` has printed it
+        #[arg(value_name = "A.json")]
+        run: PathBuf,
+    },
     /// Keep a benchmark's namespaces, and remove them when it has died; started by `bench`
     #[command(hide = true)]
     Hold,
@@ -74,6 +81,10 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         Some(Command::Compare { a, b }) => {
             let comparison = bench::compare(&read(a)?, &read(b)?);
             global.output.show(&comparison, bench::comparison)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Summary { run }) => {
+            print(&bench::summary(&read(run)?))?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Hold) => {

@@ -26,8 +26,8 @@ pub struct Row {
     pub protocol: String,
     /// Median over rounds of each round's median, microseconds.
     pub median_us: f64,
-    /// 99th percentile of all round trips, microseconds.
-    pub p99_us: f64,
+    /// 99th percentile of all round trips, microseconds; `None` if there are less than 100.
+    pub p99_us: Option<f64>,
     /// To mode `direct` on the same path; `None` if that was not measured.
     pub ratio_direct: Option<f64>,
     /// To mode `bridge` on the same path; `None` if that was not measured.
@@ -101,7 +101,7 @@ impl Report {
                 Cell::new(&row.protocol),
                 Cell::new(&row.mode),
                 right(format!("{:.2} µs", row.median_us)),
-                right(format!("{:.2} µs", row.p99_us)),
+                right(row.p99_us.map_or_else(|| "-".into(), |p99| format!("{p99:.2} µs"))),
                 ratio(row.ratio_direct),
                 ratio(row.ratio_bridge),
             ]);
@@ -140,7 +140,7 @@ mod tests {
             path: "pod-outside".into(),
             protocol: "tcp".into(),
             median_us: 20.5,
-            p99_us: 31.0,
+            p99_us: Some(31.0),
             ratio_direct: None,
             ratio_bridge: Some(1.0),
         };

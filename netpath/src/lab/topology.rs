@@ -30,7 +30,7 @@ pub const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// Name of the node's uplink.
 pub const UPLINK: &str = "up0";
 /// The router as the node sees it.
-const ROUTER_TO_NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// Address of the outside server.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
 /// The router as outside sees it.
@@ -295,7 +295,7 @@ impl Topology {
         outside.default_route(ROUTER_TO_OUTSIDE.into()).await?;
         outside.default_route(ROUTER_TO_OUTSIDE_V6.into()).await?;
         let topology = Self { spec, node, router, outside };
-        let (v4, v6) = ((net(NODE, 30), ROUTER_TO_NODE.into()), (net(NODE_V6, 64), ROUTER_TO_NODE_V6.into()));
+        let (v4, v6) = ((net(NODE, 30), ROUTER.into()), (net(NODE_V6, 64), ROUTER_TO_NODE_V6.into()));
         topology.connect(&topology.node, "to-node", &[v4, v6]).await?;
         Ok(topology)
     }

@@ -171,7 +171,7 @@ fn look(shared: &Shared, slice: Slice) -> io::Result<Turn> {
     let mut before = begin;
     while before.0 - begin.0 < slice.counted || before.1 == begin.1 {
         if shared.failed.load(Ordering::Relaxed) || before.0 - begin.0 > sockets::PATIENCE {
-            return Err(io::Error::other("nothing arrives"));
+            return Err(io::ErrorKind::TimedOut.into());
         }
         thread::sleep(LOOK.min(slice.counted));
         let now = seen();

@@ -1,7 +1,9 @@
 //! The load generator: threads pinned to cores, with sockets that were opened in the namespaces.
 
+mod cores;
 pub(super) mod crr;
 pub(super) mod flood;
+pub(super) mod rotate;
 pub(super) mod rr;
 
 use std::{
@@ -13,36 +15,12 @@ use std::{
 
 use hdrhistogram::Histogram;
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 
+pub use self::cores::Cores;
 use super::stats;
-
-/// Cores that are measured on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cores {
-    /// Round trips: both sides, since waking the other core would be most of what is measured. It is the last one, since
-    /// interrupts and everybody else prefer the first.
-    pub one: usize,
-    /// Streams: who sends.
-    pub sender: usize,
-    /// Streams: who receives; the same where there is no other.
-    pub receiver: usize,
-}
-
-impl Cores {
-    /// Of those that this process may use.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn choose() -> io::Result<Self> {
-        let allowed = sched_getaffinity(Pid::from_raw(0))?;
-        let mut cores = (0..CpuSet::count()).rev().filter(|&core| allowed.is_set(core).unwrap_or(false));
-        let one = cores.next().ok_or_else(|| io::Error::other("no core to run on"))?;
-        Ok(Self { one, sender: one, receiver: cores.next().unwrap_or(one) })
-    }
-}
 
 /// How long a turn takes.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +32,7 @@ pub struct Slice {
 }
 
 /// Keeps the calling thread on one core.
-fn pin(core: usize) -> io::Result<()> {
+pub(super) fn pin(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)

@@ -1,17 +1,20 @@
 //! `bridge`: pods on a Linux bridge that has the gateway's address, masqueraded by nftables, with bridged packets shown
 //! to netfilter, as Docker does it.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use futures::{FutureExt, future::BoxFuture};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Built, nft::masquerade};
 use crate::{
     bench::{Mode, Pair, Path, Site},
     lab::{
         LabError,
-        topology::{End, OUTSIDE, Space, Topology, net, wire},
+        topology::{End, OUTSIDE, OUTSIDE_V6, Space, Topology, net, wire},
     },
     net::{NetError, Netns, sysctl},
 };
@@ -20,6 +23,12 @@ const BRIDGE: &str = "br0";
 /// Whether the kernel shows bridged packets to netfilter. The key is there if it can (module `br_netfilter`); each
 /// namespace has its own (Linux 5.3).
 const CALL: &str = "net.bridge.bridge-nf-call-iptables";
+/// The same over IPv6.
+const CALL_V6: &str = "net.bridge.bridge-nf-call-ip6tables";
+/// Pods' IPv6 addresses where netfilter translates them; the first is the bridge's.
+const SUBNET_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0), 64);
+const UPLINK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 2, 0, 0, 0, 2);
+const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 2, 0, 0, 0, 1);
 
 /// What tells a kind of bridge from another.
 #[derive(Clone, Copy, Debug)]
@@ -74,17 +83,21 @@ impl Bridge {
         let node = topology.spec.space(&format!("{}-node", kind.name)).await?;
         node.forward()?;
         let router = before(kind.uplink);
-        let uplinks = [(net(kind.uplink, 30), router.into())];
+        let mut uplinks = vec![(net(kind.uplink, 30), router.into())];
+        uplinks.extend(kind.netfilter.then(|| (net(UPLINK_V6, 64), ROUTER_V6.into())));
         topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
         let gateway = address(kind, 1);
         let [a, b, c, d] = gateway.octets();
         node.netlink.add_bridge(BRIDGE, [2, 0, a, b, c, d]).await?;
-        let bridge = node.configure(BRIDGE, &[net(gateway, 24)]).await?;
+        let bridge = node.configure(BRIDGE, &kind.nets(1)).await?;
         let called = if kind.netfilter { "1" } else { "0" };
         let called =
             node.netns.enter(|| sysctl::write(CALL, called).and_then(|_| sysctl::read(CALL)).ok())?;
         if kind.netfilter {
+            // Whether it can is told of IPv4.
+            let _ = node.netns.enter(|| sysctl::write(CALL_V6, "1"))?;
             masquerade(&node, kind.subnet.into(), BRIDGE)?;
+            masquerade(&node, SUBNET_V6.into(), BRIDGE)?;
         } else {
             topology.router.route(kind.subnet.into(), kind.uplink.into()).await?;
         }
@@ -99,14 +112,30 @@ impl Bridge {
     async fn pod(&self, number: u8) -> Result<Space, NetError> {
         let pod = self.topology.spec.space(&format!("{}-{number}", self.kind.name)).await?;
         let port = format!("veth-{number}");
-        let inside = End { space: &pod, link: "eth0", addresses: &[net(address(self.kind, number), 24)] };
+        let inside = End { space: &pod, link: "eth0", addresses: &self.kind.nets(number) };
         let outside = End { space: &self.node, link: &port, addresses: &[] };
         wire(outside, inside, self.topology.spec.uplink_mtu).await?;
         let port = self.node.configure(&port, &[]).await?;
         self.node.netlink.set_master(port, self.bridge).await?;
         pod.default_route(address(self.kind, 1).into()).await?;
+        if self.kind.netfilter {
+            pod.default_route(address_v6(1).into()).await?;
+        }
         Ok(pod)
     }
+}
+
+impl Kind {
+    /// The `number`th addresses, with the length of their subnets.
+    fn nets(self, number: u8) -> Vec<IpNet> {
+        let v6 = self.netfilter.then(|| net(address_v6(number), 64));
+        std::iter::once(net(address(self, number), 24)).chain(v6).collect()
+    }
+}
+
+/// The `number`th IPv6 address of pods whose kind has such.
+fn address_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::from_bits(SUBNET_V6.network().to_bits() + u128::from(number))
 }
 
 /// The `number`th address of a kind's pods.
@@ -116,7 +145,7 @@ fn address(kind: Kind, number: u8) -> Ipv4Addr {
 }
 
 /// The address before one.
-pub(in crate::bench) fn before(address: Ipv4Addr) -> Ipv4Addr {
+pub(in crate::bench) const fn before(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from_bits(address.to_bits() - 1)
 }
 
@@ -134,11 +163,32 @@ impl Mode for Bridge {
 
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
         let [client, server] = [0, 1].map(|at| &self.pods[at].netns);
-        let pod = address(self.kind, 3);
+        let (pod, topology) = (address(self.kind, 3).into(), &self.topology);
         Ok(match path {
             Path::PodPod => Pair { client, server, address: pod },
             Path::NodePod => Pair { client: &self.node.netns, server, address: pod },
-            Path::PodOutside => Pair { client, server: &self.topology.outside.netns, address: OUTSIDE },
+            Path::PodOnlink => {
+                Pair { client, server: &topology.router.netns, address: before(self.kind.uplink).into() }
+            }
+            Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
+        })
+    }
+
+    fn pair_v6(&self, path: Path) -> Result<Pair<'_>, &'static str> {
+        let pair = self.pair(path)?;
+        match path {
+            _ if !self.kind.netfilter => Err("it is built for IPv4 only"),
+            Path::PodPod | Path::NodePod => Ok(Pair { address: address_v6(3).into(), ..pair }),
+            Path::PodOutside => Ok(Pair { address: OUTSIDE_V6.into(), ..pair }),
+            Path::PodOnlink => Err("it is measured over IPv4 only"),
+        }
+    }
+
+    fn doubt(&self) -> Option<String> {
+        let lacks = self.kind.netfilter && self.called.is_none();
+        lacks.then(|| {
+            "this kernel has no br_netfilter: bridged packets of mode bridge do not pass netfilter, as they would with Docker"
+                .into()
         })
     }
 

@@ -1,6 +1,6 @@
 //! `direct`: one veth pair between two namespaces, the limit for any packet path between them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::FutureExt;
 
@@ -11,6 +11,8 @@ use crate::{
     net::NetError,
 };
 
+const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 3, 0, 0, 0, 1);
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 3, 0, 0, 0, 2);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 2);
 
@@ -34,12 +36,21 @@ impl Direct {
         let client = spec.space("direct-a").await?;
         let server = spec.space("direct-b").await?;
         wire(
-            End { space: &client, link: "eth0", addresses: &[net(CLIENT, 30)] },
-            End { space: &server, link: "eth0", addresses: &[net(SERVER, 30)] },
+            End { space: &client, link: "eth0", addresses: &[net(CLIENT, 30), net(CLIENT_V6, 64)] },
+            End { space: &server, link: "eth0", addresses: &[net(SERVER, 30), net(SERVER_V6, 64)] },
             spec.uplink_mtu,
         )
         .await?;
         Ok(Self { client, server })
+    }
+
+    fn to(&self, path: Path, address: IpAddr) -> Result<Pair<'_>, &'static str> {
+        match path {
+            Path::PodPod | Path::NodePod => {
+                Ok(Pair { client: &self.client.netns, server: &self.server.netns, address })
+            }
+            Path::PodOnlink | Path::PodOutside => Err("one wire leads to nobody else"),
+        }
     }
 }
 
@@ -54,11 +65,10 @@ impl Mode for Direct {
 
     /// A node and its pod could have no less between them than two pods.
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
-        match path {
-            Path::PodPod | Path::NodePod => {
-                Ok(Pair { client: &self.client.netns, server: &self.server.netns, address: SERVER })
-            }
-            Path::PodOutside => Err("one wire leads to nobody else"),
-        }
+        self.to(path, SERVER.into())
+    }
+
+    fn pair_v6(&self, path: Path) -> Result<Pair<'_>, &'static str> {
+        self.to(path, SERVER_V6.into())
     }
 }

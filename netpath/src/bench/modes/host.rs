@@ -37,10 +37,13 @@ impl Mode for Host {
     }
 
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
-        let node = &self.node.netns;
+        let (client, topology) = (&self.node.netns, &self.topology);
         Ok(match path {
-            Path::PodPod | Path::NodePod => Pair { client: node, server: node, address: UPLINK },
-            Path::PodOutside => Pair { client: node, server: &self.topology.outside.netns, address: OUTSIDE },
+            Path::PodPod | Path::NodePod => Pair { client, server: client, address: UPLINK.into() },
+            Path::PodOnlink => {
+                Pair { client, server: &topology.router.netns, address: before(UPLINK).into() }
+            }
+            Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
         })
     }
 }

@@ -68,10 +68,12 @@ impl Mode for Macvlan {
 
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
         let [client, server] = [0, 1].map(|at| &self.pods[at].netns);
+        let topology = &self.topology;
         match path {
-            Path::PodPod => Ok(Pair { client, server, address: address(1) }),
+            Path::PodPod => Ok(Pair { client, server, address: address(1).into() }),
             Path::NodePod => Err("macvlan keeps pods and their node apart"),
-            Path::PodOutside => Ok(Pair { client, server: &self.topology.outside.netns, address: OUTSIDE }),
+            Path::PodOnlink => Ok(Pair { client, server: &topology.router.netns, address: ROUTER.into() }),
+            Path::PodOutside => Ok(Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() }),
         }
     }
 

@@ -9,6 +9,7 @@ mod netpath;
 mod netpath_xdp;
 pub(crate) mod nft;
 mod routed;
+mod routed_rules;
 
 use futures::future::BoxFuture;
 

@@ -1,6 +1,9 @@
 //! `netpath`: pods of a running agent.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -14,7 +17,7 @@ use crate::{
     lab::{
         LabError,
         error::Doing,
-        topology::{OUTSIDE, Topology},
+        topology::{OUTSIDE, OUTSIDE_V6, ROUTER, Topology},
     },
     net::Netns,
 };
@@ -25,6 +28,7 @@ pub struct Netpath {
     client: Netns,
     server: Netns,
     address: Ipv4Addr,
+    address_v6: Option<Ipv6Addr>,
     topology: Arc<Topology>,
     agent: Client,
     kind: Kind,
@@ -59,13 +63,13 @@ pub(super) fn build_kind(site: &Site, kind: Kind) -> Built<'_> {
         let agent = site.agent().await?;
         let (client, _) = add(&agent, kind, "a").await?;
         let (server, pod) = add(&agent, kind, "b").await?;
-        let v4 = |address: &std::net::IpAddr| {
-            if let std::net::IpAddr::V4(v4) = address { Some(*v4) } else { None }
-        };
+        let v4 = |address: &IpAddr| if let IpAddr::V4(v4) = address { Some(*v4) } else { None };
+        let v6 = |address: &IpAddr| if let IpAddr::V6(v6) = address { Some(*v6) } else { None };
+        let address_v6 = pod.addresses.iter().find_map(v6);
         let address = pod.addresses.iter().find_map(v4).ok_or("it has no IPv4 address");
         let address = address.doing(|| "looking at pod b".into())?;
         let netpath = Netpath::new(client, server, address, Arc::clone(&site.topology), agent);
-        Ok(Box::new(Netpath { kind, ..netpath }) as Box<dyn Mode>)
+        Ok(Box::new(Netpath { kind, address_v6, ..netpath }) as Box<dyn Mode>)
     }
     .boxed()
 }
@@ -79,7 +83,7 @@ async fn add(agent: &Client, kind: Kind, name: &str) -> Result<(Netns, Pod), Lab
 }
 
 impl Netpath {
-    /// From the namespaces of two pods of an agent; `address` is the second one's.
+    /// From the namespaces of two pods of an agent; `address` is the second one's. Without IPv6.
     pub fn new(
         client: Netns,
         server: Netns,
@@ -87,7 +91,7 @@ impl Netpath {
         topology: Arc<Topology>,
         agent: Client,
     ) -> Self {
-        Self { client, server, address, topology, agent, kind: TC }
+        Self { client, server, address, address_v6: None, topology, agent, kind: TC }
     }
 }
 
@@ -101,12 +105,24 @@ impl Mode for Netpath {
     }
 
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
-        let (client, server, address) = (&self.client, &self.server, self.address);
+        let (client, server, address) = (&self.client, &self.server, self.address.into());
+        let topology = &self.topology;
         Ok(match path {
             Path::PodPod => Pair { client, server, address },
-            Path::NodePod => Pair { client: &self.topology.node.netns, server, address },
-            Path::PodOutside => Pair { client, server: &self.topology.outside.netns, address: OUTSIDE },
+            Path::NodePod => Pair { client: &topology.node.netns, server, address },
+            Path::PodOnlink => Pair { client, server: &topology.router.netns, address: ROUTER.into() },
+            Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
         })
+    }
+
+    fn pair_v6(&self, path: Path) -> Result<Pair<'_>, &'static str> {
+        let pair = self.pair(path)?;
+        let own = self.address_v6.ok_or("its pod has no IPv6 address")?;
+        match path {
+            Path::PodPod | Path::NodePod => Ok(Pair { address: own.into(), ..pair }),
+            Path::PodOutside => Ok(Pair { address: OUTSIDE_V6.into(), ..pair }),
+            Path::PodOnlink => Err("it is measured over IPv4 only"),
+        }
     }
 
     fn newcomer(&self, number: u8) -> Option<BoxFuture<'_, Result<Netns, LabError>>> {

@@ -5,7 +5,7 @@ mod plots;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use self::plots::{Bar, Line, PlotError};
-use super::{Document, Figure, modes, series::Question, table};
+use super::{Document, Figure, figure::Question, modes, table};
 
 /// Colours of modes, in the order of [`modes::names`]; kinds that belong together are alike.
 const COLOURS: [(u8, u8, u8); 10] = [
@@ -32,6 +32,7 @@ figure svg { width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .15rem .7rem .15rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 td.n { text-align: right; white-space: nowrap; }
+tr.held td:nth-child(4) { color: #178a3d; } tr.missed td:nth-child(4) { color: #d33; font-weight: bold; }
 .note { border-left: 4px solid #d80; padding-left: .7rem; }
 ";
 
@@ -59,10 +60,13 @@ pub fn html(document: &Document) -> Result<String, PlotError> {
     let _ = writeln!(
         page,
         "<p>{} rounds, interleaved, of {} ms each. Bars are medians over the rounds; their whiskers span the interval that \
-         holds the true median (at 95 % from six rounds on). Ratios are taken within a round, so that a noisy moment moves \
+         holds the true median with a probability of {:.0} %. Ratios are taken within a round, so that a noisy moment moves \
          both sides of it. Shorter is better for times, longer for rates.</p>",
-        environment.rounds, environment.slice_ms
+        environment.rounds,
+        environment.slice_ms,
+        document.confidence().unwrap_or_default() * 100.0
     );
+    page += &budgets_table(document);
     page += &modes_table(document);
     page += &plots(document)?;
     page += &figures_table(&document.results);
@@ -87,16 +91,17 @@ fn plots(document: &Document) -> Result<String, PlotError> {
         );
         match workload {
             "scale" => page += &curves(document)?,
-            "program" => page += &programs(document)?,
+            "program" => page += &variants(document, "program", "ns")?,
+            "drop" => page += &variants(document, "drop", "packets/s")?,
             _ => {
                 for figures in own {
-                    let (heading, unit) = (heading(&figures[0].question()), &figures[0].unit);
+                    let (heading, unit) = (figures[0].question().words(), &figures[0].unit);
                     page += &figure(&heading, &plots::bars(&bars(figures), unit)?);
                 }
                 for figures in own.iter().filter(|_| workload == "rr") {
                     let lines: Vec<_> = figures.iter().filter_map(distribution).collect();
                     if !lines.is_empty() {
-                        let heading = format!("{}, distribution", heading(&figures[0].question()));
+                        let heading = format!("{}, distribution", figures[0].question().words());
                         page += &figure(&heading, &plots::distribution(&lines, &figures[0].unit)?);
                     }
                 }
@@ -124,11 +129,12 @@ fn distribution(figure: &Figure) -> Option<Line> {
     (!points.is_empty()).then(|| Line { label: figure.mode.clone(), points, colour: colour(&figure.mode) })
 }
 
-/// Programs beside each other, a plot for each path.
-fn programs(document: &Document) -> Result<String, PlotError> {
-    let mut paths: BTreeMap<&str, Vec<Bar>> = BTreeMap::new();
-    for one in document.results.iter().filter(|one| one.workload == "program") {
-        paths.entry(one.path.as_deref().unwrap_or("")).or_default().push(Bar {
+/// What varies within a workload beside each other, a plot for each mode and path.
+fn variants(document: &Document, workload: &str, unit: &str) -> Result<String, PlotError> {
+    let mut plots: BTreeMap<(&str, &str), Vec<Bar>> = BTreeMap::new();
+    for one in document.results.iter().filter(|one| one.workload == workload) {
+        let place = (one.mode.as_str(), one.path.as_deref().unwrap_or(""));
+        plots.entry(place).or_default().push(Bar {
             label: one.variant.clone().unwrap_or_default(),
             value: one.median,
             low: one.ci_low,
@@ -136,8 +142,10 @@ fn programs(document: &Document) -> Result<String, PlotError> {
             colour: colour(&one.mode),
         });
     }
-    let plot = |(path, bars): (&str, Vec<Bar>)| Ok(figure(path, &plots::bars(&bars, "ns")?));
-    paths.into_iter().map(plot).collect()
+    let plot = |((mode, path), bars): (_, Vec<Bar>)| {
+        Ok(figure(format!("{mode} {path}").trim(), &plots::bars(&bars, unit)?))
+    };
+    plots.into_iter().map(plot).collect()
 }
 
 /// Round trips over the size of the tables, a plot for each path, protocol and what there is much of.
@@ -147,7 +155,7 @@ fn curves(document: &Document) -> Result<String, PlotError> {
     for one in document.results.iter().filter(|one| one.workload == "scale") {
         unit = &one.unit;
         let question = Question { amount: None, ..one.question() };
-        let lines = plots.entry((heading(&question), one.variant.as_deref().unwrap_or(""))).or_default();
+        let lines = plots.entry((question.words(), one.variant.as_deref().unwrap_or(""))).or_default();
         let point = (one.amount.unwrap_or(0) as f64, one.median);
         match lines.iter_mut().find(|line| line.label == one.mode) {
             Some(line) => line.points.push(point),
@@ -167,12 +175,6 @@ fn curves(document: &Document) -> Result<String, PlotError> {
 fn colour(mode: &str) -> (u8, u8, u8) {
     let at = modes::names().position(|name| name == mode).unwrap_or(COLOURS.len() - 1);
     COLOURS[at % COLOURS.len()]
-}
-
-fn heading(question: &Question<'_>) -> String {
-    let variation = question.variation();
-    let parts = [question.path.unwrap_or(""), question.protocol.unwrap_or(""), &variation];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 fn figure(heading: &str, svg: &str) -> String {
@@ -211,9 +213,10 @@ fn figures_table(figures: &[Figure]) -> String {
                 table::number(one.ci_high),
                 one.confidence * 100.0
             ),
-            table::number(one.p99),
+            one.p99.map_or_else(|| "-".into(), table::number),
             ratio(one.ratio_direct, one.ratio_direct_low, one.ratio_direct_high),
             ratio(one.ratio_bridge, one.ratio_bridge_low, one.ratio_bridge_high),
+            ratio(one.ratio_empty, one.ratio_empty_low, one.ratio_empty_high),
             one.samples.to_string(),
         ];
         rows += "<tr>";
@@ -226,8 +229,23 @@ fn figures_table(figures: &[Figure]) -> String {
     }
     format!(
         "<h2>All figures</h2>\n<div class=\"wide\"><table><tr><th>workload</th><th>path</th><th>protocol</th><th></th>\
-         <th>mode</th><th>median</th><th>interval</th><th>p99</th><th>/ direct</th><th>/ bridge</th><th>samples</th></tr>\n\
+         <th>mode</th><th>median</th><th>interval</th><th>p99</th><th>/ direct</th><th>/ bridge</th><th>/ 2 endpoints</th><th>samples</th></tr>\n\
          {rows}</table></div>\n"
+    )
+}
+
+/// What netpath holds itself to, with a colour for each verdict.
+fn budgets_table(document: &Document) -> String {
+    let row = |one: &super::Judged| {
+        let class = one.verdict.replace(' ', "-");
+        let cells = [&one.what, &one.budget(), &one.seen(), &one.verdict, &one.why];
+        let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
+        format!("<tr class=\"{}\">{cells}</tr>\n", escape(&class))
+    };
+    let rows: String = document.budgets.iter().map(row).collect();
+    format!(
+        "<h2>Budgets</h2>\n<div class=\"wide\"><table><tr><th>what netpath holds itself to</th><th>budget</th>\
+         <th>measured, with its interval</th><th>verdict</th><th>why</th></tr>\n{rows}</table></div>\n"
     )
 }
 
