@@ -79,3 +79,10 @@ mod object {
         (programs, maps)
     }
 }
+
+#[test]
+fn zz_chains() {
+    for (name, (stack, chain)) in stack::deepest(netpath::datapath::ELF) {
+        println!("{name} {stack} {chain}");
+    }
+}

@@ -193,7 +193,7 @@ impl FlowTable {
 }
 
 fn partner(key: &FlowKey, flow: &Flow) -> FlowKey {
-    key.partner(flow.rewrite, flow.addr, flow.port)
+    key.partner_of(flow)
 }
 
 fn is_original(flow: &Flow) -> bool {
