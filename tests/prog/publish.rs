@@ -39,6 +39,11 @@ const CLIENT: u16 = 5000;
 /// Protocols that can be published.
 const TALKS: [Talk; 3] = [Talk::Tcp, Talk::Udp, Talk::Sctp];
 
+/// The port in the pod: SCTP keeps the node's.
+fn port_of(talk: Talk) -> u16 {
+    if talk == Talk::Sctp { PORT } else { POD_PORT }
+}
+
 fn any(f: &Family) -> IpAddr {
     f.pick("0.0.0.0", "::").parse().expect("address")
 }
@@ -47,7 +52,7 @@ fn hairpin(f: &Family) -> IpAddr {
     f.pick(HAIRPIN_V4, HAIRPIN_V6).to_ip()
 }
 
-/// A scene where port 8080 of every address of the node leads to port 80 of pod A.
+/// A scene where port 8080 of every address of the node leads to port 80 of pod A, of SCTP to 8080.
 fn scene(f: &Family) -> Scene {
     let mut scene = Scene::new();
     let a = scene.a;
@@ -85,8 +90,8 @@ fn from_outside_it_leads_to_the_pod_and_the_answer_comes_from_the_node(f: Family
         for count in 1..=3 {
             let knock = packet(talk, (f.outside, CLIENT), (f.node, PORT), false);
             let ran = scene.expect_no_drop(&name, |scene| scene.router_says(knock));
-            into(&name, &ran, a.mac, (f.outside, CLIENT), (f.a, POD_PORT));
-            let answer = packet(talk, (f.a, POD_PORT), (f.outside, CLIENT), true);
+            into(&name, &ran, a.mac, (f.outside, CLIENT), (f.a, port_of(talk)));
+            let answer = packet(talk, (f.a, port_of(talk)), (f.outside, CLIENT), true);
             let ran = scene.expect_no_drop(&name, |scene| scene.a_says(answer));
             let seen = see(&ran.packet);
             assert_eq!((ran.code, seen.ttl), (REDIRECT, 63), "{name}: {seen:?}");
@@ -178,8 +183,8 @@ fn from_another_pod_of_the_node(f: Family) {
         for count in 1..=2 {
             let knock = packet(talk, (f.b, CLIENT), (f.node, PORT), false);
             let ran = scene.expect_no_drop(&name, |scene| scene.says(b, knock));
-            into(&name, &ran, a.mac, (f.b, CLIENT), (f.a, POD_PORT));
-            let answer = packet(talk, (f.a, POD_PORT), (f.b, CLIENT), true);
+            into(&name, &ran, a.mac, (f.b, CLIENT), (f.a, port_of(talk)));
+            let answer = packet(talk, (f.a, port_of(talk)), (f.b, CLIENT), true);
             let ran = scene.expect_no_drop(&name, |scene| scene.a_says(answer));
             into(&name, &ran, b.mac, (f.node, PORT), (f.b, CLIENT));
             let pairs = scene.pairs();
@@ -207,8 +212,8 @@ fn from_the_pod_itself(f: Family) {
         for count in 1..=2 {
             let knock = packet(talk, (f.a, CLIENT), (f.node, PORT), false);
             let ran = scene.expect_no_drop(&name, |scene| scene.a_says(knock));
-            into(&name, &ran, a.mac, (hairpin(&f), CLIENT), (f.a, POD_PORT));
-            let answer = packet(talk, (f.a, POD_PORT), (hairpin(&f), CLIENT), true);
+            into(&name, &ran, a.mac, (hairpin(&f), CLIENT), (f.a, port_of(talk)));
+            let answer = packet(talk, (f.a, port_of(talk)), (hairpin(&f), CLIENT), true);
             let ran = scene.expect_no_drop(&name, |scene| scene.a_says(answer));
             into(&name, &ran, a.mac, (f.node, PORT), (f.a, CLIENT));
             let pairs = scene.pairs();
@@ -365,7 +370,7 @@ fn errors_about_it_reach_who_sent_what(f: Family) {
     for talk in TALKS {
         let sent = packet(talk, (f.outside, CLIENT), (f.node, PORT), false);
         let led = scene.router_says(sent.clone()).packet;
-        let answered = packet(talk, (f.a, POD_PORT), (f.outside, CLIENT), true);
+        let answered = packet(talk, (f.a, port_of(talk)), (f.outside, CLIENT), true);
         let left = scene.a_says(answered.clone()).packet;
         for embed in [f.header() + 8, usize::MAX] {
             let name = format!("{talk:?}, {embed} bytes");
@@ -373,7 +378,7 @@ fn errors_about_it_reach_who_sent_what(f: Family) {
             let error = Frame::error(f.router, f.node, ErrorKind::TooBig(1300), &left[ETHERNET..], embed);
             let seen = see(&into_pod(&name, &scene.router_says(error), a.mac));
             assert_eq!((seen.source, seen.destination), (f.router, f.a), "{name}: {seen:?}");
-            about(&name, &seen, &f, (f.a, POD_PORT), (f.outside, CLIENT), &answered);
+            about(&name, &seen, &f, (f.a, port_of(talk)), (f.outside, CLIENT), &answered);
             // The pod about what came.
             let error = Frame::error(f.a, f.outside, ErrorKind::Unreachable(3), &led[ETHERNET..], embed);
             let ran = scene.expect_no_drop(&name, |scene| scene.a_says(error));
@@ -399,12 +404,12 @@ fn errors_between_pods_and_of_a_pod_about_itself(f: Family) {
             about(&name, &seen, &f, (client, CLIENT), (f.node, PORT), &sent);
         }
         // Of the client, about an answer that it no longer wants.
-        let answered = packet(talk, (f.a, POD_PORT), (f.b, CLIENT), true);
+        let answered = packet(talk, (f.a, port_of(talk)), (f.b, CLIENT), true);
         let got = scene.a_says(answered.clone()).packet;
         let error = Frame::error(f.b, f.node, ErrorKind::Unreachable(3), &got[ETHERNET..], usize::MAX);
         let seen = see(&into_pod("the client's", &scene.says(b, error), a.mac));
         assert_eq!((seen.source, seen.destination), (f.b, f.a), "{talk:?}: {seen:?}");
-        about("the client's", &seen, &f, (f.a, POD_PORT), (f.b, CLIENT), &answered);
+        about("the client's", &seen, &f, (f.a, port_of(talk)), (f.b, CLIENT), &answered);
     }
 }
 

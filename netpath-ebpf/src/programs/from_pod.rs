@@ -69,7 +69,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     }
     match pod {
         Some(pod) => to_local(packet, headers, pod),
-        None if hairpin => to_gateway(packet, headers, source),
+        None if publish::is_hairpin(&headers.key.dst) => to_gateway(packet, headers, source),
         None => Ok(Verdict::counted(TrafficClass::ToNode)),
     }
 }

@@ -14,6 +14,9 @@ use netpath_common::abi::{
 
 use super::{Family, NODE, NODE6, Pod, Scene};
 
+/// SCTP's number.
+const SCTP: u8 = 132;
+
 /// Number of the scene's network.
 const NETWORK: u32 = 1;
 
@@ -71,9 +74,10 @@ fn routes() -> Vec<(u32, IpNet, Route)> {
 }
 
 impl Scene {
-    /// Publishes a port of TCP, UDP and SCTP, on one address of the node or on all of a family, and nothing else.
+    /// Publishes a port of TCP, UDP and SCTP, on one address of the node or on all of a family, and nothing else. SCTP has
+    /// it in the pod as well.
     pub fn publish(&mut self, (address, port): (IpAddr, u16), pod: Pod, (to, pod_port): (IpAddr, u16)) {
-        self.publish_protocols(&[6, 17, 132], (address, port), pod, (to, pod_port));
+        self.publish_protocols(&[6, 17, SCTP], (address, port), pod, (to, pod_port));
     }
 
     /// The same for these protocols.
@@ -85,9 +89,10 @@ impl Scene {
         (to, pod_port): (IpAddr, u16),
     ) {
         let (addr, port) = (address.into(), port.to_be());
-        let published = Published { addr: to.into(), pod: pod.id, port: pod_port.to_be(), pad: 0 };
         let mut entries = BTreeMap::new();
         for &protocol in protocols {
+            let pod_port = if protocol == SCTP { port } else { pod_port.to_be() };
+            let published = Published { addr: to.into(), pod: pod.id, port: pod_port, pad: 0 };
             entries.insert(PublishedKey::anywhere(&addr, port, protocol), Published::default());
             entries.insert(PublishedKey::on(addr, port, protocol), published);
         }

@@ -218,12 +218,8 @@ impl<T: Taken> helper::Step for Candidates<'_, T> {
         let port = search.choice.port().to_be();
         search.reply = self.headers.key.partner(Rewrite::Source as u8, search.addr, port);
         search.tried = round + 1;
-        if T::is_taken(&search.reply) {
-            self.next(search);
-            return false;
-        }
         match insert(&search.reply, scratch) {
-            Ok(()) if socket::owns(self.packet, &search.reply) => FLOWS.remove(&search.reply),
+            Ok(()) if T::is_taken(&search.reply) || socket::owns(self.packet, &search.reply) => FLOWS.remove(&search.reply),
             Ok(()) => {
                 search.code = code::DONE;
                 return true;
