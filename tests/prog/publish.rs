@@ -6,7 +6,7 @@ use netpath_common::abi::{DropReason, ENDPOINT_PUBLISHES, HAIRPIN_V4, HAIRPIN_V6
 use netpath_tests::{
     for_both_families,
     packet::{ACK, ETHERNET, ErrorKind, Frame, SYN, SYN_ACK, Seen, fragments, reassemble, see},
-    scene::{DROP, Family, GATEWAY_MAC, NEXT, ROUTER_MAC, REDIRECT, Ran, Scene, Talk, from_router},
+    scene::{DROP, Family, GATEWAY_MAC, NEXT, REDIRECT, ROUTER_MAC, Ran, Scene, Talk, from_router},
 };
 
 for_both_families!(
@@ -136,9 +136,15 @@ fn what_is_forwarded_is_none_of_ours(f: Family) {
     let scene = scene(&f);
     for talk in TALKS {
         let through = from_router(packet(talk, (f.outside, CLIENT), (f.other, PORT), false));
-        scene.expect_no_drop("through", |scene| scene.from_wire(&through)).assert_untouched("through", &through);
+        scene
+            .expect_no_drop("through", |scene| scene.from_wire(&through))
+            .assert_untouched("through", &through);
         let away = scene.a_says(packet(talk, (f.a, 40_000), (f.other, PORT), false));
-        assert_eq!((away.code, see(&away.packet).source), (REDIRECT, f.node), "a pod's to that port elsewhere");
+        assert_eq!(
+            (away.code, see(&away.packet).source),
+            (REDIRECT, f.node),
+            "a pod's to that port elsewhere"
+        );
     }
     assert_eq!(scene.traffic(TrafficClass::Published), 0);
 }
@@ -234,7 +240,9 @@ fn with_another_of_its_own_addresses_a_pod_finds_itself_there(f: Family) {
     let mut scene = scene(&f);
     let (a, b) = (scene.a, scene.b);
     // Pod B's addresses are pod A's as well, by another interface.
-    scene.change_endpoint(b, |endpoint| (endpoint.pod, endpoint.flags) = (a.id, endpoint.flags | ENDPOINT_PUBLISHES));
+    scene.change_endpoint(b, |endpoint| {
+        (endpoint.pod, endpoint.flags) = (a.id, endpoint.flags | ENDPOINT_PUBLISHES)
+    });
     let ran = scene.says(b, Frame::udp((f.b, CLIENT), (f.node, PORT)));
     assert_eq!(ends(&see(&ran.packet)), ((hairpin(&f), CLIENT), (f.b, POD_PORT)), "{:?}", see(&ran.packet));
     let ran = scene.says(b, Frame::udp((f.b, POD_PORT), (hairpin(&f), CLIENT)));
@@ -312,7 +320,9 @@ fn what_the_stack_must_answer_it_gets_translated(f: Family) {
         assert_eq!(ends(&seen), ((from, CLIENT), (f.a, POD_PORT)), "{name}: {seen:?}");
         // Forwarded, perhaps in pieces, it is let in.
         let ingress = if from == f.b { b.ifindex } else { scene.uplink };
-        scene.expect_no_drop(name, |scene| scene.to_a(&ran.packet, ingress)).assert_untouched(name, &ran.packet);
+        scene
+            .expect_no_drop(name, |scene| scene.to_a(&ran.packet, ingress))
+            .assert_untouched(name, &ran.packet);
         let stray = Frame::udp((from, CLIENT + 1), (f.a, POD_PORT)).bytes();
         if from == f.outside {
             scene.expect_drop("no flow", DropReason::InboundDenied, |scene| scene.to_a(&stray, ingress));
@@ -321,7 +331,8 @@ fn what_the_stack_must_answer_it_gets_translated(f: Family) {
     assert_eq!(scene.traffic(TrafficClass::ToStack), 2);
     // An answer that is too large for the other pod is translated on its way out of the stack.
     scene.change_endpoint(b, |endpoint| endpoint.mtu = 1300);
-    let answer = Frame::udp((f.a, POD_PORT), (f.b, CLIENT)).payload(content).macs(scene.a.mac, GATEWAY_MAC).bytes();
+    let answer =
+        Frame::udp((f.a, POD_PORT), (f.b, CLIENT)).payload(content).macs(scene.a.mac, GATEWAY_MAC).bytes();
     scene.from_a(&answer).assert_untouched("too large", &answer);
     let seen = see(&scene.to_pod(b, &answer, scene.a.ifindex).packet);
     assert_eq!(ends(&seen), ((f.node, PORT), (f.b, CLIENT)), "{seen:?}");
@@ -333,7 +344,8 @@ fn the_stacks_answers_about_it_name_the_nodes_port(f: Family) {
     let outside = scene.router_says(Frame::udp((f.outside, CLIENT), (f.node, PORT))).packet;
     let inside = scene.says(b, Frame::udp((f.b, CLIENT), (f.node, PORT))).packet;
     for (client, led) in [(f.outside, outside), (f.b, inside)] {
-        let error = Frame::error(f.node, client, ErrorKind::TooBig(1300), &led[ETHERNET..], usize::MAX).bytes();
+        let error =
+            Frame::error(f.node, client, ErrorKind::TooBig(1300), &led[ETHERNET..], usize::MAX).bytes();
         let ran = if client == f.b { scene.to_pod(b, &error, 0) } else { scene.leaves(&error, 0, 0) };
         let seen = see(&ran.packet);
         let inner = seen.inner.as_ref().expect("an embedded packet");
@@ -354,7 +366,11 @@ fn the_last_hop(f: Family) {
         ("inside", scene.says(scene.b, Frame::udp((f.b, CLIENT), (f.node, PORT)).ttl(1))),
     ] {
         let seen = see(&ran.packet);
-        assert_eq!((ran.code, seen.destination, seen.ttl), (NEXT, f.a, 1), "{name}: the stack answers: {seen:?}");
+        assert_eq!(
+            (ran.code, seen.destination, seen.ttl),
+            (NEXT, f.a, 1),
+            "{name}: the stack answers: {seen:?}"
+        );
     }
     for frame in [
         Frame::udp((f.a, CLIENT), (f.node, PORT)).ttl(1),
@@ -447,7 +463,8 @@ fn datagrams_in_pieces(f: Family) {
     let content: Vec<u8> = (0..9000_u32).map(|n| (n % 251) as u8).collect();
     let large = |from, to, id| Frame::udp(from, to).payload(content.clone()).identification(id);
     let check = |name: &str, parts: Vec<Vec<u8>>, run: &dyn Fn(&[u8]) -> Ran, from, to| {
-        let done: Vec<_> = parts.iter().map(|part| scene.expect_no_drop(name, |_| run(part)).packet).collect();
+        let done: Vec<_> =
+            parts.iter().map(|part| scene.expect_no_drop(name, |_| run(part)).packet).collect();
         let datagram = reassemble(&done);
         let seen = see(&datagram);
         assert_eq!(ends(&seen), (from, to), "{name}: {seen:?}");

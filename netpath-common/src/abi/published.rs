@@ -10,8 +10,7 @@ pub const HAIRPIN_V4: Addr = GATEWAY_V4;
 
 /// The same for IPv6: 64:ff9b:1::169.254.1.1, of the prefix for local use (RFC 8215). Not the gateway's own: a pod answers
 /// a link-local address from its own link-local one.
-pub const HAIRPIN_V6: Addr =
-    Addr([0x0064_ff9b_u32.to_be(), 0x0001_0000_u32.to_be(), 0, GATEWAY_V4.v4_be()]);
+pub const HAIRPIN_V6: Addr = Addr([0x0064_ff9b_u32.to_be(), 0x0001_0000_u32.to_be(), 0, GATEWAY_V4.v4_be()]);
 
 /// A port of the node.
 #[repr(C)]
@@ -70,9 +69,10 @@ mod tests {
 
     #[test]
     fn every_address_is_the_unspecified_one_of_its_family() {
-        for (own, all) in
-            [("192.0.2.1", IpAddr::from(Ipv4Addr::UNSPECIFIED)), ("2001:db8::1", Ipv6Addr::UNSPECIFIED.into())]
-        {
+        for (own, all) in [
+            ("192.0.2.1", IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+            ("2001:db8::1", Ipv6Addr::UNSPECIFIED.into()),
+        ] {
             let own: IpAddr = own.parse().unwrap();
             assert_eq!(PublishedKey::anywhere(&own.into(), 80, 6).addr.to_ip(), all);
         }

@@ -118,28 +118,27 @@ const TRANSLATED: u8 = u8::MAX;
 fn error(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> u8 {
     let Ok(inner) = embedded_headers() else { return DropReason::NotReady as u8 };
     let about = flow::related(packet, headers, inner);
-    let translation = match about {
-        // About a packet that came by a published port and that the stack was left to deliver: whoever sent it knows nothing
-        // of the pod behind the port.
-        Some(flow::About { translation: Some(translation @ Translation { source: true, .. }), .. })
-            if pod == 0 =>
-        {
-            translation
-        }
-        // The node may say of anybody's packets what it likes.
-        Some(about) if about.pod != pod && pod == 0 => return UNTRANSLATED,
-        // About another pod's flow, or about a packet that never came here: forged.
-        Some(about) if about.pod != pod => return DropReason::SpoofedSource as u8,
-        // About a packet that the pod sent, to the node's address that it left with: only the wire tells of those.
-        Some(flow::About { translation: Some(Translation { source: false, .. }), .. }) => {
-            return DropReason::SpoofedSource as u8;
-        }
-        Some(flow::About { translation: Some(translation), .. }) => translation,
-        // An answer to who came to the pod's own address.
-        Some(about) if !about.original => return UNTRANSLATED,
-        _ if masquerade => return DropReason::ProtocolNotTranslated as u8,
-        _ => return UNTRANSLATED,
-    };
+    let translation =
+        match about {
+            // About a packet that came by a published port and that the stack was left to deliver: whoever sent it knows nothing
+            // of the pod behind the port.
+            Some(flow::About {
+                translation: Some(translation @ Translation { source: true, .. }), ..
+            }) if pod == 0 => translation,
+            // The node may say of anybody's packets what it likes.
+            Some(about) if about.pod != pod && pod == 0 => return UNTRANSLATED,
+            // About another pod's flow, or about a packet that never came here: forged.
+            Some(about) if about.pod != pod => return DropReason::SpoofedSource as u8,
+            // About a packet that the pod sent, to the node's address that it left with: only the wire tells of those.
+            Some(flow::About { translation: Some(Translation { source: false, .. }), .. }) => {
+                return DropReason::SpoofedSource as u8;
+            }
+            Some(flow::About { translation: Some(translation), .. }) => translation,
+            // An answer to who came to the pod's own address.
+            Some(about) if !about.original => return UNTRANSLATED,
+            _ if masquerade => return DropReason::ProtocolNotTranslated as u8,
+            _ => return UNTRANSLATED,
+        };
     match embedded::translate(packet, headers, inner, &translation) {
         Ok(()) => TRANSLATED,
         Err(reason) => reason as u8,

@@ -12,7 +12,11 @@ use crate::{
         rewrite::{self, Translation},
         tc::Packet,
     },
-    stages::{deliver, endpoint, flow, fragment, metric, publish::{self, Led}, route},
+    stages::{
+        deliver, endpoint, flow, fragment, metric,
+        publish::{self, Led},
+        route,
+    },
     verdict::{self, Outcome, Verdict},
 };
 
@@ -111,7 +115,8 @@ fn open(packet: &Packet, headers: &Headers, spoilt: bool, led: &Led) -> Result<(
 #[inline(always)]
 fn lead(packet: &Packet, headers: &Headers, led: &mut Led) -> Outcome {
     let (back, hairpin) = (led.to.source, led.flags & FLOW_HAIRPIN != 0);
-    let Some(pod) = endpoint::find(delivered_to(headers, led)).filter(|pod| back || pod.pod == led.pod) else {
+    let Some(pod) = endpoint::find(delivered_to(headers, led)).filter(|pod| back || pod.pod == led.pod)
+    else {
         return Ok(Verdict::NEXT);
     };
     let stack = deliver::needs_stack(packet, headers, pod.mtu);

@@ -49,7 +49,7 @@ impl Agent {
         let masquerade = request.no_masquerade.map(|never| !never);
         let mode = request.mode.as_deref().map(parse_mode).transpose();
         let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
-        let agent = Arc::clone(self);
+        let (agent, request) = (Arc::clone(self), request.clone());
         finish(tokio::spawn(async move {
             let _change = change;
             let _gate = gate_of(&entry).await?;
@@ -59,11 +59,15 @@ impl Agent {
                 return Err(AgentError::PodBusy(there.pod.name.to_string()));
             }
             let masquerade = masquerade.unwrap_or(there.pod.masquerade);
-            let pod = Pod { masquerade, mode: mode.or(there.pod.mode), ..there.pod.clone() };
-            agent.state.save(&pod).await?;
-            lock(&agent.registry).set_settings(&pod);
+            let publications = agent.changed_publications(&there.pod, &request).await?;
+            let mode = mode.or(there.pod.mode);
+            let pod = Pod { masquerade, mode, publications, ..there.pod.clone() };
+            agent.save_settings(&there.pod, &pod).await?;
             // What fails is noted, and every full pass tries again.
             agent.ensure_held(&there).await;
+            if pod.publications != there.pod.publications {
+                agent.note("table of published ports", &agent.republish(&there.pod, &pod).await);
+            }
             tracing::info!(pod = %pod.name, "pod changed");
             Ok(())
         }))
@@ -118,6 +122,7 @@ impl Agent {
             return Err(AgentError::NetnsExists { pod: wanted.name.to_string(), path: wanted.netns });
         }
         self.check_allowed(&wanted)?;
+        self.check_sockets(wanted.name.as_str(), &wanted.publications).await?;
         let id = self.state.next_id().await?;
         let (entry, _held) = lock(&self.registry).reserve(wanted, id, self.config().instance.name())?;
         let pod = entry.pod;
@@ -134,6 +139,9 @@ impl Agent {
         let Err(error) = built else {
             undo.commit();
             lock(&self.registry).set_state(&pod, PodState::Ready);
+            if !pod.publications.is_empty() {
+                self.note("table of published ports", &self.ensure_published().await);
+            }
             tracing::info!(pod = %pod.name, "pod added");
             return Ok(ready);
         };
@@ -155,6 +163,9 @@ impl Agent {
         let pod = &entry.pod;
         self.state.save(pod).await?;
         lock(&self.registry).set_state(pod, PodState::Removing);
+        if !pod.publications.is_empty() {
+            self.ensure_published().await?;
+        }
         self.dismantle(&entry).await?;
         self.state.remove(pod).await?;
         lock(&self.registry).forget(pod);

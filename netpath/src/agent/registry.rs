@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use netpath_common::abi::MAX_PUBLISHED;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{AgentError, networks::Networks, wanted::Wanted};
 use crate::{
+    compile,
     datapath::POD_SLOTS,
     model::{
         DEFAULT_NETWORK, Family, Interface, MIN_MTU_V6, Mac, Network, Pod, PodState, interface_name, overlap,
@@ -167,10 +169,15 @@ impl Registry {
             masquerade: wanted.masquerade,
             mode: wanted.mode,
             offloads: wanted.offloads,
+            publications: wanted.publications,
             labels: wanted.labels,
             state: PodState::Creating,
             name: wanted.name,
         });
+        if let Err(error) = self.check_publications(&entry.pod) {
+            self.networks.release(entry.pod.addresses());
+            return Err(error);
+        }
         let held = entry.gate.clone().try_lock_owned().map_err(|_| AgentError::PodBusy(name.clone()))?;
         self.pods.insert(name, entry.clone());
         Ok((entry, held))
@@ -267,6 +274,51 @@ impl Registry {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
             (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
                 (pod.masquerade, pod.mode, pod.offloads);
+        }
+    }
+
+    /// Takes over a pod's publications, if nobody else has them.
+    pub(super) fn set_publications(&mut self, pod: &Pod) -> Result<(), AgentError> {
+        self.check_publications(pod)?;
+        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+            entry.pod.publications.clone_from(&pod.publications);
+        }
+        Ok(())
+    }
+
+    /// Whether any pod that is ready publishes ports.
+    pub(super) fn publishes(&self) -> bool {
+        let ready = |entry: &&Entry| entry.pod.state == PodState::Ready;
+        self.pods.values().filter(ready).any(|entry| !entry.pod.publications.is_empty())
+    }
+
+    /// Whether a pod can publish what it wants to: ports that no other pod has, of families that it has, and room for them.
+    fn check_publications(&self, pod: &Pod) -> Result<(), AgentError> {
+        if pod.publications.is_empty() {
+            return Ok(());
+        }
+        let families: Vec<Family> = pod.interfaces[0].addresses.iter().copied().map(Family::of).collect();
+        for (at, one) in pod.publications.iter().enumerate() {
+            if !families.iter().any(|family| one.has(*family)) {
+                let reason = format!("it has no address of the family that {one} is of");
+                return Err(AgentError::Invalid { pod: pod.name.to_string(), reason });
+            }
+            let own = pod.publications[..at].iter().find(|own| own.overlaps(one)).map(|own| (own, &pod.name));
+            let others = self.pods.values().filter(|entry| entry.pod.id != pod.id);
+            let mut theirs = others
+                .flat_map(|entry| entry.pod.publications.iter().map(move |theirs| (theirs, &entry.pod.name)));
+            if let Some((other, who)) = own.or_else(|| theirs.find(|(theirs, _)| theirs.overlaps(one))) {
+                return Err(AgentError::PortInUse {
+                    pod: pod.name.to_string(),
+                    publication: one.to_string(),
+                    who: format!("the pod '{who}', which publishes {other}"),
+                });
+            }
+        }
+        let others = self.pods.values().map(|entry| &entry.pod).filter(|other| other.id != pod.id);
+        match compile::published(others.chain([pod])).len() {
+            count if count > MAX_PUBLISHED as usize => Err(AgentError::TooManyPorts(MAX_PUBLISHED)),
+            _ => Ok(()),
         }
     }
 

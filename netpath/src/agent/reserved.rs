@@ -1,4 +1,4 @@
-//! The host's ephemeral ports leave out those that bindings have.
+//! The host's ephemeral ports leave out those that bindings have, and published ones.
 
 use netpath_common::abi::Node;
 
@@ -8,7 +8,7 @@ use crate::net::sysctl;
 const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 impl Agent {
-    /// Keeps the SNAT range, and what is in use of earlier ones, out of the host's ephemeral ports, beside whatever is
+    /// Keeps the SNAT range, what is in use of earlier ones, and published ports out of the host's ephemeral ports, beside whatever is
     /// reserved already.
     pub(super) async fn reserve_ports(&self) -> Result<(), AgentError> {
         let ours = Ports::parse(&self.state.host().await.reserved_ports);
@@ -17,7 +17,7 @@ impl Agent {
         // As the programs have been told: the configuration may have changed since.
         let ranges = lock(&self.node).ranges.clone();
         let chosen = ranges.chosen.unwrap_or_else(|| self.config().snat_ports.clone());
-        let mut wanted = Ports::range(&chosen);
+        let mut wanted = Ports::range(&chosen).with(&self.published_ports());
         if let Some(retired) = &ranges.retired {
             // They may lie far apart with ports between that the host needs.
             wanted = wanted.with(&ours.within(&Ports::range(retired)));

@@ -6,7 +6,7 @@ use super::AgentError;
 use crate::{
     api::types::PodAdd,
     config::Config,
-    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, check_host},
+    model::{DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication, PublicationError, check_host},
 };
 
 /// MTUs a pod can have: IPv4 needs 576 (RFC 791), and a record holds 16 bits.
@@ -28,6 +28,7 @@ pub(super) struct Wanted {
     pub(super) mode: Option<Mode>,
     /// Whether its offloads will be set for XDP.
     pub(super) offloads: bool,
+    pub(super) publications: Vec<Publication>,
     pub(super) labels: BTreeMap<String, String>,
 }
 
@@ -63,6 +64,9 @@ impl Wanted {
             )));
         }
         let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
+        let publications =
+            request.publish.iter().map(|text| text.parse()).collect::<Result<Vec<_>, PublicationError>>();
+        let publications = publications.map_err(|error| invalid(error.to_string()))?;
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -75,6 +79,7 @@ impl Wanted {
             masquerade: !request.no_masquerade,
             mode,
             offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
+            publications,
             labels: request.labels.clone(),
             name,
         })

@@ -4,6 +4,7 @@ mod deny;
 mod event;
 mod failure;
 mod filter;
+mod publish;
 mod trace;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -17,6 +18,7 @@ pub use self::{
     event::Event,
     failure::{Failure, FailureCode},
     filter::{FlowFilter, FlowSort, FlowState, Flushed, Prefix, Protocol},
+    publish::Published,
     trace::{Trace, TraceRequest, TracedPacket, TracedProgram, TracedStage, TracedWay},
 };
 
@@ -55,6 +57,9 @@ pub struct PodAdd {
     /// `tc` or `xdp`: which way packets take to other pods of the node; the node's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// Ports of the node that lead to the pod, `[IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]`: the node's, then the pod's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
 }
 
 /// `PATCH /v1/pods/NAME`: what is absent stays as it is.
@@ -67,6 +72,12 @@ pub struct PodSet {
     /// `tc` or `xdp`: which way packets take to other pods of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// Ports of the node that lead to the pod from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+    /// Those that no longer do, as they were published; connections by them end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpublish: Vec<String>,
 }
 
 /// A pod, in `GET /v1/pods` and as the answer to `POST`.
@@ -112,6 +123,9 @@ pub struct Pod {
     /// `tc` or `xdp`: which way packets take to other pods of the node.
     #[serde(default)]
     pub mode: String,
+    /// Ports of the node that lead to it.
+    #[serde(default)]
+    pub published: Vec<String>,
     /// Labels given when it was added.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -220,6 +234,11 @@ pub struct Flow {
     pub translated_source: Option<IpAddr>,
     /// Translated port.
     pub translated_port: Option<u16>,
+    /// The pod's address behind a published port, if it came by one.
+    #[schema(value_type = Option<String>)]
+    pub translated_destination: Option<IpAddr>,
+    /// The pod's port there.
+    pub translated_destination_port: Option<u16>,
     /// `unreplied`, `established`, `closing` or `reset`.
     pub state: String,
     /// Name of the pod it belongs to; its number if the pod is gone.

@@ -109,7 +109,10 @@ fn insert_bound<T: Taken>(
     };
     let addresses = sources.pool.count;
     let addresses = if addresses < MAX_POOL as u32 { addresses } else { MAX_POOL as u32 };
-    helper::repeat(search.tries * addresses, &mut Candidates::<T> { packet, headers, sources, taken: PhantomData });
+    helper::repeat(
+        search.tries * addresses,
+        &mut Candidates::<T> { packet, headers, sources, taken: PhantomData },
+    );
     count_tries(search.tried, search.code == code::DONE);
     if search.code != code::DONE {
         return search.code;
@@ -219,7 +222,9 @@ impl<T: Taken> helper::Step for Candidates<'_, T> {
         search.reply = self.headers.key.partner(Rewrite::Source as u8, search.addr, port);
         search.tried = round + 1;
         match insert(&search.reply, scratch) {
-            Ok(()) if T::is_taken(&search.reply) || socket::owns(self.packet, &search.reply) => FLOWS.remove(&search.reply),
+            Ok(()) if T::is_taken(&search.reply) || socket::owns(self.packet, &search.reply) => {
+                FLOWS.remove(&search.reply)
+            }
             Ok(()) => {
                 search.code = code::DONE;
                 return true;

@@ -116,7 +116,9 @@ pub fn is_of(headers: &Headers, flow: Option<&Flow>, pod: u32) -> bool {
 pub fn is_led(headers: &Headers, pod: u32) -> bool {
     let answer = || FLOWS.get(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
     headers.transport == Transport::Ports
-        && answer().is_some_and(|flow| flow.pod == pod && !is_original(flow) && flow.rewrite == Rewrite::Source as u8)
+        && answer().is_some_and(|flow| {
+            flow.pod == pod && !is_original(flow) && flow.rewrite == Rewrite::Source as u8
+        })
 }
 
 /// Forgets a packet's flow. Not inlined: rare, and its keys would stand on the caller's stack.

@@ -7,10 +7,7 @@ use super::{
     open::{admit, insert, opened},
 };
 use crate::{
-    bpf::{
-        map::InsertError,
-        trace,
-    },
+    bpf::{map::InsertError, trace},
     packet::{Headers, rewrite::Translation, tc::Packet},
 };
 
@@ -67,6 +64,9 @@ fn insert_published(packet: &Packet, headers: &Headers, pod: &Endpoint, to: &Tra
 #[inline(always)]
 fn is_there(key: &FlowKey, half: &Flow) -> bool {
     FLOWS.get(key).is_some_and(|there| {
-        there.rewrite == half.rewrite && there.pod == half.pod && there.port == half.port && there.addr == half.addr
+        there.rewrite == half.rewrite
+            && there.pod == half.pod
+            && there.port == half.port
+            && there.addr == half.addr
     })
 }

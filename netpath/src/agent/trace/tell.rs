@@ -33,7 +33,10 @@ impl View {
         stages.extend(self.guard(hop));
         let mut steps = hop.steps().peekable();
         while let Some((which, step)) = steps.next() {
-            let replaced = matches!(steps.peek(), Some((TraceStage::Bound | TraceStage::Tracked | TraceStage::Published, _)));
+            let replaced = matches!(
+                steps.peek(),
+                Some((TraceStage::Bound | TraceStage::Tracked | TraceStage::Published, _))
+            );
             self.decisions(hop, which, step, replaced, &mut stages);
         }
         stages.extend(self.endpoint(hop));
@@ -183,7 +186,9 @@ impl View {
         let next = || hop.step(TraceStage::NextHop);
         let uplink = || next().map_or_else(String::new, |step| self.interface_name(step.number));
         match (hop.class(), hop.program) {
-            (Some(C::Local | C::Reply | C::Inbound | C::Published), _) => "into the pod, past the host stack".to_owned(),
+            (Some(C::Local | C::Reply | C::Inbound | C::Published), _) => {
+                "into the pod, past the host stack".to_owned()
+            }
             (Some(C::FromStack), _) | (None, Program::ToPod) => "into the pod".to_owned(),
             (Some(C::Neighbour), _) => "the gateway answers by itself".to_owned(),
             (Some(C::ToNode), _) => "to the node's own stack".to_owned(),

@@ -53,7 +53,9 @@ impl Hop {
 
     /// Whether a flow would be made for the packet.
     pub(super) fn makes_flow(&self) -> bool {
-        [TraceStage::Bound, TraceStage::Tracked, TraceStage::Published].into_iter().any(|stage| self.step(stage).is_some())
+        [TraceStage::Bound, TraceStage::Tracked, TraceStage::Published]
+            .into_iter()
+            .any(|stage| self.step(stage).is_some())
     }
 
     /// Where a packet ends if no other program follows.

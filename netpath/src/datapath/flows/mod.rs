@@ -62,6 +62,11 @@ impl FlowPair {
         is_translated(&self.original)
     }
 
+    /// Whether it came by a published port: its destination is translated.
+    pub fn is_published(&self) -> bool {
+        self.original.rewrite == Rewrite::Destination as u8
+    }
+
     fn reply_key(&self) -> FlowKey {
         partner(&self.key, &self.original)
     }
