@@ -241,7 +241,7 @@ fn with_another_of_its_own_addresses_a_pod_finds_itself_there(f: Family) {
     let (a, b) = (scene.a, scene.b);
     // Pod B's addresses are pod A's as well, by another interface.
     scene.change_endpoint(b, |endpoint| {
-        (endpoint.pod, endpoint.flags) = (a.id, endpoint.flags | ENDPOINT_PUBLISHES)
+        (endpoint.pod, endpoint.flags) = (a.id, endpoint.flags | ENDPOINT_PUBLISHES);
     });
     let ran = scene.says(b, Frame::udp((f.b, CLIENT), (f.node, PORT)));
     assert_eq!(ends(&see(&ran.packet)), ((hairpin(&f), CLIENT), (f.b, POD_PORT)), "{:?}", see(&ran.packet));
