@@ -79,10 +79,3 @@ mod object {
         (programs, maps)
     }
 }
-
-#[test]
-fn zz_chains() {
-    for (name, (stack, chain)) in stack::deepest(netpath::datapath::ELF) {
-        println!("{name} {stack} {chain}");
-    }
-}
