@@ -16,6 +16,7 @@ mod metrics_port;
 mod monitor;
 mod networks;
 mod pmtu;
+mod publish;
 mod reconcile;
 mod restart;
 mod routing;

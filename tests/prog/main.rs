@@ -17,6 +17,7 @@ mod moving;
 mod nd;
 mod packets;
 mod pool;
+mod publish;
 mod refused;
 mod reset;
 mod scene;

@@ -54,11 +54,13 @@ pub enum TrafficClass {
     FromStack = 71,
     /// ARP and neighbour discovery answered.
     Neighbour = 72,
+    /// To a pod by a published port, from outside or from a pod.
+    Published = 73,
 }
 
 impl TrafficClass {
     /// All classes, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Local,
         Self::ToNode,
         Self::Translated,
@@ -68,6 +70,7 @@ impl TrafficClass {
         Self::Inbound,
         Self::FromStack,
         Self::Neighbour,
+        Self::Published,
     ];
 
     /// Stable name, as in metrics and JSON.
@@ -82,6 +85,7 @@ impl TrafficClass {
             Self::Inbound => "inbound",
             Self::FromStack => "from-stack",
             Self::Neighbour => "neighbour",
+            Self::Published => "published",
         }
     }
 }

@@ -80,6 +80,9 @@ drop_reasons! {
     SnatPortTaken = 18, "Give one of the two pods another local SCTP port, or add an address to snat.addresses.";
     /// It came from a prefix that is on the deny list.
     Denied = 19, "'netpath deny ls' counts by prefix. If the sender is welcome, 'netpath deny rm PREFIX'.";
+    /// To a published port, from an address and port that a flow to the pod's port has already: by another published port,
+    /// or straight to the pod.
+    PublishedTaken = 20, "Let the client choose its source port, or use one published port only. It passes when the other flow ends: 'netpath flow ls --pod POD' shows it.";
 }
 
 #[cfg(test)]

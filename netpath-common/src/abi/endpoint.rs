@@ -10,6 +10,9 @@ pub const ENDPOINT_INBOUND_ANY: u16 = 2;
 /// Flag of [`Endpoint::flags`]: the pod's end of the link takes frames that XDP sends to it.
 pub const ENDPOINT_XDP: u16 = 4;
 
+/// Flag of [`Endpoint::flags`]: ports of the node lead to the pod, so that what it says may be the answer to who came by one.
+pub const ENDPOINT_PUBLISHES: u16 = 8;
+
 /// Where a local pod's address lives.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,7 +31,7 @@ pub struct Endpoint {
     pub mtu: u16,
     /// The network, as numbered by the agent: whose ROUTES hold. Never 0.
     pub network: u32,
-    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`], [`ENDPOINT_XDP`].
+    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`], [`ENDPOINT_XDP`], [`ENDPOINT_PUBLISHES`].
     pub flags: u16,
     /// Room to grow; 0.
     pub reserved: u16,

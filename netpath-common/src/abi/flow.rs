@@ -1,6 +1,6 @@
 //! FLOWS: hash (not LRU), [`FlowKey`] → [`Flow`]. Conntrack and NAT in one, one entry a direction.
 
-use super::Addr;
+use super::{Addr, HAIRPIN_V4, HAIRPIN_V6};
 
 /// A packet's tuple exactly as it stands on the wire where the program sees it, before any rewrite.
 ///
@@ -30,9 +30,10 @@ super::record!(FlowKey, 40);
 pub enum Rewrite {
     /// Nothing: tracked only.
     None = 0,
-    /// Source becomes [`Flow::addr`]:[`Flow::port`] (SNAT, original direction).
+    /// Source becomes [`Flow::addr`]:[`Flow::port`] (SNAT, original direction; a published port, reply direction).
     Source = 1,
-    /// Destination becomes [`Flow::addr`]:[`Flow::port`] (SNAT undone, reply direction).
+    /// Destination becomes [`Flow::addr`]:[`Flow::port`] (SNAT undone, reply direction; a published port,
+    /// original direction).
     Destination = 2,
 }
 
@@ -60,6 +61,13 @@ pub enum Move {
 
 /// Bit of [`Flow::peer_seen`]: the other half has had a packet. No TCP flag that is kept has this bit.
 pub const PEER_SEEN: u8 = 0x80;
+
+/// Flag of [`Flow::flags`]: by a published port, from a pod of this node. No packet of it comes from a wire.
+pub const FLOW_LOCAL: u8 = 1;
+
+/// Flag of [`Flow::flags`]: from the pod that the published port leads to. In the pod the client has the hairpin's address,
+/// and the port that it has chosen.
+pub const FLOW_HAIRPIN: u8 = 2;
 
 /// One direction of a flow. The pair's state is a function of both halves (`logic::flow_state`).
 ///
@@ -91,8 +99,10 @@ pub struct Flow {
     /// What the other half has shown (`logic::flow_state`): FIN and RST of its `tcp_seen`, and [`PEER_SEEN`] once it had a
     /// packet. Each half so tells the pair's state alone.
     pub peer_seen: u8,
+    /// [`FLOW_LOCAL`], [`FLOW_HAIRPIN`]; the same in both halves.
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// The pod the flow belongs to; 0 for a flow of the node itself.
     pub pod: u32,
     /// Generation of the policy that allowed it.
@@ -127,7 +137,8 @@ impl Flow {
         direction: FlowDirection::Original as u8,
         tcp_seen: 0,
         peer_seen: 0,
-        pad: [0; 2],
+        flags: 0,
+        pad: 0,
         pod: 0,
         policy_generation: 0,
         tcp_ack: 0,
@@ -140,6 +151,22 @@ impl Flow {
 
 impl FlowKey {
     /// The key of the other half, given this half's entry.
+    #[inline(always)]
+    pub fn partner_of(&self, half: &Flow) -> Self {
+        let mut key = self.partner(half.rewrite, half.addr, half.port);
+        if half.flags & FLOW_HAIRPIN == 0 {
+            return key;
+        }
+        // Both ends are the pod's: one of them has the hairpin's address on its way in.
+        if half.rewrite == Rewrite::Destination as u8 {
+            key.dst = if key.src.is_v4() { HAIRPIN_V4 } else { HAIRPIN_V6 };
+        } else {
+            key.src = self.src;
+        }
+        key
+    }
+
+    /// The key of the other half, given what this one rewrites.
     ///
     /// The reply to a packet comes back with source and destination exchanged as they are *after* this half's rewrite.
     #[inline(always)]
@@ -184,6 +211,18 @@ mod tests {
             let reply = key.partner(Rewrite::Source as u8, nat, port);
             prop_assert_eq!((reply.src, reply.sport, reply.dst, reply.dport), (dst, dport, nat, port));
             prop_assert_eq!(reply.partner(Rewrite::Destination as u8, src, sport), key);
+        }
+
+        #[test]
+        fn a_hairpin_leads_back(pod: u32, node: u32, sport: u16, dport: u16, port: u16) {
+            let [pod, node] = [pod, node].map(Addr::from_v4_be);
+            let key = FlowKey { src: pod, dst: node, sport, dport, proto: 17, pad: [0; 3] };
+            let flags = FLOW_LOCAL | FLOW_HAIRPIN;
+            let rewrite = Rewrite::Destination as u8;
+            let reply = key.partner_of(&Flow { addr: pod, port, rewrite, flags, ..Flow::EMPTY });
+            prop_assert_eq!((reply.src, reply.sport, reply.dst, reply.dport), (pod, port, HAIRPIN_V4, sport));
+            let rewrite = Rewrite::Source as u8;
+            prop_assert_eq!(reply.partner_of(&Flow { addr: node, port: dport, rewrite, flags, ..Flow::EMPTY }), key);
         }
 
         #[test]

@@ -12,6 +12,7 @@ mod flow;
 mod fragment;
 mod limit;
 mod node;
+mod published;
 mod route;
 mod trace;
 
@@ -19,12 +20,17 @@ pub use addr::Addr;
 pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use deny::{DENY_NOBODY, DENY_PREFIXES};
 pub use drop_reason::DropReason;
-pub use endpoint::{ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_XDP, Endpoint, Link};
+pub use endpoint::{
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
+};
 pub use event::{Event, EventKind, EventLoss, Program};
-pub use flow::{Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
+pub use flow::{FLOW_HAIRPIN, FLOW_LOCAL, Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
-pub use node::{GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink};
+pub use node::{
+    GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, Node, Pool, Uplink,
+};
+pub use published::{HAIRPIN_V4, HAIRPIN_V6, MAX_PUBLISHED, Published, PublishedKey};
 pub use route::{MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, Route, RouteKey, RouteKind};
 pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 

@@ -17,6 +17,9 @@ pub const MAX_POOL: usize = 8;
 /// Flag of [`Node::flags`]: the uplinks' addresses are a configured pool, used instead of the FIB's choice.
 pub const NODE_FLAG_POOL: u32 = 1;
 
+/// Flag of [`Node::flags`]: there are entries in PUBLISHED.
+pub const NODE_FLAG_PUBLISHES: u32 = 2;
+
 /// The addresses of one family that flows leaving by an uplink are translated to.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,7 +60,7 @@ pub struct Node {
     pub snat_first: u16,
     /// Ports in the SNAT range; at least 1.
     pub snat_count: u16,
-    /// [`NODE_FLAG_POOL`] or 0.
+    /// [`NODE_FLAG_POOL`], [`NODE_FLAG_PUBLISHES`].
     pub flags: u32,
     /// Counts up with each change of this record.
     pub generation: u32,

@@ -22,6 +22,8 @@ pub enum TraceStage {
     Bound = 4,
     /// A new flow would be tracked without translation.
     Tracked = 5,
+    /// A new flow by a published port would lead to `addr` and `port` of the pod `number`.
+    Published = 6,
 }
 
 impl TraceStage {
@@ -33,6 +35,7 @@ impl TraceStage {
             3 => Some(Self::Flow),
             4 => Some(Self::Bound),
             5 => Some(Self::Tracked),
+            6 => Some(Self::Published),
             _ => None,
         }
     }

@@ -69,6 +69,18 @@ pub fn bound(address: &Addr, port: u16, tries: u32) -> bool {
     true
 }
 
+/// The pod that a new flow by a published port would lead to. Returns whether this is a dry run, which must not make it.
+#[inline(always)]
+pub fn published(flow: &Flow) -> bool {
+    if !globals::dry_run() {
+        return false;
+    }
+    if let Some(step) = step(TraceStage::Published, 0) {
+        (step.addr, step.port, step.number) = (flow.addr, flow.port, flow.pod);
+    }
+    true
+}
+
 /// A flow that would be tracked as it is. Returns whether this is a dry run, which must not make it.
 #[inline(always)]
 pub fn tracked() -> bool {

@@ -1,17 +1,23 @@
 //! tc ingress of a pod's host interface: everything the pod sends.
 
-use netpath_common::abi::{DropReason, Endpoint, Program, RouteKind, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_PUBLISHES, Endpoint, Program, RouteKind, TrafficClass};
 
-use super::leave::{self, Leaving};
+use super::{
+    leave::{self, Leaving},
+    published,
+};
 use crate::{
     packet::{
-        AnyPacket, Headers, arp,
+        AnyPacket, Headers, Transport, arp,
         parse::{self, Ethernet},
         tc::Packet,
     },
-    stages::{arp_nd, deliver, endpoint, flow, fragment, gateway, guard, metric, route},
+    stages::{arp_nd, deliver, endpoint, flow, fragment, gateway, guard, metric, publish, route},
     verdict::{self, Outcome, Verdict},
 };
+
+/// Of a packet that no published port has to do with.
+const PLAIN: u64 = verdict::to_code(Ok(Verdict::NEXT));
 
 /// parse → guard → a local pod, or: route → flow → nat → the wire. ARP and neighbour discovery are answered at once.
 #[inline(always)]
@@ -32,27 +38,65 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let source = guard::check(packet, &frame, endpoint::find(&headers.key.src), endpoint::link)?;
     metric::sent(packet, source);
 
-    if let Some(pod) = endpoint::find(&headers.key.dst) {
-        if deliver::needs_stack(packet, headers, pod.mtu) {
-            return Ok(Verdict::counted(TrafficClass::ToStack));
+    if headers.transport == Transport::Error && route::publishes() {
+        let outcome = published::error(packet, headers, source);
+        if outcome != PLAIN {
+            return verdict::from_code(outcome);
         }
-        metric::received(packet, pod);
-        return deliver::to_pod(packet, headers, pod, TrafficClass::Local);
     }
-    if gateway::is_addressed(&headers.key.dst) {
-        gateway::answer(packet, headers)?;
-        return deliver::back(packet, source.mac, TrafficClass::Neighbour);
+    let publishes = source.flags & ENDPOINT_PUBLISHES != 0;
+    let hairpin = publishes && publish::is_hairpin(&headers.key.dst);
+    let mut pod = endpoint::find(&headers.key.dst);
+    let mut asked = pod.is_some() && publishes || hairpin;
+    if pod.is_none() && !hairpin {
+        if gateway::is_addressed(&headers.key.dst) {
+            return to_gateway(packet, headers, source);
+        }
+        route::refuse_unroutable(headers)?;
+        let way = route::lookup(source, &headers.key.dst);
+        if way.kind != RouteKind::Stack as u8 {
+            return away(packet, headers, source, way);
+        }
+        asked = route::publishes();
     }
-    route::refuse_unroutable(headers)?;
-    let way = route::lookup(source, &headers.key.dst);
+    if asked {
+        let outcome = published::from_inside(packet, headers, source);
+        if outcome != PLAIN {
+            return verdict::from_code(outcome);
+        }
+        // Asked again, so that the verifier goes through the call once and not once for every answer.
+        pod = endpoint::find(&headers.key.dst);
+    }
+    match pod {
+        Some(pod) => to_local(packet, headers, pod),
+        None if publish::is_hairpin(&headers.key.dst) => to_gateway(packet, headers, source),
+        None => Ok(Verdict::counted(TrafficClass::ToNode)),
+    }
+}
+
+#[inline(always)]
+fn to_local(packet: &Packet, headers: &Headers, pod: &Endpoint) -> Outcome {
+    if deliver::needs_stack(packet, headers, pod.mtu) {
+        return Ok(Verdict::counted(TrafficClass::ToStack));
+    }
+    metric::received(packet, pod);
+    deliver::to_pod(packet, headers, pod, TrafficClass::Local)
+}
+
+#[inline(always)]
+fn to_gateway(packet: &Packet, headers: &Headers, source: &Endpoint) -> Outcome {
+    gateway::answer(packet, headers)?;
+    deliver::back(packet, source.mac, TrafficClass::Neighbour)
+}
+
+/// Neither to a pod here nor to the node.
+#[inline(always)]
+fn away(packet: &Packet, headers: &mut Headers, source: &Endpoint, way: route::Way) -> Outcome {
     if way.kind == RouteKind::Drop as u8 {
         return Err(DropReason::RouteDrop);
     }
     if way.kind == RouteKind::Broadcast as u8 {
         return Err(DropReason::Multicast);
-    }
-    if way.kind == RouteKind::Stack as u8 {
-        return Ok(Verdict::counted(TrafficClass::ToNode));
     }
     to_outside(packet, headers, source, way.masquerade)
 }

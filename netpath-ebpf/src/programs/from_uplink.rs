@@ -1,15 +1,15 @@
 //! tc ingress of an uplink: what the wire brings.
 
-use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Endpoint, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Endpoint, FLOW_LOCAL, TrafficClass};
 
-use super::embedded_headers;
+use super::{embedded_headers, published};
 use crate::{
     packet::{
         Headers, Transport, embedded, parse,
         rewrite::{self, Translation},
         tc::Packet,
     },
-    stages::{deliver, endpoint, flow, fragment, metric},
+    stages::{deliver, endpoint, flow, fragment, metric, route},
     verdict::{self, Outcome, Verdict},
 };
 
@@ -35,6 +35,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if spoilt && known.is_some_and(|flow| flow.pod != 0) {
         return Err(DropReason::FragmentOutOfOrder);
     }
+    if known.is_some_and(flow::is_published) {
+        return verdict::from_code(published::from_outside(packet, headers, known, spoilt));
+    }
     if let Some((flow, translation)) = known.and_then(|flow| Some((flow, flow::translation(flow)?))) {
         return reply(packet, headers, &translation, flow.pod);
     }
@@ -46,6 +49,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         if headers.transport == Transport::Unknown {
             // Perhaps a pod's, but nobody can tell whose before its first part comes.
             fragment::note_early(headers);
+        }
+        if known.is_none() && route::publishes() {
+            return verdict::from_code(published::from_outside(packet, headers, None, spoilt));
         }
         return Ok(Verdict::NEXT);
     };
@@ -113,7 +119,7 @@ fn error(packet: &Packet, headers: &Headers) -> Outcome {
         }
         return inbound(packet, headers, pod, false);
     };
-    if translation.source {
+    if translation.source || about.is_some_and(|about| about.flags & FLOW_LOCAL != 0) {
         return Err(DropReason::SpoofedSource);
     }
     if number == 0 {

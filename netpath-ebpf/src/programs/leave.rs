@@ -1,7 +1,7 @@
 //! What leaves by an uplink for a pod: its flow, its translation. `from_pod` and `to_uplink` share it.
 
 use netpath_common::{
-    abi::{Addr, DropReason, Endpoint, Program, Uplink},
+    abi::{Addr, DropReason, Endpoint, FlowKey, Program, Uplink},
     logic::source_choice::Sources,
 };
 
@@ -12,7 +12,7 @@ use crate::{
         rewrite::{self, Translation},
         tc::Packet,
     },
-    stages::{event, flow, nat, route},
+    stages::{event, flow, nat, publish, route},
 };
 
 /// A packet about to leave.
@@ -77,9 +77,20 @@ pub fn bind(
     program: Program,
 ) -> Result<Translation, DropReason> {
     nat::translatable(headers)?;
-    let translation = flow::bind(packet, headers, pod, sources)?;
+    let translation = flow::bind::<Published>(packet, headers, pod, sources)?;
     event::flow(packet, headers, program, &translation.addr, translation.port);
     Ok(translation)
+}
+
+/// Published ports are nobody's to send from: answers to that would be for the pod behind the port.
+struct Published;
+
+impl flow::Taken for Published {
+    /// Not inlined: it would stand on the stack of the search for a port.
+    #[inline(never)]
+    fn is_taken(reply: &FlowKey) -> bool {
+        route::publishes() && publish::find(&reply.dst, reply.dport, reply.proto).is_some()
+    }
 }
 
 /// Translates an ICMP error that a pod (or the node, number 0) sends about a packet that came for it, as its own packets of
@@ -107,24 +118,29 @@ const TRANSLATED: u8 = u8::MAX;
 fn error(packet: &Packet, headers: &Headers, pod: u32, masquerade: bool) -> u8 {
     let Ok(inner) = embedded_headers() else { return DropReason::NotReady as u8 };
     let about = flow::related(packet, headers, inner);
-    match about {
-        // The node may say of anybody's packets what it likes.
-        Some(about) if about.pod != pod && pod == 0 => UNTRANSLATED,
-        // About another pod's flow, or about a packet that never came here: forged.
-        Some(about) if about.pod != pod => DropReason::SpoofedSource as u8,
-        // About a packet that the pod sent, to the node's address that it left with: only the wire tells of those.
-        Some(flow::About { translation: Some(Translation { source: false, .. }), .. }) => {
-            DropReason::SpoofedSource as u8
-        }
-        Some(flow::About { translation: Some(translation), .. }) => {
-            match embedded::translate(packet, headers, inner, &translation) {
-                Ok(()) => TRANSLATED,
-                Err(reason) => reason as u8,
+    let translation =
+        match about {
+            // About a packet that came by a published port and that the stack was left to deliver: whoever sent it knows nothing
+            // of the pod behind the port.
+            Some(flow::About {
+                translation: Some(translation @ Translation { source: true, .. }), ..
+            }) if pod == 0 => translation,
+            // The node may say of anybody's packets what it likes.
+            Some(about) if about.pod != pod && pod == 0 => return UNTRANSLATED,
+            // About another pod's flow, or about a packet that never came here: forged.
+            Some(about) if about.pod != pod => return DropReason::SpoofedSource as u8,
+            // About a packet that the pod sent, to the node's address that it left with: only the wire tells of those.
+            Some(flow::About { translation: Some(Translation { source: false, .. }), .. }) => {
+                return DropReason::SpoofedSource as u8;
             }
-        }
-        // An answer to who came to the pod's own address.
-        Some(about) if !about.original => UNTRANSLATED,
-        _ if masquerade => DropReason::ProtocolNotTranslated as u8,
-        _ => UNTRANSLATED,
+            Some(flow::About { translation: Some(translation), .. }) => translation,
+            // An answer to who came to the pod's own address.
+            Some(about) if !about.original => return UNTRANSLATED,
+            _ if masquerade => return DropReason::ProtocolNotTranslated as u8,
+            _ => return UNTRANSLATED,
+        };
+    match embedded::translate(packet, headers, inner, &translation) {
+        Ok(()) => TRANSLATED,
+        Err(reason) => reason as u8,
     }
 }

@@ -3,6 +3,7 @@
 pub mod from_pod;
 pub mod from_uplink;
 mod leave;
+mod published;
 pub mod to_pod;
 pub mod to_uplink;
 pub mod xdp_pod;

@@ -1,12 +1,12 @@
 //! tc egress of a pod's host interface: what the host stack sends to the pod.
 
-use netpath_common::abi::{ENDPOINT_INBOUND_ANY, Endpoint, TrafficClass};
+use netpath_common::abi::{ENDPOINT_INBOUND_ANY, ENDPOINT_PUBLISHES, Endpoint, TrafficClass};
 
-use super::embedded_headers;
+use super::{embedded_headers, leave, published};
 use crate::{
     packet::{Headers, Transport, parse, tc::Packet},
-    stages::{endpoint, flow, fragment, metric},
-    verdict::{Outcome, Verdict},
+    stages::{endpoint, flow, fragment, metric, route},
+    verdict::{self, Outcome, Verdict},
 };
 
 /// The node itself, pods whose packets took the stack, answers, and networks open to outside; nobody else.
@@ -21,8 +21,16 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let Some(pod) = endpoint::find(&headers.key.dst) else {
         return Ok(Verdict::NEXT);
     };
-    let local = packet.ingress_ifindex() == 0 || endpoint::find(&headers.key.src).is_some();
-    if !local && !is_known(packet, headers, pod) {
+    if packet.ingress_ifindex() == 0 {
+        // About what it was left to deliver for a published port.
+        if headers.transport == Transport::Error && route::publishes() {
+            leave::translate_error(packet, headers, NODE, false)?;
+        }
+    } else if let Some(source) = endpoint::find(&headers.key.src) {
+        if source.flags & ENDPOINT_PUBLISHES != 0 {
+            verdict::from_code(published::answer(packet, headers, source.pod))?;
+        }
+    } else if !is_known(packet, headers, pod) {
         if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(super::not_let_in(headers));
         }
@@ -31,6 +39,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     metric::received(packet, pod);
     Ok(Verdict::counted(TrafficClass::FromStack))
 }
+
+/// What stands in a flow for the pod, if it is the node's own.
+const NODE: u32 = 0;
 
 /// Whether a packet belongs to a flow of this pod that was let through before.
 #[inline(always)]
@@ -41,6 +52,7 @@ fn is_known(packet: &Packet, headers: &mut Headers, pod: &Endpoint) -> bool {
     fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
     flow::is_of(headers, known, pod.pod)
+        || (pod.flags & ENDPOINT_PUBLISHES != 0 && flow::is_led(headers, pod.pod))
 }
 
 /// Not inlined: rare, and it would stand in the fast path's middle.

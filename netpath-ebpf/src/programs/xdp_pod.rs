@@ -1,7 +1,7 @@
 //! XDP of a pod's host interface: the short way to another pod that takes frames by XDP. Everything else goes on to
 //! `from_pod`, which judges, translates, counts and drops.
 
-use netpath_common::abi::{ENDPOINT_XDP, Endpoint};
+use netpath_common::abi::{ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint};
 
 use crate::{
     packet::{Headers, parse, xdp::Packet},
@@ -29,6 +29,8 @@ fn ends(packet: &Packet, headers: &mut Headers) -> Option<(&'static Endpoint, &'
     }
     let source = guard::check(packet, &frame, endpoint::find(&headers.key.src), endpoint::link).ok()?;
     let pod = endpoint::find(&headers.key.dst)?;
-    let short = pod.flags & ENDPOINT_XDP != 0 && !deliver::needs_stack(packet, headers, pod.mtu);
+    // What a pod says that publishes may have to be translated.
+    let plain = source.flags & ENDPOINT_PUBLISHES == 0;
+    let short = plain && pod.flags & ENDPOINT_XDP != 0 && !deliver::needs_stack(packet, headers, pod.mtu);
     short.then_some((source, pod))
 }

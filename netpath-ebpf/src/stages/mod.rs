@@ -12,4 +12,5 @@ pub mod gateway;
 pub mod guard;
 pub mod metric;
 pub mod nat;
+pub mod publish;
 pub mod route;

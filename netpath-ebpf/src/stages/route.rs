@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
         Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_ROUTES, MAX_UPLINKS, NODE_FLAG_POOL,
-        NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+        NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -70,6 +70,12 @@ pub fn whose(address: &Addr) -> Whose {
         Some(route) if route.kind == RouteKind::Fib as u8 => Whose::Node,
         Some(_) => Whose::Block,
     }
+}
+
+/// Whether any port of the node is published.
+#[inline(always)]
+pub fn publishes() -> bool {
+    NODE.get().is_some_and(|node| node.flags & NODE_FLAG_PUBLISHES != 0)
 }
 
 /// Refuses destinations that no unicast route is for.

@@ -153,6 +153,19 @@ pub enum AgentError {
     /// The deny list has as many prefixes as the tables hold.
     #[error("the deny list has room for {0} prefixes")]
     DenyListFull(u32),
+    /// Somebody has a port that a pod was to publish.
+    #[error("pod '{pod}': publishing {publication}: it is in use by {who}")]
+    PortInUse {
+        /// The pod.
+        pod: String,
+        /// What it was to publish.
+        publication: String,
+        /// Who has it, in words.
+        who: String,
+    },
+    /// More ports are to be published than the tables hold.
+    #[error("the node has room for {0} published ports, each of both families counting twice")]
+    TooManyPorts(u32),
     /// The namespace that would be made for the pod is there already.
     #[error("pod '{pod}': {path} is there already, and not netpath's")]
     NetnsExists {
@@ -233,6 +246,10 @@ impl AgentError {
             }
             Self::OneAddress { .. } => "name one, or another network with --network for a second interface",
             Self::AddressTaken { .. } => "choose another address",
+            Self::PortInUse { .. } => {
+                "choose another port or address of the node; 'netpath publish ls' lists what pods publish, 'ss -lntup' the node's sockets"
+            }
+            Self::TooManyPorts(_) => "publish smaller ranges, or on addresses of one family",
             Self::NetworkExists(_) => "choose another name, or change it with 'netpath network set'",
             Self::SubnetTaken { .. } => "choose another subnet; 'netpath network ls' shows those of networks",
             Self::NetworkInUse { .. } => "remove its pods first; 'netpath pod ls' lists them",
@@ -277,14 +294,16 @@ impl From<&AgentError> for Failure {
             | E::PodDown { .. }
             | E::NetnsExists { .. }
             | E::AddressTaken { .. }
+            | E::PortInUse { .. }
             | E::NetworkExists(_)
             | E::NetworkInUse { .. }
             | E::SubnetTaken { .. }
             | E::NetnsTaken { .. }
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
-            E::Ipam(IpamError::Exhausted { .. }) | E::TooManyPods(_) | E::DenyListFull(_) => {
-                FailureCode::Exhausted
-            }
+            E::Ipam(IpamError::Exhausted { .. })
+            | E::TooManyPods(_)
+            | E::DenyListFull(_)
+            | E::TooManyPorts(_) => FailureCode::Exhausted,
             E::Ending => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };

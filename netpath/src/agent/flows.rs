@@ -105,7 +105,8 @@ impl Wanted {
     /// Whether it is a flow's original half; that one tells all there is to ask.
     fn has(&self, key: &FlowKey, original: &abi::Flow) -> bool {
         let translated = original.rewrite == Rewrite::Source as u8;
-        let is_at = |port| port == key.sport || port == key.dport || translated && port == original.port;
+        let rewritten = original.rewrite != Rewrite::None as u8;
+        let is_at = |port| port == key.sport || port == key.dport || rewritten && port == original.port;
         self.pod.is_none_or(|pod| pod == original.pod)
             && self.protocol.is_none_or(|protocol| protocol == key.proto)
             && self.port.is_none_or(is_at)
@@ -223,6 +224,8 @@ fn describe(pair: &FlowPair, names: &HashMap<u32, String>, now: u64) -> Flow {
         destination_port: u16::from_be(key.dport),
         translated_source: pair.is_translated().then(|| original.addr.to_ip()),
         translated_port: pair.is_translated().then(|| u16::from_be(original.port)),
+        translated_destination: pair.is_published().then(|| original.addr.to_ip()),
+        translated_destination_port: pair.is_published().then(|| u16::from_be(original.port)),
         state: pair.state().name().into(),
         pod,
         age_s: now.saturating_sub(original.created) / SECOND,

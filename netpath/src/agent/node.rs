@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpath_common::abi::{MAX_ROUTES, Node as Record};
+use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_PUBLISHES, Node as Record};
 
 use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, uplinks};
 use crate::{
@@ -176,6 +176,7 @@ impl Agent {
             self.note(&format!("uplink {}", uplink.name), &outcome);
         }
         self.note("snat.addresses", &self.check_pool(&seen));
+        self.note("published ports", &self.check_published(&seen));
         let is_v6 = |entry: &Entry| entry.pod.addresses().any(|address| address.is_ipv6());
         let has_v6 = lock(&self.registry).pods().any(is_v6);
         self.note(forwarding::ALL, &forwarding::check(has_v6).await);
@@ -210,11 +211,14 @@ impl Agent {
     /// Writes ROUTES and NODE, whatever is in them: somebody else may have changed them.
     pub(super) async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
         let (config, surroundings) = (self.config(), seen.surroundings());
+        let publishes = lock(&self.registry).publishes();
         let (record, generation) = {
             let mut node = lock(&self.node);
             node.ranges.choose(&config.snat_ports);
             let retired = node.ranges.retired.as_ref();
-            let record = compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
+            let mut record =
+                compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
+            record.flags |= if publishes { NODE_FLAG_PUBLISHES } else { 0 };
             if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);

@@ -57,7 +57,7 @@ impl Agent {
         let masquerade = request.no_masquerade.map(|never| !never);
         let mode = request.mode.as_deref().map(parse_mode).transpose();
         let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
-        let agent = Arc::clone(self);
+        let (agent, request) = (Arc::clone(self), request.clone());
         finish(tokio::spawn(async move {
             let _change = change;
             let _gate = gate_of(&entry).await?;
@@ -67,11 +67,16 @@ impl Agent {
                 return Err(AgentError::PodBusy(there.pod.name.to_string()));
             }
             let masquerade = masquerade.unwrap_or(there.pod.masquerade);
-            let pod = Pod { masquerade, mode: mode.or(there.pod.mode), ..there.pod.clone() };
-            agent.state.save(&pod).await?;
-            lock(&agent.registry).set_settings(&pod);
+            let publications = agent.changed_publications(&there.pod, &request).await?;
+            let mode = mode.or(there.pod.mode);
+            let pod = Pod { masquerade, mode, publications, ..there.pod.clone() };
+            agent.save_settings(&there.pod, &pod).await?;
+            let outcome = agent.ensure_held(&there).await;
+            if pod.publications != there.pod.publications {
+                agent.note("table of published ports", &agent.republish(&there.pod, &pod).await);
+            }
             tracing::info!(pod = %pod.name, "pod changed");
-            agent.ensure_held(&there).await
+            outcome
         }))
         .await
     }
@@ -173,6 +178,7 @@ impl Agent {
         if wanted.attachment.is_some() {
             wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
         }
+        self.check_sockets(wanted.name.as_str(), &wanted.publications).await?;
         let id = self.state.next_id().await?;
         let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;
@@ -188,6 +194,9 @@ impl Agent {
         let error = match built {
             Ok(ready) => {
                 undo.commit();
+                if !pod.publications.is_empty() {
+                    self.note("table of published ports", &self.follow_published().await);
+                }
                 tracing::info!(pod = %pod.name, "pod added");
                 return Ok(ready);
             }
@@ -224,6 +233,9 @@ impl Agent {
         let pod = &entry.pod;
         self.state.save(pod).await?;
         lock(&self.registry).set_state(pod, PodState::Removing);
+        if !pod.publications.is_empty() {
+            self.follow_published().await?;
+        }
         self.isolate(&entry).await?;
         // Nobody may wait for this.
         let _ = cut_off.map(|cut_off| cut_off.send(()));

@@ -180,6 +180,7 @@ impl Agent {
         let seen = self.ensure_node().await;
         if extent != Extent::Announced {
             self.note("deny list", &self.ensure_denied().await);
+            self.note("table of published ports", &self.ensure_published().await);
         }
         // After the tables: no program makes another binding to an address that is gone.
         self.note("bindings", &self.drop_lost_bindings(&seen).await);

@@ -1,5 +1,7 @@
 //! Which pods there are and who has which address, in memory. No I/O: the callers write it down.
 
+mod publications;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -184,6 +186,7 @@ impl Registry {
             masquerade: wanted.masquerade,
             mode: wanted.mode,
             offloads: wanted.offloads,
+            publications: wanted.publications,
             labels: wanted.labels,
             attachment: wanted.attachment,
             netns_inode: wanted.netns_inode,
@@ -191,6 +194,10 @@ impl Registry {
             state: PodState::Creating,
             name: wanted.name,
         });
+        if let Err(error) = self.check_publications(&entry.pod) {
+            self.networks.release(entry.pod.addresses());
+            return Err(error);
+        }
         let held = entry.gate.clone().try_lock_owned().map_err(|_| AgentError::PodBusy(name.clone()))?;
         self.pods.insert(name, entry.clone());
         Ok((entry, held))
@@ -306,6 +313,7 @@ impl Registry {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
             (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
                 (pod.masquerade, pod.mode, pod.offloads);
+            entry.pod.publications.clone_from(&pod.publications);
         }
     }
 
@@ -339,6 +347,7 @@ impl Registry {
             pod.name == wanted.name
                 || pod.netns == wanted.netns
                 || addresses.any(|address| pod.addresses().any(|own| own == *address))
+                || wanted.publications.iter().any(|one| pod.publications.iter().any(|own| own.overlaps(one)))
         };
         let leaving = self.pods.values().filter(|entry| {
             entry.pod.state == PodState::Removing

@@ -1,14 +1,12 @@
-//! The host's ephemeral ports leave out those that bindings have.
-
-use netpath_common::abi::Node;
+//! The host's ephemeral ports leave out those that bindings have, and published ones.
 
 use super::{Agent, AgentError, blocking, lock, ports::Ports, ranges::Ranges};
-use crate::net::sysctl;
+use crate::{datapath::Told, net::sysctl};
 
 const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 impl Agent {
-    /// Keeps the SNAT range, and what is in use of earlier ones, out of the host's ephemeral ports, beside whatever is
+    /// Keeps the SNAT range, what is in use of earlier ones, and published ports out of the host's ephemeral ports, beside whatever is
     /// reserved already.
     pub(super) async fn reserve_ports(&self) -> Result<(), AgentError> {
         let ours = Ports::parse(&self.state.host().await.reserved_ports);
@@ -17,7 +15,7 @@ impl Agent {
         // As the programs have been told: the configuration may have changed since.
         let ranges = lock(&self.node).ranges.clone();
         let chosen = ranges.chosen.unwrap_or_else(|| self.config().snat_ports.clone());
-        let mut wanted = Ports::range(&chosen);
+        let mut wanted = Ports::range(&chosen).with(&self.published_ports());
         if let Some(retired) = &ranges.retired {
             // They may lie far apart with ports between that the host needs.
             wanted = wanted.with(&ours.within(&Ports::range(retired)));
@@ -33,11 +31,14 @@ impl Agent {
     }
 }
 
-/// The ports that a node's record reserves: those of the SNAT range, and what may be bound outside of it.
-pub(super) fn ports_of(node: &Node) -> String {
-    let ranges = Ranges::of(node);
+/// The ports that the tables of an instance have reserved: those of the SNAT range, what may be bound outside of it, and
+/// published ones.
+pub(super) fn ports_of(told: &Told) -> String {
+    let ranges = Ranges::of(&told.node);
     let ranges = ranges.chosen.iter().chain(ranges.retired.as_ref());
-    ranges.fold(Ports::parse(""), |all, range| all.with(&Ports::range(range))).to_string()
+    let published = told.published.iter().map(|port| *port..=*port);
+    let all = ranges.cloned().chain(published);
+    all.fold(Ports::parse(""), |all, range| all.with(&Ports::range(&range))).to_string()
 }
 
 /// Takes ports off the reserved ones.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpath_common::abi::{Flow, Rewrite};
+use netpath_common::abi::{Flow, FlowKey, Rewrite};
 
 use super::{Agent, AgentError, lock, node::Seen, notify::Loop, problems::Turn};
 use crate::{
@@ -108,13 +108,18 @@ impl Agent {
             return Ok(());
         }
         let (here, own) = (sources.clone(), seen.surroundings().addresses);
-        let is_lost = move |flow: &Flow| {
+        let is_lost = move |key: &FlowKey, flow: &Flow| {
             let address = flow.addr.to_ip();
             // The node's own keep the node's own address, of the pool or not.
             let stays = here.contains(&address) || (flow.pod == 0 && own.contains(&address));
-            flow.rewrite == Rewrite::Source as u8 && !stays
+            match flow.rewrite {
+                rewrite if rewrite == Rewrite::Source as u8 => !stays,
+                // By a published port of an address that is gone.
+                rewrite if rewrite == Rewrite::Destination as u8 => !own.contains(&key.dst.to_ip()),
+                _ => false,
+            }
         };
-        let removed = self.on_flows(move |flows| flows.remove_if(|_, flow| is_lost(flow))).await?;
+        let removed = self.on_flows(move |flows| flows.remove_if(is_lost)).await?;
         if removed > 0 {
             tracing::info!(flows = removed, addresses = %list(&sources), "ended flows of an address that is gone");
         }

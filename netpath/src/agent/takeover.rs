@@ -37,6 +37,7 @@ impl Agent {
         let seen = lock(&self.node).seen.clone();
         self.note("tables", &self.write_tables(&seen).await);
         self.note("deny list", &self.ensure_denied().await);
+        self.note("table of published ports", &self.ensure_published().await);
         let replaced = self.on_datapath(Datapath::take_over).await;
         // Only then the kind that is wanted, if it is another: a packet may meet both from now on.
         self.ensure_node().await;

@@ -77,6 +77,7 @@ impl Agent {
             tx_bytes: counter.tx_bytes,
             mtu: self.mtu(pod, &pod.interfaces[0]),
             mode: self.mode_of(pod).name().into(),
+            published: pod.publications.iter().map(ToString::to_string).collect(),
             labels: pod.labels.clone(),
             attachment: pod.attachment.clone().map(to_api),
         }

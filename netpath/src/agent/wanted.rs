@@ -6,7 +6,10 @@ use super::AgentError;
 use crate::{
     api::types::{self, PodAdd},
     config::Config,
-    model::{Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, check_host},
+    model::{
+        Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication, PublicationError,
+        check_host,
+    },
 };
 
 /// MTUs a pod can have: IPv4 needs 576 (RFC 791), and a record holds 16 bits.
@@ -28,6 +31,7 @@ pub(super) struct Wanted {
     pub(super) mode: Option<Mode>,
     /// Whether its offloads will be set for XDP.
     pub(super) offloads: bool,
+    pub(super) publications: Vec<Publication>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) attachment: Option<Attachment>,
     /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
@@ -71,6 +75,9 @@ impl Wanted {
             check_attachment(request, attachment, &networks).map_err(invalid)?;
         }
         let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
+        let publications =
+            request.publish.iter().map(|text| text.parse()).collect::<Result<Vec<_>, PublicationError>>();
+        let publications = publications.map_err(|error| invalid(error.to_string()))?;
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -83,6 +90,7 @@ impl Wanted {
             masquerade: !request.no_masquerade,
             mode,
             offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
+            publications,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
             netns_inode: None,

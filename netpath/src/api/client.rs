@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
     Attachment, AttachmentFilter, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed, Network,
-    NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Status, Trace, TraceRequest,
+    NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -143,6 +143,11 @@ impl Client {
     /// Drop reasons that have packets.
     pub async fn drops(&self) -> Result<Vec<Drop>, ClientError> {
         self.get("/v1/drops").await
+    }
+
+    /// Ports of the node that lead to pods.
+    pub async fn published(&self) -> Result<Vec<Published>, ClientError> {
+        self.get("/v1/published").await
     }
 
     /// The deny list.

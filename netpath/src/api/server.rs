@@ -12,6 +12,7 @@ mod node;
 mod openapi;
 mod peer;
 mod pods;
+mod publish;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -142,6 +143,7 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(node::drops))
         .routes(routes!(deny::list, deny::add))
         .routes(routes!(deny::rm))
+        .routes(routes!(publish::list))
         .routes(routes!(trace::trace))
         .routes(routes!(node::metrics))
         .routes(routes!(node::openapi))

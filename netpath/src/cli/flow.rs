@@ -129,9 +129,9 @@ pub(super) fn render(flows: &[Flow]) -> String {
     ];
     let rows = flows.iter().map(|flow| {
         let protocol = flow.protocol.as_str();
-        let translated = flow
-            .translated_source
-            .map(|address| end(protocol, address, flow.translated_port.unwrap_or_default()));
+        let source = flow.translated_source.zip(flow.translated_port);
+        let translated = source.or(flow.translated_destination.zip(flow.translated_destination_port));
+        let translated = translated.map(|(address, port)| end(protocol, address, port));
         [
             flow.protocol.clone(),
             end(protocol, flow.source, flow.source_port),

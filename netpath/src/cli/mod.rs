@@ -17,6 +17,7 @@ mod monitor;
 mod network;
 mod output;
 mod pod;
+mod publish;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -106,6 +107,9 @@ pub enum Command {
     /// Drop what comes from chosen prefixes, at the uplinks
     #[command(subcommand)]
     Deny(deny::Command),
+    /// List ports of the node that lead to pods
+    #[command(subcommand)]
+    Publish(publish::Command),
     /// Print drops and new flows as they happen
     Monitor(monitor::Args),
     /// Tell what would become of a packet, stage by stage, without sending it
@@ -172,6 +176,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Deny(command) => return deny::run(global, command),
+        Command::Publish(command) => publish::run(global, &command)?,
         Command::Monitor(args) => monitor::run(global, &args)?,
         Command::Trace(args) => trace::run(global, args)?,
         Command::Capture(args) => capture::run(global, &args)?,

@@ -26,7 +26,8 @@ pub enum Command {
     /// What it sends next follows the change. Flows that are translated already stay so until they end.
     #[command(after_help = "Examples:
   netpath pod set web --masquerade no
-  netpath pod set web --mode xdp")]
+  netpath pod set web --mode xdp
+  netpath pod set web --publish 8443:443 --unpublish 8080:80/tcp")]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
         /// Name of the pod
@@ -37,6 +38,12 @@ pub enum Command {
         /// Which way its packets take to other pods of the node: tc or xdp
         #[arg(long, value_name = "MODE", group = "change")]
         mode: Option<String>,
+        /// Ports of the node that lead to the pod from now on, as for 'pod add'; may be repeated
+        #[arg(long, value_name = "PORTS", group = "change")]
+        publish: Vec<String>,
+        /// Those that no longer do, as 'pod show' has them; connections by them end
+        #[arg(long, value_name = "PORTS", group = "change")]
+        unpublish: Vec<String>,
     },
     /// Remove pods with everything made for them
     #[command(after_help = "Examples:
@@ -82,6 +89,7 @@ pub enum Command {
   netpath pod add web
   netpath pod add db --ip 10.244.0.9 --label tier=data
   netpath pod add ct --netns /proc/4711/ns/net
+  netpath pod add web --publish 8080:80 --publish 53:53/udp
   netpath pod add router --network front --network back --allow-address 203.0.113.80")]
 pub struct AddArgs {
     /// Name of the pod, unique on the node
@@ -113,6 +121,9 @@ pub struct AddArgs {
     /// Which way its packets take to other pods of the node: tc or xdp [default: the node's]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
+    /// Ports of the node that lead to the pod: [IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]; may be repeated
+    #[arg(long, value_name = "PORTS")]
+    publish: Vec<String>,
 }
 
 impl AddArgs {
@@ -135,6 +146,7 @@ impl AddArgs {
             labels: BTreeMap::from_iter(self.labels),
             mtu: self.mtu,
             mode: self.mode,
+            publish: self.publish,
             ..PodAdd::default()
         })
     }
@@ -150,8 +162,8 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
                 format!("pod {} has {} in {}\n", pod.name, list(&addresses), pod.netns)
             })?;
         }
-        Command::Set { name, masquerade, mode } => {
-            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes), mode };
+        Command::Set { name, masquerade, mode, publish, unpublish } => {
+            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes), mode, publish, unpublish };
             global.output.show(&wait(client.pod_set(&name, &change))?, render_one)?;
         }
         Command::Rm { names, no_wait } => return remove(global, &names, no_wait),
@@ -215,6 +227,7 @@ pub(super) fn render_one(pod: &Pod) -> String {
             ("mac", pod.mac.clone()),
             ("mtu", pod.mtu.to_string()),
             ("mode", pod.mode.clone()),
+            ("published", list(&pod.published)),
             ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
             ("netns", pod.netns.clone()),
             ("received", traffic(pod.rx_packets, pod.rx_bytes)),

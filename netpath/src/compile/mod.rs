@@ -1,6 +1,7 @@
 //! Pure model → records of the kernel tables.
 
 mod node;
+mod published;
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +10,14 @@ use std::{
 
 use ipnet::IpNet;
 use netpath_common::abi::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, Endpoint, Link, NODE_ROUTES, Route, RouteKind,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, Endpoint, Link, NODE_ROUTES, Route,
+    RouteKind,
 };
 
-pub use self::node::{node, sources, unused_sources};
+pub use self::{
+    node::{node, publishes, sources, unused_sources},
+    published::published,
+};
 use crate::model::{Family, Inbound, Interface, Network, Pod};
 
 /// What the node's surroundings look like now.
@@ -46,6 +51,7 @@ pub struct Uplink {
 pub fn endpoint(network: &Network, pod: &Pod, interface: &Interface, ifindex: u32, mtu: u32) -> Endpoint {
     let inbound = if network.inbound == Inbound::Any { ENDPOINT_INBOUND_ANY } else { 0 };
     let masquerade = if network.masquerade && pod.masquerade { ENDPOINT_MASQUERADE } else { 0 };
+    let publishes = if pod.publications.is_empty() { 0 } else { ENDPOINT_PUBLISHES };
     Endpoint {
         ifindex,
         pod: pod.id,
@@ -55,7 +61,7 @@ pub fn endpoint(network: &Network, pod: &Pod, interface: &Interface, ifindex: u3
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         network: network.number,
-        flags: inbound | masquerade,
+        flags: inbound | masquerade | publishes,
         reserved: 0,
     }
 }
@@ -237,8 +243,8 @@ mod tests {
         assert!(table(&[network]).contains(&"1 10.61.0.0/24 0 0".to_owned()));
     }
 
-    #[test]
-    fn record_of_a_pod() {
+    /// A pod with one address.
+    pub(in crate::compile) fn pod() -> Pod {
         let interface = Interface {
             name: "eth0".to_owned(),
             network: DEFAULT_NETWORK.to_owned(),
@@ -247,10 +253,10 @@ mod tests {
             mac: Mac([2, 0x6e, 10, 61, 0, 5]),
             host: "np9".to_owned(),
         };
-        let pod = Pod {
+        Pod {
             id: 9,
             name: "web".parse().unwrap(),
-            interfaces: vec![interface.clone()],
+            interfaces: vec![interface],
             masquerade: true,
             slot: 4,
             netns: "/run/netns/web".into(),
@@ -258,12 +264,19 @@ mod tests {
             mtu: None,
             mode: None,
             offloads: false,
+            publications: Vec::new(),
             labels: BTreeMap::new(),
             attachment: None,
             netns_inode: None,
             place: 0,
             state: PodState::Ready,
-        };
+        }
+    }
+
+    #[test]
+    fn record_of_a_pod() {
+        let pod = pod();
+        let interface = pod.interfaces[0].clone();
         let record = endpoint(&network(), &pod, &interface, 12, 1450);
         assert_eq!(record.flags, ENDPOINT_MASQUERADE);
         let open = Network { inbound: Inbound::Any, masquerade: false, ..network() };
@@ -271,6 +284,9 @@ mod tests {
         assert_eq!((record.ifindex, record.pod, record.slot, record.mtu), (12, 9, 4, 1450));
         assert_eq!(record.mac, interface.mac.0);
         assert_eq!(link(&pod, &interface), Link { pod: 9, mac: interface.mac.0, pad: 0 });
+        let public = Pod { publications: vec!["8080:80".parse().unwrap()], ..pod.clone() };
+        let flags = ENDPOINT_MASQUERADE | ENDPOINT_PUBLISHES;
+        assert_eq!(endpoint(&network(), &public, &interface, 12, 1450).flags, flags);
         let bare = Pod { masquerade: false, ..pod };
         assert_eq!(endpoint(&network(), &bare, &interface, 12, 1450).flags, 0);
     }

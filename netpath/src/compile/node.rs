@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use netpath_common::abi::{Addr, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, Node, Pool, Uplink as UplinkRecord};
+use netpath_common::abi::{
+    Addr, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, Node, Pool, Uplink as UplinkRecord,
+};
 
 use super::{Surroundings, Uplink};
 
@@ -40,6 +42,11 @@ pub fn node(
         newest_link,
         ..Node::default()
     }
+}
+
+/// Whether a record says that ports are published.
+pub fn publishes(node: &Node) -> bool {
+    node.flags & NODE_FLAG_PUBLISHES != 0
 }
 
 fn first_and_count(range: &RangeInclusive<u16>) -> (u16, u16) {

@@ -11,7 +11,7 @@ use aya::{
 use aya_obj::Object;
 use netpath_common::abi::{
     Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
-    PodCounter, PodLimit, Program, Route, RouteKey, Trace,
+    PodCounter, PodLimit, Program, Published, PublishedKey, Route, RouteKey, Trace,
 };
 
 use super::{
@@ -55,7 +55,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 28] = [
+pub const TABLES: [Table; 30] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -71,6 +71,7 @@ pub const TABLES: [Table; 28] = [
     table::<u32, u64>("SNAT_TRIES", true, true),
     table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),
     table::<u32, Counter>("DENY_COUNTERS", true, true),
+    table::<PublishedKey, Published>("PUBLISHED", true, true),
     // Pinned only while flows move; see `moving`.
     table::<FlowKey, Flow>("FLOWS_BEFORE", false, true),
     table::<u32, u32>("FLOWS_MOVE", false, true),
@@ -81,6 +82,7 @@ pub const TABLES: [Table; 28] = [
     // The programs' own records: their sizes are theirs.
     table::<u32, ()>("SEARCH", false, true),
     table::<u32, ()>("SOURCES", false, true),
+    table::<u32, ()>("LED", false, true),
     table::<u32, ()>("HEADERS", false, true),
     table::<u32, Trace>("TRACE", false, true),
     table::<u32, u64>("EVENT_TIMES", false, true),

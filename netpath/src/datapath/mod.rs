@@ -17,6 +17,7 @@ mod load;
 mod moving;
 mod pins;
 pub mod probe;
+mod published;
 mod readings;
 mod tables;
 mod xdp;
@@ -45,7 +46,7 @@ pub use self::{
     readings::Readings,
     tables::{Told, told},
 };
-use self::{deny::Deny, limits::Limits, pins::Pins, tables::Tables};
+use self::{deny::Deny, limits::Limits, pins::Pins, published::PublishedTable, tables::Tables};
 pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
@@ -72,6 +73,7 @@ pub struct Datapath {
     tables: Tables,
     limits: Limits,
     deny: Deny,
+    published: PublishedTable,
     pins: Pins,
     gateway_mac: [u8; 6],
     attach: Attach,
@@ -97,6 +99,7 @@ impl Datapath {
         let tables = Tables::take(&mut ebpf)?;
         let limits = Limits::take(&mut ebpf)?;
         let deny = Deny::take(&mut ebpf)?;
+        let published = PublishedTable::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
         let shared = (tables.pod_counters.map(), deny.counters.map());
@@ -106,6 +109,7 @@ impl Datapath {
             tables,
             limits,
             deny,
+            published,
             pins,
             gateway_mac,
             attach: options.attach,

@@ -5,6 +5,7 @@ mod mac;
 mod name;
 mod network;
 mod pod;
+mod publication;
 
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
@@ -16,3 +17,4 @@ pub use network::{
     NetworkChange,
 };
 pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState};
+pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, PodName};
+use super::{Mac, PodName, Publication};
 
 /// Interfaces a pod can have. The kernel does not care; names and tables of more would not fit.
 pub const MAX_INTERFACES: usize = 8;
@@ -75,6 +75,9 @@ pub struct Pod {
     /// Whether its offloads were set for XDP, or may have been. Written down before they are, and until they are set back.
     #[serde(default)]
     pub offloads: bool,
+    /// Ports of the node that lead to it.
+    #[serde(default)]
+    pub publications: Vec<Publication>,
     /// Labels given when it was added.
     pub labels: BTreeMap<String, String>,
     /// What the container engine that added it calls it.

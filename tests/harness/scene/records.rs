@@ -1,15 +1,21 @@
 //! What an agent would write into the tables for the scene. The records' fields are named here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use netpath::datapath::Datapath;
 use netpath_common::abi::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_XDP, Endpoint, Link, NODE_ROUTES, Node, Pool, Route,
-    RouteKind, Uplink,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
+    NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, Published, PublishedKey, Route, RouteKind, Uplink,
 };
 
 use super::{Family, NODE, NODE6, Pod, Scene};
+
+/// SCTP's number.
+const SCTP: u8 = 132;
 
 /// Number of the scene's network.
 const NETWORK: u32 = 1;
@@ -59,6 +65,7 @@ fn routes() -> Vec<(u32, IpNet, Route)> {
             (NETWORK, block, Route::new(RouteKind::Stack, false)),
             (NODE_ROUTES, block, Route::new(RouteKind::Stack, false)),
             (NETWORK, net(family.node, host), Route::new(RouteKind::Stack, false)),
+            (NODE_ROUTES, net(family.node, host), Route::new(RouteKind::Fib, false)),
             (NETWORK, unmasked, Route::new(RouteKind::Fib, false)),
             (NETWORK, net(family.refused, host), Route::new(RouteKind::Drop, false)),
         ]
@@ -67,13 +74,45 @@ fn routes() -> Vec<(u32, IpNet, Route)> {
 }
 
 impl Scene {
-    /// Has a pod take frames by XDP.
-    pub fn take_frames(&mut self, pod: Pod) {
+    /// Publishes a port of TCP, UDP and SCTP, on one address of the node or on all of a family, and nothing else. SCTP has
+    /// it in the pod as well.
+    pub fn publish(&mut self, (address, port): (IpAddr, u16), pod: Pod, (to, pod_port): (IpAddr, u16)) {
+        self.publish_protocols(&[6, 17, SCTP], (address, port), pod, (to, pod_port));
+    }
+
+    /// The same for these protocols.
+    pub fn publish_protocols(
+        &mut self,
+        protocols: &[u8],
+        (address, port): (IpAddr, u16),
+        pod: Pod,
+        (to, pod_port): (IpAddr, u16),
+    ) {
+        let (addr, port) = (address.into(), port.to_be());
+        let mut entries = BTreeMap::new();
+        for &protocol in protocols {
+            let pod_port = if protocol == SCTP { port } else { pod_port.to_be() };
+            let published = Published { addr: to.into(), pod: pod.id, port: pod_port, pad: 0 };
+            entries.insert(PublishedKey::anywhere(&addr, port, protocol), Published::default());
+            entries.insert(PublishedKey::on(addr, port, protocol), published);
+        }
+        self.datapath.set_published(&entries).expect("published ports");
+        self.set_node(|node| node.flags |= NODE_FLAG_PUBLISHES);
+        self.change_endpoint(pod, |endpoint| endpoint.flags |= ENDPOINT_PUBLISHES);
+    }
+
+    /// Changes the records of a pod's addresses.
+    pub fn change_endpoint(&mut self, pod: Pod, change: impl Fn(&mut Endpoint)) {
         for address in [pod.ip, pod.ip6] {
-            let endpoint = endpoint(&pod);
-            let endpoint = Endpoint { flags: endpoint.flags | ENDPOINT_XDP, ..endpoint };
+            let mut endpoint = endpoint(&pod);
+            change(&mut endpoint);
             self.datapath.set_endpoint(address, endpoint).expect("endpoint");
         }
+    }
+
+    /// Has a pod take frames by XDP.
+    pub fn take_frames(&mut self, pod: Pod) {
+        self.change_endpoint(pod, |endpoint| endpoint.flags |= ENDPOINT_XDP);
     }
 
     /// Lets packets from outside in to the pods' own addresses.
@@ -86,10 +125,7 @@ impl Scene {
 
     /// Gives a pod's addresses to a pod with another number.
     pub fn set_pod_number(&mut self, pod: Pod, number: u32) {
-        for address in [pod.ip, pod.ip6] {
-            let endpoint = Endpoint { pod: number, ..endpoint(&pod) };
-            self.datapath.set_endpoint(address, endpoint).expect("endpoint");
-        }
+        self.change_endpoint(pod, |endpoint| endpoint.pod = number);
     }
 
     /// Takes the uplink's addresses away.

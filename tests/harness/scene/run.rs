@@ -189,7 +189,12 @@ impl Scene {
 
     /// Runs `to_pod` on what the stack sends to pod A; an ingress of 0 is the node itself.
     pub fn to_a(&self, packet: &[u8], ingress_ifindex: u32) -> Ran {
-        let context = Context { ifindex: self.a.ifindex, ingress_ifindex, ..Context::default() };
+        self.to_pod(self.a, packet, ingress_ifindex)
+    }
+
+    /// Runs `to_pod` on what the stack sends to a pod; an ingress of 0 is the node itself.
+    pub fn to_pod(&self, pod: Pod, packet: &[u8], ingress_ifindex: u32) -> Ran {
+        let context = Context { ifindex: pod.ifindex, ingress_ifindex, ..Context::default() };
         self.run(Program::ToPod, packet, context)
     }
 

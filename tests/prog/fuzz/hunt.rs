@@ -204,7 +204,7 @@ impl Hunt {
         }
         for key in keys {
             let Ok(half) = self.flows.get(&key, 0) else { continue };
-            let partner = key.partner(half.rewrite, half.addr, half.port);
+            let partner = key.partner_of(&half);
             let Ok(other) = self.flows.get(&partner, 0) else {
                 return Err(format!("half a flow: {key:?} {half:?}"));
             };

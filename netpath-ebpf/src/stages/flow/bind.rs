@@ -1,5 +1,7 @@
 //! Bindings: source translation of new flows (FIELD-NOTES, 1).
 
+use core::marker::PhantomData;
+
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
@@ -32,11 +34,18 @@ static EXHAUSTED: LruHash<ExhaustedKey, Exhausted> = LruHash::new(256);
 #[map]
 static SNAT_TRIES: PerCpu<u64> = PerCpu::new(SNAT_TRY_ROWS);
 
+/// Tells which ports of the node no binding gets, whoever holds them. A type and not a value, which would stand on the stack
+/// of the search.
+pub trait Taken {
+    /// Whether answers with this key would be somebody else's.
+    fn is_taken(reply: &FlowKey) -> bool;
+}
+
 /// Makes a binding for a new flow: its own port if that is in the range and free, else another. Bounded: at most
 /// `MAX_TRIES` ports of each address are tried, then the packet is dropped, never let out untranslated. `pod` is absent
 /// for a flow of the node itself.
 #[inline(always)]
-pub fn bind(
+pub fn bind<T: Taken>(
     packet: &Packet,
     headers: &Headers,
     pod: Option<&Endpoint>,
@@ -51,7 +60,7 @@ pub fn bind(
     }
     let number = pod.map_or(0, |pod| pod.pod);
     let mut binding = Translation { addr: Addr::UNSPECIFIED, port: 0, source: true };
-    let code = insert_bound(packet, headers, number, sources, &mut binding);
+    let code = insert_bound::<T>(packet, headers, number, sources, &mut binding);
     if code == DropReason::SnatExhausted as u8 {
         exhausted(&headers.key, number);
     }
@@ -65,7 +74,7 @@ pub fn bind(
 
 /// Makes both halves of a translated flow; `binding` gets its address and port.
 #[inline(never)]
-fn insert_bound(
+fn insert_bound<T: Taken>(
     packet: &Packet,
     headers: &Headers,
     pod: u32,
@@ -100,7 +109,10 @@ fn insert_bound(
     };
     let addresses = sources.pool.count;
     let addresses = if addresses < MAX_POOL as u32 { addresses } else { MAX_POOL as u32 };
-    helper::repeat(search.tries * addresses, &mut Candidates { packet, headers, sources });
+    helper::repeat(
+        search.tries * addresses,
+        &mut Candidates::<T> { packet, headers, sources, taken: PhantomData },
+    );
     count_tries(search.tried, search.code == code::DONE);
     if search.code != code::DONE {
         return search.code;
@@ -195,13 +207,14 @@ struct Search {
 static SEARCH: PerCpu<Search> = PerCpu::new(1);
 
 /// What the candidates are for.
-struct Candidates<'a> {
+struct Candidates<'a, T> {
     packet: &'a Packet,
     headers: &'a Headers,
     sources: &'a Sources,
+    taken: PhantomData<T>,
 }
 
-impl helper::Step for Candidates<'_> {
+impl<T: Taken> helper::Step for Candidates<'_, T> {
     #[inline(always)]
     fn step(&mut self, round: u32) -> bool {
         let (Some(scratch), Some(search)) = (FLOW_SCRATCH.get_mut(0), SEARCH.get_mut(0)) else { return true };
@@ -209,7 +222,9 @@ impl helper::Step for Candidates<'_> {
         search.reply = self.headers.key.partner(Rewrite::Source as u8, search.addr, port);
         search.tried = round + 1;
         match insert(&search.reply, scratch) {
-            Ok(()) if socket::owns(self.packet, &search.reply) => FLOWS.remove(&search.reply),
+            Ok(()) if T::is_taken(&search.reply) || socket::owns(self.packet, &search.reply) => {
+                FLOWS.remove(&search.reply)
+            }
             Ok(()) => {
                 search.code = code::DONE;
                 return true;
@@ -225,7 +240,7 @@ impl helper::Step for Candidates<'_> {
     }
 }
 
-impl Candidates<'_> {
+impl<T> Candidates<'_, T> {
     /// On to the next port, or to the next address if this one has had its tries.
     #[inline(always)]
     fn next(&self, search: &mut Search) {

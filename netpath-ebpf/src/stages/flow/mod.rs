@@ -5,19 +5,21 @@
 
 mod bind;
 mod open;
+mod publish;
 mod related;
 mod table;
 
 use aya_ebpf::macros::map;
 use netpath_common::{
-    abi::{Addr, DropReason, Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite},
+    abi::{Addr, DropReason, FLOW_LOCAL, Flow, FlowDirection, FlowKey, PEER_SEEN, Rewrite},
     logic::tcp::{self, FIN, RST, SYN, Segment},
 };
 
 use self::table::FLOWS;
 pub use self::{
-    bind::bind,
+    bind::{Taken, bind},
     open::{track, track_new},
+    publish::publish,
     related::{About, related},
 };
 use crate::{
@@ -44,12 +46,12 @@ pub fn lookup(packet: &Packet, headers: &Headers) -> Option<&'static Flow> {
     Some(flow)
 }
 
-/// The same for a packet from the wire. What a pod would send to be translated cannot come from there, and must not keep a
-/// flow alive.
+/// The same for a packet from the wire. What a pod would send, to be translated or by a published port,
+/// cannot come from there, and must not keep a flow alive.
 #[inline(always)]
 pub fn lookup_arriving(packet: &Packet, headers: &Headers) -> Result<Option<&'static Flow>, DropReason> {
     let Some(flow) = find(headers) else { return Ok(None) };
-    if flow.rewrite == Rewrite::Source as u8 {
+    if flow.rewrite == Rewrite::Source as u8 || flow.flags & FLOW_LOCAL != 0 {
         return Err(DropReason::SpoofedSource);
     }
     note(flow, packet, headers);
@@ -109,9 +111,20 @@ pub fn is_of(headers: &Headers, flow: Option<&Flow>, pod: u32) -> bool {
     flow.pod == pod
 }
 
+/// Whether a packet to a pod is of a flow that came to it by a published port, and has been led there already.
 #[inline(always)]
-fn forget(headers: &Headers, flow: &Flow) {
-    FLOWS.remove(&headers.key.partner(flow.rewrite, flow.addr, flow.port));
+pub fn is_led(headers: &Headers, pod: u32) -> bool {
+    let answer = || FLOWS.get(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
+    headers.transport == Transport::Ports
+        && answer().is_some_and(|flow| {
+            flow.pod == pod && !is_original(flow) && flow.rewrite == Rewrite::Source as u8
+        })
+}
+
+/// Forgets a packet's flow. Not inlined: rare, and its keys would stand on the caller's stack.
+#[inline(never)]
+pub fn forget(headers: &Headers, flow: &Flow) {
+    FLOWS.remove(&headers.key.partner_of(flow));
     FLOWS.remove(&headers.key);
 }
 
@@ -120,6 +133,12 @@ fn forget(headers: &Headers, flow: &Flow) {
 pub fn is_taken_by_pod(headers: &Headers) -> bool {
     let reply = headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0);
     FLOWS.get(&reply).is_some_and(|flow| flow.pod != 0 && flow.rewrite == Rewrite::Destination as u8)
+}
+
+/// Whether a flow came by a published port, and this is the half that leads to the pod.
+#[inline(always)]
+pub fn is_published(flow: &Flow) -> bool {
+    is_original(flow) && flow.rewrite == Rewrite::Destination as u8
 }
 
 /// What the flow does to its packets, if anything.
@@ -170,7 +189,7 @@ fn observe(flow: &mut Flow, headers: &Headers) {
 /// Not inlined: a few times in a flow's life.
 #[inline(never)]
 fn observe_with_partner(flow: &mut Flow, headers: &Headers) {
-    let Some(partner) = FLOWS.get_mut(&headers.key.partner(flow.rewrite, flow.addr, flow.port)) else {
+    let Some(partner) = FLOWS.get_mut(&headers.key.partner_of(flow)) else {
         return;
     };
     let closing = flow.tcp_seen & FIN != 0 && flow.peer_seen & FIN != 0;
@@ -242,7 +261,7 @@ fn segment(headers: &Headers) -> Segment {
 /// Tells the other half that this one has had a packet. Not inlined: once in a flow's life.
 #[inline(never)]
 fn tell_partner(flow: &Flow, key: &FlowKey) {
-    if let Some(partner) = FLOWS.get_mut(&key.partner(flow.rewrite, flow.addr, flow.port)) {
+    if let Some(partner) = FLOWS.get_mut(&key.partner_of(flow)) {
         store(&mut partner.peer_seen, PEER_SEEN);
     }
 }

@@ -166,7 +166,7 @@ impl helper::Step for Reclaim {
             return false;
         }
         // The reply half last: it holds the port.
-        let reply = key.partner(flow.rewrite, flow.addr, flow.port);
+        let reply = key.partner_of(flow);
         FLOWS.remove(key);
         FLOWS.remove(&reply);
         true

@@ -12,6 +12,8 @@ pub struct About {
     pub pod: u32,
     /// Whether those are packets of the original direction.
     pub original: bool,
+    /// The flow's flags.
+    pub flags: u8,
     /// How the flow's packets that go the error's way are translated, if they are.
     pub translation: Option<Translation>,
 }
@@ -28,5 +30,10 @@ pub fn related(packet: &Packet, headers: &Headers, inner: &mut Headers) -> Optio
     if is_icmp(inner.key.proto) && is_original(flow) == inner.is_echo_request() {
         return None;
     }
-    Some(About { pod: flow.pod, original: is_original(flow), translation: translation(flow) })
+    Some(About {
+        pod: flow.pod,
+        original: is_original(flow),
+        flags: flow.flags,
+        translation: translation(flow),
+    })
 }

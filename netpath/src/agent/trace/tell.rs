@@ -33,7 +33,10 @@ impl View {
         stages.extend(self.guard(hop));
         let mut steps = hop.steps().peekable();
         while let Some((which, step)) = steps.next() {
-            let replaced = matches!(steps.peek(), Some((TraceStage::Bound | TraceStage::Tracked, _)));
+            let replaced = matches!(
+                steps.peek(),
+                Some((TraceStage::Bound | TraceStage::Tracked | TraceStage::Published, _))
+            );
             self.decisions(hop, which, step, replaced, &mut stages);
         }
         stages.extend(self.endpoint(hop));
@@ -88,6 +91,13 @@ impl View {
                     ..stage("flow", "none is known: one would be made")
                 });
                 stages.push(self.binding(hop, step));
+            }
+            TraceStage::Published => {
+                stages.push(TracedStage {
+                    new: Some(true),
+                    ..stage("flow", "none is known: one would be made")
+                });
+                stages.push(self.published(hop, step));
             }
         }
     }
@@ -145,6 +155,14 @@ impl View {
         TracedStage { address: Some(step.addr.to_ip()), port: Some(port), ..stage("translation", decision) }
     }
 
+    fn published(&self, hop: &Hop, step: &TraceStep) -> TracedStage {
+        let (address, port) = (step.addr.to_ip(), u16::from_be(step.port));
+        let (shown, pod) = (socket(hop.trace.key.proto, address, port), self.pod_of(step.number));
+        let whose = pod.as_ref().map_or_else(String::new, |pod| format!(", published by {pod}"));
+        let decision = format!("the destination would become {shown}{whose}");
+        TracedStage { pod, address: Some(address), port: Some(port), ..stage("translation", decision) }
+    }
+
     /// The pod that the packet is for, where the program has asked.
     fn endpoint(&self, hop: &Hop) -> Option<TracedStage> {
         let asked = match hop.program {
@@ -168,7 +186,9 @@ impl View {
         let next = || hop.step(TraceStage::NextHop);
         let uplink = || next().map_or_else(String::new, |step| self.interface_name(step.number));
         match (hop.class(), hop.program) {
-            (Some(C::Local | C::Reply | C::Inbound), _) => "into the pod, past the host stack".to_owned(),
+            (Some(C::Local | C::Reply | C::Inbound | C::Published), _) => {
+                "into the pod, past the host stack".to_owned()
+            }
             (Some(C::FromStack), _) | (None, Program::ToPod) => "into the pod".to_owned(),
             (Some(C::Neighbour), _) => "the gateway answers by itself".to_owned(),
             (Some(C::ToNode), _) => "to the node's own stack".to_owned(),

@@ -53,7 +53,9 @@ impl Hop {
 
     /// Whether a flow would be made for the packet.
     pub(super) fn makes_flow(&self) -> bool {
-        [TraceStage::Bound, TraceStage::Tracked].into_iter().any(|stage| self.step(stage).is_some())
+        [TraceStage::Bound, TraceStage::Tracked, TraceStage::Published]
+            .into_iter()
+            .any(|stage| self.step(stage).is_some())
     }
 
     /// Where a packet ends if no other program follows.
@@ -61,7 +63,7 @@ impl Hop {
         use TrafficClass as C;
         match (self.reason(), self.class(), self.program) {
             (Some(_), _, _) => End::Dropped,
-            (_, Some(C::Local | C::Reply | C::Inbound | C::FromStack), _) => End::Pod,
+            (_, Some(C::Local | C::Reply | C::Inbound | C::Published | C::FromStack), _) => End::Pod,
             (_, Some(C::Neighbour), _) => End::Answered,
             (_, None, Program::ToUplink) => End::Wire,
             _ => End::Stack,

@@ -22,6 +22,9 @@ fn documented_lines_are_understood() {
         "netpath pod add web --network blue --ip 10.0.0.9 --ip fd00::9 --mac 02:00:00:00:00:01 --netns /run/netns/x \
          --label a=b --label c=d --mtu 1400",
         "netpath pod add web --mode xdp",
+        "netpath pod add web --publish 8080:80 --publish 192.0.2.1:7000-7003:7000-7003/udp --publish [::]:53:53/udp",
+        "netpath pod set web --publish 8443:443 --unpublish 8080:80/tcp",
+        "netpath publish ls",
         "netpath pod set web --mode xdp",
         "netpath pod set web --mode tc --masquerade no",
         "netpath pod rm web",

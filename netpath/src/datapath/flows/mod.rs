@@ -62,6 +62,11 @@ impl FlowPair {
         is_translated(&self.original)
     }
 
+    /// Whether it came by a published port: its destination is translated.
+    pub fn is_published(&self) -> bool {
+        self.original.rewrite == Rewrite::Destination as u8
+    }
+
     fn reply_key(&self) -> FlowKey {
         partner(&self.key, &self.original)
     }
@@ -193,7 +198,7 @@ impl FlowTable {
 }
 
 fn partner(key: &FlowKey, flow: &Flow) -> FlowKey {
-    key.partner(flow.rewrite, flow.addr, flow.port)
+    key.partner_of(flow)
 }
 
 fn is_original(flow: &Flow) -> bool {

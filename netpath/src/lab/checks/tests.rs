@@ -69,6 +69,7 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         tx_bytes: 0,
         mtu: 1500,
         mode: "tc".into(),
+        published: Vec::new(),
         labels: BTreeMap::new(),
         attachment: None,
     };

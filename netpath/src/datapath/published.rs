@@ -1,0 +1,53 @@
+//! PUBLISHED: ports of the node that lead to pods.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, IterableMap as _, MapData},
+};
+use netpath_common::abi::{Published, PublishedKey};
+
+use super::{
+    Datapath,
+    bpf::HashTable,
+    error::{DatapathError, kernel},
+    flows::gone,
+    tables::take,
+};
+
+/// Typed handles.
+pub(super) struct PublishedTable {
+    ports: HashMap<MapData, PublishedKey, Published>,
+    all: HashTable<PublishedKey, Published>,
+}
+
+impl PublishedTable {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let ports: HashMap<_, PublishedKey, Published> = take!(ebpf, "PUBLISHED");
+        let all = HashTable::new(ports.map()).map_err(kernel("opening the table PUBLISHED"))?;
+        Ok(Self { ports, all })
+    }
+}
+
+impl Datapath {
+    /// Makes PUBLISHED hold exactly these entries: removes what is left over, then writes what differs.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set_published(&mut self, wanted: &BTreeMap<PublishedKey, Published>) -> Result<(), DatapathError> {
+        let table = &mut self.published;
+        let present = table.all.all().map_err(kernel("reading the published ports"))?;
+        for (key, _) in present.iter().filter(|(key, _)| !wanted.contains_key(key)) {
+            match table.ports.remove(key) {
+                Err(error) if !gone(&error) => return Err(kernel("removing a published port")(error)),
+                _ => {}
+            }
+        }
+        let present: BTreeMap<_, _> = present.into_iter().collect();
+        for (key, entry) in wanted.iter().filter(|(key, entry)| present.get(key) != Some(entry)) {
+            table.ports.insert(key, entry, 0).map_err(kernel("writing a published port"))?;
+        }
+        Ok(())
+    }
+}

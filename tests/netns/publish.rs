@@ -1,0 +1,395 @@
+//! Published ports with real clients: from outside, from other pods, from the pod itself.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use netpath::{
+    api::types::{Failure, FailureCode, PodAdd, PodSet, Published},
+    lab::checks::LabPod,
+    model::Mode,
+    net::Netns,
+};
+use netpath_common::abi::{HAIRPIN_V4, HAIRPIN_V6, PIN_SCHEME};
+use netpath_tests::{
+    for_both_families,
+    kernel::forward_ipv6,
+    node::{Node, PATIENCE, run_in},
+    scene::Family,
+    side::{Side, connected},
+    wait,
+};
+
+for_both_families!(
+    tcp_and_udp_reach_the_pod_from_everywhere,
+    xdp_pods_are_reached_as_well,
+    large_datagrams_pass_both_ways,
+    connections_outlive_a_restart_and_new_ones_need_no_agent,
+    a_pod_that_replaces_another_gets_the_next_datagram,
+    a_port_that_is_in_use_is_refused,
+    what_is_published_changes_while_the_pod_runs,
+    a_closed_port_answers_and_does_not_hang,
+    an_address_that_comes_and_goes,
+    it_comes_back_when_somebody_removes_it,
+);
+
+const PORT: u16 = 8080;
+const POD_PORT: u16 = 80;
+const SILENT: Duration = Duration::from_millis(300);
+
+/// A pod that publishes, with a server behind it.
+fn server(node: &Node, side: &Side, name: &str, publish: &[&str]) -> LabPod {
+    let publish = publish.iter().map(ToString::to_string).collect();
+    let pod =
+        LabPod::open(node.add(&PodAdd { name: name.into(), publish, ..PodAdd::default() })).expect("pod");
+    serve(&pod.netns, side, name);
+    pod
+}
+
+/// Answers on TCP by HTTP, and on UDP each datagram, with its name and whom it sees; on threads of their own. What follows
+/// the first datagram's first byte is sent back.
+fn serve(netns: &Netns, side: &Side, name: &str) {
+    let (any, name) = (side.any(), name.to_owned());
+    let sockets =
+        || Ok::<_, std::io::Error>((TcpListener::bind((any, POD_PORT))?, UdpSocket::bind((any, POD_PORT))?));
+    let (tcp, udp) = netns.enter(sockets).expect("namespace").expect("server");
+    let own = name.clone();
+    std::thread::spawn(move || {
+        for mut stream in tcp.incoming().map_while(Result::ok) {
+            let name = own.clone();
+            std::thread::spawn(move || {
+                let (mut buffer, peer) = ([0; 4096], stream.peer_addr().expect("peer"));
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    let http = buffer.starts_with(b"GET ");
+                    let text = format!(
+                        "HTTP/1.0 200 OK\r\nContent-Length: 64\r\n\r\n{:<64}",
+                        format!("{name} {peer}")
+                    );
+                    // A client that has gone tells the test itself.
+                    let _ = stream.write_all(if http { text.as_bytes() } else { &buffer[..length] });
+                }
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let _ = match buffer[0] {
+                b'?' => udp.send_to(format!("{name} {peer}").as_bytes(), peer),
+                _ => udp.send_to(&buffer[..length], peer),
+            };
+        }
+    });
+}
+
+/// Whom a server sees that is asked over TCP, as it says: its name, the client's address.
+fn curl(from: &Netns, to: SocketAddr) -> (String, IpAddr) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--globoff", "--max-time", "10", &format!("http://{to}/")]);
+    let output = from.enter(|| curl.output()).expect("namespace").expect("curl");
+    assert!(output.status.success(), "{to}: {output:?}");
+    said(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn said(text: &str) -> (String, IpAddr) {
+    let (name, peer) = text.trim().split_once(' ').unwrap_or_else(|| panic!("a server said {text:?}"));
+    let peer = peer.parse::<SocketAddr>().unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    (name.to_owned(), peer.ip())
+}
+
+/// The same over UDP by a socket that is connected, so that only the published address may answer.
+fn ask(socket: &UdpSocket) -> Option<(String, IpAddr)> {
+    // Refused by an ICMP error is silence as well.
+    socket.send(b"?").ok();
+    let mut answer = [0; 128];
+    socket.recv(&mut answer).ok().map(|length| said(&String::from_utf8_lossy(&answer[..length])))
+}
+
+fn hairpin(side: &Side) -> IpAddr {
+    if side.v6 { HAIRPIN_V6.to_ip() } else { HAIRPIN_V4.to_ip() }
+}
+
+fn published(node: &Node) -> Vec<Published> {
+    node.runtime.block_on(node.client.published()).expect("published")
+}
+
+fn problems(node: &Node) -> String {
+    node.runtime.block_on(node.client.status()).expect("status").problems.join("\n")
+}
+
+fn change(node: &Node, pod: &str, publish: &[&str], unpublish: &[&str]) {
+    let [publish, unpublish] =
+        [publish, unpublish].map(|texts| texts.iter().map(ToString::to_string).collect());
+    let change = PodSet { publish, unpublish, ..PodSet::default() };
+    node.runtime.block_on(node.client.pod_set(pod, &change)).expect("pod set");
+}
+
+fn reached(node: &Node, side: &Side) {
+    let a = server(node, side, "a", &["8080:80", "8080:80/udp"]);
+    let b = node.pod("b");
+    let to = SocketAddr::new(side.node, PORT);
+    let outside = &node.topology.outside.netns;
+    for (from, seen) in [(outside, side.outside), (&b.netns, side.address(&b)), (&a.netns, hairpin(side))] {
+        for _ in 0..2 {
+            assert_eq!(curl(from, to), ("a".to_owned(), seen), "TCP");
+        }
+        let socket = connected(from, side, to);
+        for _ in 0..3 {
+            assert_eq!(ask(&socket), Some(("a".to_owned(), seen)), "UDP");
+        }
+    }
+    let rows = published(node);
+    let row = |protocol: &str| rows.iter().find(|row| row.protocol == protocol).expect("a row").clone();
+    let expected = Published {
+        address: "*".into(),
+        port: PORT,
+        ports: 1,
+        protocol: "udp".into(),
+        pod: "a".into(),
+        pod_port: POD_PORT,
+        connections: 3,
+    };
+    assert_eq!(row("udp"), expected, "{rows:?}");
+    assert!(row("tcp").connections >= 6, "{rows:?}");
+    let flows = node.runtime.block_on(node.client.flows(Some("a"))).expect("flows");
+    let by = flows.iter().filter(|flow| flow.destination_port == PORT);
+    assert!(by.clone().count() >= 9, "{flows:?}");
+    let translated = by.map(|flow| (flow.translated_destination, flow.translated_destination_port));
+    assert!(translated.clone().all(|to| to == (Some(side.address(&a)), Some(POD_PORT))), "{flows:?}");
+    assert_eq!(problems(node), "");
+    assert_eq!(node.drops("InboundDenied") + node.drops("SpoofedSource") + node.drops("RouteDrop"), 0);
+}
+
+fn tcp_and_udp_reach_the_pod_from_everywhere(family: Family) {
+    let node = Node::start("");
+    reached(&node, &Side::of(&family));
+}
+
+fn xdp_pods_are_reached_as_well(family: Family) {
+    Node::pods_in(Mode::Xdp);
+    let node = Node::start("");
+    reached(&node, &Side::of(&family));
+}
+
+fn large_datagrams_pass_both_ways(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let a = server(&node, &side, "a", &["8080:80/udp"]);
+    let b = node.pod("b");
+    let content: Vec<u8> = (0..16_000_u32).map(|n| (n % 251) as u8).collect();
+    for from in [&node.topology.outside.netns, &b.netns, &a.netns] {
+        let socket = connected(from, &side, SocketAddr::new(side.node, PORT));
+        socket.send(&content).expect("sent");
+        let mut answer = vec![0; 20_000];
+        let length = socket.recv(&mut answer).expect("an answer");
+        assert!(answer[..length] == content, "{length} bytes");
+    }
+}
+
+/// A connection that echoes what is written.
+fn echoes(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).expect("written");
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer).expect("echoed");
+    assert_eq!(answer, text);
+}
+
+fn connections_outlive_a_restart_and_new_ones_need_no_agent(family: Family) {
+    let (mut node, side) = (Node::start(""), Side::of(&family));
+    let _a = server(&node, &side, "a", &["8080:80", "8080:80/udp"]);
+    let b = node.pod("b");
+    let to = SocketAddr::new(side.node, PORT);
+    let open = |from: &Netns| {
+        let stream = from.enter(|| TcpStream::connect(to)).expect("namespace").expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        (stream, connected(from, &side, to))
+    };
+    let mut all = [open(&node.topology.outside.netns), open(&b.netns)];
+    let check = |all: &mut [(TcpStream, UdpSocket)]| {
+        for (tcp, udp) in all {
+            echoes(tcp, b"still there");
+            assert!(ask(udp).is_some());
+        }
+    };
+    check(&mut all);
+    node.kill();
+    check(&mut all);
+    assert_eq!(curl(&node.topology.outside.netns, to).0, "a", "without an agent");
+    node.restart();
+    check(&mut all);
+    node.stop();
+    node.restart();
+    check(&mut all);
+    assert_eq!(curl(&node.topology.outside.netns, to), ("a".to_owned(), side.outside));
+    assert_eq!(published(&node).len(), 2, "as the state has it");
+}
+
+fn a_pod_that_replaces_another_gets_the_next_datagram(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let first = server(&node, &side, "first", &["8080:80/udp"]);
+    let other = node.pod("other");
+    let to = SocketAddr::new(side.node, PORT);
+    let clients = [&node.topology.outside.netns, &other.netns].map(|from| connected(from, &side, to));
+    for client in &clients {
+        assert_eq!(ask(client).expect("an answer").0, "first");
+    }
+    node.runtime.block_on(node.client.pod_rm("first")).expect("pod rm");
+    drop(first);
+    for client in &clients {
+        client.set_read_timeout(Some(SILENT)).expect("time-out");
+        assert_eq!(ask(client), None, "nobody is there");
+        client.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    }
+    let _second = server(&node, &side, "second", &["8080:80/udp"]);
+    for client in &clients {
+        // What the node itself said of the last one is told first.
+        wait::until("an answer", || ask(client).is_some_and(|(name, _)| name == "second"));
+    }
+}
+
+fn refused(node: &Node, publish: &str) -> Failure {
+    let wanted = PodAdd { name: "late".into(), publish: vec![publish.to_owned()], ..PodAdd::default() };
+    let error = node.runtime.block_on(node.client.pod_add(&wanted)).expect_err(publish);
+    let netpath::api::client::ClientError::Refused(failure) = error else { panic!("{publish}: {error}") };
+    failure
+}
+
+fn a_port_that_is_in_use_is_refused(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let _web = server(&node, &side, "web", &["8080-8089:80-89"]);
+    let own = &node.topology.node.netns;
+    let tcp = own.enter(|| TcpListener::bind((side.any(), 9000))).unwrap().unwrap();
+    let udp = own.enter(|| UdpSocket::bind((side.node, 9001))).unwrap().unwrap();
+    let exact = SocketAddr::new(side.node, 8085);
+    for (publish, who) in [
+        ("8080:1".to_owned(), "'web', which publishes 8080-8089:80-89/tcp"),
+        (format!("{exact}:1"), "'web', which publishes"),
+        ("8000-8080:1-81".to_owned(), "'web', which publishes"),
+        ("9000:80".to_owned(), "a socket of the node"),
+        ("9001:80/udp".to_owned(), "a socket of the node"),
+    ] {
+        let failure = refused(&node, &publish);
+        assert_eq!(failure.code, FailureCode::Conflict, "{publish}: {failure:?}");
+        assert!(failure.message.contains(who), "{publish}: {failure:?}");
+    }
+    let pods = node.runtime.block_on(node.client.pods()).unwrap();
+    assert_eq!((pods.len(), published(&node).len()), (1, 1), "nothing is left: {pods:?}");
+    drop((tcp, udp));
+    let late = server(&node, &side, "late", &["9000:80", "9001:80/udp", "8080:80/udp"]);
+    // An engine has the port itself from then on: the packets are the pod's all the same.
+    let _engine = own.enter(|| TcpListener::bind((side.any(), 9000))).unwrap().unwrap();
+    assert_eq!(curl(&node.topology.outside.netns, SocketAddr::new(side.node, 9000)).0, "late");
+    drop(late);
+}
+
+fn what_is_published_changes_while_the_pod_runs(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let outside = &node.topology.outside.netns;
+    let pod = node.pod("a");
+    serve(&pod.netns, &side, "a");
+    let client = connected(outside, &side, SocketAddr::new(side.node, PORT));
+    client.set_read_timeout(Some(SILENT)).expect("time-out");
+    assert_eq!(ask(&client), None);
+    change(&node, "a", &["8080:80/udp", "8081:80"], &[]);
+    wait::until("an answer", || ask(&client) == Some(("a".to_owned(), side.outside)));
+    assert_eq!(curl(outside, SocketAddr::new(side.node, 8081)).0, "a");
+    let reserved =
+        || run_in(&node.topology.node.netns, "cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]);
+    assert!(reserved().contains("8080-8081,"), "{}", reserved());
+    change(&node, "a", &["9090:80"], &["8080:80/udp"]);
+    assert_eq!(ask(&client), None, "its flow has ended");
+    assert_eq!(ask(&client), None);
+    assert_eq!(curl(outside, SocketAddr::new(side.node, 9090)).0, "a");
+    assert!(reserved().starts_with("8081,9090,"), "{}", reserved());
+    let listed = node.netpath(&["publish", "ls"]);
+    let text = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.status.success() && text.contains("8081") && text.contains("9090"), "{text}");
+    let wrong = PodSet { unpublish: vec!["1:1".into()], ..PodSet::default() };
+    let error = node.runtime.block_on(node.client.pod_set("a", &wrong)).unwrap_err().to_string();
+    assert!(error.contains("does not publish 1:1/tcp"), "{error}");
+    node.runtime.block_on(node.client.uninstall()).expect("uninstall");
+    wait::until("the host's ports are its own", || reserved().trim().is_empty());
+}
+
+fn a_closed_port_answers_and_does_not_hang(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let wanted = ["8080:81", "8080:81/udp"].map(String::from).to_vec();
+    let pod = node.add(&PodAdd { name: "a".into(), publish: wanted, ..PodAdd::default() });
+    let (a, b) = (LabPod::open(pod).expect("pod"), node.pod("b"));
+    let to = SocketAddr::new(side.node, PORT);
+    for (name, from) in [("outside", &node.topology.outside.netns), ("b", &b.netns), ("itself", &a.netns)] {
+        let error =
+            from.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().expect_err("nobody listens");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{name}, TCP");
+        let socket = connected(from, &side, to);
+        socket.send(b"?").expect("sent");
+        let error = socket.recv(&mut [0; 8]).expect_err("nobody listens");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{name}, UDP");
+    }
+}
+
+fn an_address_that_comes_and_goes(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let second: IpAddr = if side.v6 { "2001:db8:18::77" } else { "198.18.0.77" }.parse().unwrap();
+    let exact = format!("{}:80", SocketAddr::new(second, 8088));
+    let a = server(&node, &side, "a", &["8080:80", &exact]);
+    wait::until("it is told", || problems(&node).contains(&format!("publishes {exact}/tcp")));
+    let length = if side.v6 { 128 } else { 32 };
+    let address = format!("{second}/{length}");
+    let add = |what: &str| {
+        let mut arguments = vec!["address", what, &address, "dev", "up0"];
+        if side.v6 && what == "add" {
+            arguments.push("nodad");
+        }
+        run_in(&node.topology.node.netns, "ip", &arguments);
+    };
+    add("add");
+    wait::until("it is well", || problems(&node).is_empty());
+    let outside = &node.topology.outside.netns;
+    let via = side.node.to_string();
+    forward_ipv6(&node.topology.router.netns);
+    run_in(&node.topology.router.netns, "ip", &["route", "add", &address, "via", &via]);
+    // From outside and from itself: on every address, and on this one alone.
+    for port in [PORT, 8088] {
+        assert_eq!(curl(outside, SocketAddr::new(second, port)), ("a".to_owned(), side.outside), "{port}");
+        assert_eq!(curl(&a.netns, SocketAddr::new(second, port)).1, hairpin(&side), "{port}");
+    }
+    let elsewhere = outside.enter(|| TcpStream::connect_timeout(&SocketAddr::new(side.node, 8088), PATIENCE));
+    assert_eq!(
+        elsewhere.unwrap().expect_err("another address").kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    add("del");
+    wait::until("it is told again", || problems(&node).contains(&exact));
+    let flows = node.runtime.block_on(node.client.flows(Some("a"))).expect("flows");
+    assert!(flows.iter().all(|flow| flow.destination != second), "{flows:?}");
+}
+
+/// The table, as somebody else of the node finds it.
+fn table() -> HashMap<MapData, [u8; 20], [u8; 24]> {
+    let path = format!("/sys/fs/bpf/netpath/default/v{PIN_SCHEME}/maps/PUBLISHED");
+    let data = MapData::from_pin(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    Map::HashMap(data).try_into().expect("PUBLISHED")
+}
+
+fn it_comes_back_when_somebody_removes_it(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let _a = server(&node, &side, "a", &["8080:80"]);
+    let to = SocketAddr::new(side.node, PORT);
+    let mut table = table();
+    let keys: Vec<_> = table.keys().collect::<Result<_, _>>().unwrap();
+    assert_eq!(keys.len(), 2, "both families");
+    let entry = table.get(&keys[0], 0).unwrap();
+    keys.iter().for_each(|key| table.remove(key).unwrap());
+    // And what nobody published goes.
+    table.insert([7; 20], entry, 0).unwrap();
+    let right = || {
+        let now: Vec<_> = table.keys().collect::<Result<_, _>>().unwrap();
+        now.len() == 2 && keys.iter().all(|key| now.contains(key))
+    };
+    wait::until("the table is right", right);
+    assert_eq!(curl(&node.topology.outside.netns, to).0, "a");
+}
