@@ -7,7 +7,7 @@ use netpath::{
     net::Netns,
 };
 use netpath_tests::{
-    cni::{Container, ask, install, said, start},
+    cni::{Container, ask, install},
     node::{Node, run_in},
     tidy, wait,
 };
@@ -387,32 +387,4 @@ fn with_names(plugin: &Value, config: &Value) -> Value {
     plugin["name"] = config["name"].clone();
     plugin["cniVersion"] = config["cniVersion"].clone();
     plugin
-}
-
-#[test]
-fn cni_fifty_containers_at_once() {
-    let node = Node::start("");
-    let config = install(&node, "default");
-    let ids: Vec<String> = (0..50).map(|number| format!("c{number}")).collect();
-    let containers: Vec<_> = ids.iter().map(|id| Container::new(id)).collect();
-    for id in &ids {
-        namespace(id);
-    }
-    let all = |command: &str| {
-        let running: Vec<_> =
-            containers.iter().map(|container| start(&node, command, &config, container)).collect();
-        running
-            .into_iter()
-            .map(|child| said(&child.wait_with_output().expect("plugin")).expect(command))
-            .collect::<Vec<_>>()
-    };
-    let results = all("ADD");
-    let mut addresses: Vec<_> =
-        results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
-    addresses.sort();
-    addresses.dedup();
-    assert_eq!(addresses.len(), 50);
-    tidy::check(&node, &[]);
-    all("DEL");
-    assert_eq!(pods(&node), []);
 }

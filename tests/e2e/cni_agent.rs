@@ -1,4 +1,4 @@
-//! The CNI plugin while the agent is away or comes back, while the engine dies, and its installation.
+//! The CNI plugin while the agent is away or comes back, while the engine dies, many at once, and its installation.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use netpath::net::Netns;
 use netpath_tests::{
-    cni::{CONFIGURATIONS, Container, PLUGINS, ask, conflist, install, start},
+    cni::{CONFIGURATIONS, Container, PLUGINS, ask, conflist, install, said, start},
     node::Node,
     tidy, wait,
 };
@@ -201,4 +201,32 @@ fn cni_plugin_needs_no_library_but_libc() {
             .any(|name| line.contains(name));
         assert!(own, "{line} in\n{libraries}");
     }
+}
+
+#[test]
+fn cni_fifty_containers_at_once() {
+    let node = Node::start("");
+    let config = install(&node, "default");
+    let ids: Vec<String> = (0..50).map(|number| format!("c{number}")).collect();
+    let containers: Vec<_> = ids.iter().map(|id| Container::new(id)).collect();
+    for id in &ids {
+        namespace(id);
+    }
+    let all = |command: &str| {
+        let running: Vec<_> =
+            containers.iter().map(|container| start(&node, command, &config, container)).collect();
+        running
+            .into_iter()
+            .map(|child| said(&child.wait_with_output().expect("plugin")).expect(command))
+            .collect::<Vec<_>>()
+    };
+    let results = all("ADD");
+    let mut addresses: Vec<_> =
+        results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 50);
+    tidy::check(&node, &[]);
+    all("DEL");
+    assert_eq!(pods(&node), []);
 }
