@@ -16,7 +16,6 @@ use crate::{
         LabError,
         topology::{End, OUTSIDE, OUTSIDE_V6, Space, Topology, net, wire},
     },
-    model::Mac,
     net::{NetError, Netns, sysctl},
 };
 
@@ -88,7 +87,9 @@ impl Bridge {
         uplinks.extend(kind.netfilter.then(|| (net(UPLINK_V6, 64), ROUTER_V6.into())));
         topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
         let gateway = address(kind, 1);
-        node.netlink.add_bridge(BRIDGE, Mac::of_address(gateway.into()).0).await?;
+        // An address of its own (locally administered): without one a bridge takes another with each port that comes.
+        let [a, b, c, d] = gateway.octets();
+        node.netlink.add_bridge(BRIDGE, [2, 0, a, b, c, d]).await?;
         let bridge = node.configure(BRIDGE, &kind.nets(1)).await?;
         let called = if kind.netfilter { "1" } else { "0" };
         let called =
