@@ -28,7 +28,13 @@ use crate::{
 };
 
 /// What the agent is told beside a new installation's configuration: room for the flows of one pod, which stay.
-const CONFIGURATION: &str = "[flows]\ncapacity = 2097152\nper_pod = 1048576\n[flows.timeouts]\nudp_unreplied = \"1h\"\nudp_replied = \"1h\"\n";
+const CONFIGURATION: &str = r#"[flows]
+capacity = 2097152
+per_pod = 1048576
+[flows.timeouts]
+udp_unreplied = "1h"
+udp_replied = "1h"
+"#;
 /// Addresses of pods.
 const ENDPOINTS: [u64; 3] = [EMPTY, 1_000, 10_000];
 /// Translated flows, at the most endpoints.
