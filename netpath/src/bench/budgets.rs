@@ -70,7 +70,8 @@ const fn attach(what: &'static str, variant: &'static str) -> Budget {
 const fn scale(what: &'static str, path: Path, protocol: Protocol) -> Budget {
     let own = question(Workload::Scale, Some(path), Some(protocol));
     let question = Question { variant: Some("flows"), amount: Some(500_000), ..own };
-    Budget { what, question, of: Of::Empty, bound: Bound::AtMost(1.05), limits: &[] }
+    // Without tables: what it costs alone to ask in another flow each time.
+    Budget { what, question, of: Of::Empty, bound: Bound::AtMost(1.05), limits: &["host"] }
 }
 
 const CONNECTIONS: Budget = Budget {
@@ -218,7 +219,7 @@ impl Budget {
             ("held", _) => String::new(),
             (_, None) => "not measured in this run".into(),
             ("cannot tell", Some((figure, _))) if figure.confidence < SURE => {
-                format!("{} rounds are too few", figure.rounds)
+                format!("too few rounds ({})", figure.rounds)
             }
             ("cannot tell", _) => "the interval spans the limit".into(),
             _ => possible,
@@ -300,7 +301,7 @@ mod tests {
             ((1.0, 1.03, 1.05, 0.97), "held", ""),
             ((1.04, 1.05, 1.06, 0.97), "cannot tell", "the interval spans the limit"),
             ((1.06, 1.07, 1.08, 0.97), "missed", ""),
-            ((1.0, 1.0, 1.0, 0.75), "cannot tell", "11 rounds are too few"),
+            ((1.0, 1.0, 1.0, 0.75), "cannot tell", "too few rounds (11)"),
         ] {
             let judged = judged(values.0, values.1, values.2, values.3);
             assert_eq!((judged.verdict.as_str(), judged.why.as_str()), (verdict, why), "{judged:?}");

@@ -136,8 +136,8 @@ impl Document {
         if rounds < ENOUGH {
             let sure = self.confidence().unwrap_or_default();
             self.warnings.push(format!(
-                "with {rounds} rounds intervals hold the true median with {:.0} % only, and no budget or comparison can \
-                 be judged by them; {ENOUGH} rounds give 97 %",
+                "too few rounds ({rounds}): intervals hold the true median with {:.0} % only, and no budget or comparison \
+                 can be judged by them; {ENOUGH} rounds give 97 %",
                 sure * 100.0
             ));
         }

@@ -87,6 +87,7 @@ impl Bridge {
         uplinks.extend(kind.netfilter.then(|| (net(UPLINK_V6, 64), ROUTER_V6.into())));
         topology.connect(&node, &format!("to-{}", kind.name), &uplinks).await?;
         let gateway = address(kind, 1);
+        // An address of its own (locally administered): without one a bridge takes another with each port that comes.
         let [a, b, c, d] = gateway.octets();
         node.netlink.add_bridge(BRIDGE, [2, 0, a, b, c, d]).await?;
         let bridge = node.configure(BRIDGE, &kind.nets(1)).await?;
