@@ -42,9 +42,10 @@ impl Cgroup {
     /// # Panics
     /// As [`make`](Self::make).
     pub fn enter() -> Self {
+        // First: the kernel tells a process's cgroup only once the hierarchy has been mounted anywhere.
+        let mut made = Self::make();
         let own = fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("cgroup2");
-        let mut made = Self::make();
         move_to(&made.path).expect("entered");
         made.left = Some(Path::new(ROOT).join(own));
         made

@@ -260,6 +260,9 @@ fn publish_to_the_node_outlives_restarts_and_crashes(family: Family) {
     wait::until("the hooks are back", || hooks(&node).len() == SOCKET_HOOKS.len());
     assert!(connect(&own, to).is_ok() && is_hooked(&cgroup.path));
     assert_eq!(problems(&node), [""; 0]);
+    node.kill();
+    let uninstalled = node.netpath(&["uninstall"]);
+    assert!(uninstalled.status.success() && !is_hooked(&cgroup.path), "{uninstalled:?}");
 }
 
 #[test]
