@@ -86,10 +86,3 @@ mod object {
         (programs, maps)
     }
 }
-
-#[test]
-fn zz_chains() {
-    for (name, (stack, chain)) in stack::deepest(netpath::datapath::ELF) {
-        println!("{name} {stack} {chain}");
-    }
-}

@@ -160,12 +160,20 @@ pub fn error(packet: &Packet, headers: &Headers, source: &Endpoint) -> u64 {
 fn inside_error(packet: &Packet, headers: &Headers, source: &Endpoint) -> Outcome {
     let led = publish::room().ok_or(DropReason::NotReady)?;
     let inner = embedded_headers()?;
-    let about = flow::related(packet, headers, inner).filter(|about| about.flags & FLOW_LOCAL != 0);
-    let Some(flow::About { pod: number, flags, translation: Some(to), .. }) = about else {
+    if !about(packet, headers, led, inner) {
         return Ok(Verdict::NEXT);
-    };
-    (led.to, led.pod, led.flags) = (to, number, flags);
+    }
     tell(packet, headers, source, led.settled(), inner.settled())
+}
+
+/// The flow that an error is about, if that came by a published port from this node. Not inlined: what it needs would stand
+/// on the stack beneath translating.
+#[inline(never)]
+fn about(packet: &Packet, headers: &Headers, led: &mut Led, inner: &mut Headers) -> bool {
+    let about = flow::related(packet, headers, inner).filter(|about| about.flags & FLOW_LOCAL != 0);
+    let Some(flow::About { pod, flags, translation: Some(to), .. }) = about else { return false };
+    (led.to, led.pod, led.flags) = (to, pod, flags);
+    true
 }
 
 #[inline(always)]

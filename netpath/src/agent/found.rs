@@ -51,7 +51,7 @@ impl Found {
         }
         match &tables {
             Ok(told) => {
-                found.host.reserved_ports = ports_of(&told.node);
+                found.host.reserved_ports = ports_of(told);
                 found.advertisements(told, &survey).await;
             }
             Err(error) => found.left.push(format!(

@@ -140,7 +140,7 @@ impl Agent {
             undo.commit();
             lock(&self.registry).set_state(&pod, PodState::Ready);
             if !pod.publications.is_empty() {
-                self.note("table of published ports", &self.ensure_published().await);
+                self.note("table of published ports", &self.follow_published().await);
             }
             tracing::info!(pod = %pod.name, "pod added");
             return Ok(ready);
@@ -164,7 +164,7 @@ impl Agent {
         self.state.save(pod).await?;
         lock(&self.registry).set_state(pod, PodState::Removing);
         if !pod.publications.is_empty() {
-            self.ensure_published().await?;
+            self.follow_published().await?;
         }
         self.dismantle(&entry).await?;
         self.state.remove(pod).await?;

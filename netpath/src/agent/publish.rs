@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use netpath_common::abi::Rewrite;
+use netpath_common::abi::{Flow, FlowKey, Rewrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -89,15 +89,26 @@ impl Agent {
         Ok(wanted)
     }
 
+    /// Has a pod's publications changed, in the registry and then in the state; all or nothing.
+    pub(super) async fn save_settings(self: &Arc<Self>, before: &Pod, now: &Pod) -> Result<(), AgentError> {
+        lock(&self.registry).set_publications(now)?;
+        if let Err(error) = self.state.save(now).await {
+            lock(&self.registry).set_settings(before);
+            return Err(error);
+        }
+        lock(&self.registry).set_settings(now);
+        Ok(())
+    }
+
     /// Makes the programs lead what is published, and nothing else; ends flows by what a pod no longer publishes.
     pub(super) async fn republish(&self, before: &Pod, now: &Pod) -> Result<(), AgentError> {
-        self.ensure_published().await?;
+        self.follow_published().await?;
         let gone = before.publications.iter().filter(|one| !now.publications.contains(one));
         let gone: Vec<Publication> = gone.cloned().collect();
         let id = now.id;
         if !gone.is_empty() {
-            let is_gone = move |key: &netpath_common::abi::FlowKey, flow: &netpath_common::abi::Flow| {
-                let by = |one: &Publication| one.holds(key.proto, u16::from_be(key.dport));
+            let is_gone = move |key: &FlowKey, flow: &Flow| {
+                let by = |one: &Publication| one.holds(key.proto, key.dst.to_ip(), u16::from_be(key.dport));
                 flow.pod == id && flow.rewrite == Rewrite::Destination as u8 && gone.iter().any(by)
             };
             self.on_flows(move |flows| flows.remove_if(is_gone)).await?;
@@ -105,9 +116,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes the table of published ports right, whoever has changed it, and what depends on it.
+    /// Makes the table of published ports right, whoever has changed it.
     pub(super) async fn ensure_published(&self) -> Result<(), AgentError> {
         let _one = self.node_changes.lock().await;
+        self.write_published().await
+    }
+
+    /// The same after pods have come, gone or changed: the host's own ports follow.
+    pub(super) async fn follow_published(&self) -> Result<(), AgentError> {
+        let _one = self.node_changes.lock().await;
+        self.write_published().await?;
+        self.reserve_ports().await
+    }
+
+    async fn write_published(&self) -> Result<(), AgentError> {
         let (wanted, publishes) = {
             let registry = lock(&self.registry);
             (
@@ -121,7 +143,7 @@ impl Agent {
         if lock(&self.node).told.is_some_and(|told| compile::publishes(&told) != publishes) {
             self.write_tables(&seen).await?;
         }
-        self.reserve_ports().await
+        Ok(())
     }
 
     /// Tells which publications no packet comes for.
@@ -160,11 +182,7 @@ fn count_connections(
         let led = walk.originals().filter(|(_, flow)| flow.rewrite == Rewrite::Destination as u8);
         for (key, flow) in led {
             let by = |(pod, one, _): &&mut (u32, Publication, Published)| {
-                let address = key.dst.to_ip();
-                *pod == flow.pod
-                    && one.holds(key.proto, u16::from_be(key.dport))
-                    && one.exact().is_none_or(|own| own == address)
-                    && one.has(crate::model::Family::of(address))
+                *pod == flow.pod && one.holds(key.proto, key.dst.to_ip(), u16::from_be(key.dport))
             };
             if let Some((_, _, row)) = rows.iter_mut().find(by) {
                 row.connections += 1;
@@ -204,19 +222,6 @@ fn bind(protocol: Transport, address: SocketAddr) -> io::Result<()> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())
-}
-
-impl Agent {
-    /// Has a pod's publications changed, in the registry and then in the state; all or nothing.
-    pub(super) async fn save_settings(self: &Arc<Self>, before: &Pod, now: &Pod) -> Result<(), AgentError> {
-        lock(&self.registry).set_publications(now)?;
-        if let Err(error) = self.state.save(now).await {
-            lock(&self.registry).set_publications(before)?;
-            return Err(error);
-        }
-        lock(&self.registry).set_settings(now);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -274,6 +274,7 @@ impl Registry {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
             (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
                 (pod.masquerade, pod.mode, pod.offloads);
+            entry.pod.publications.clone_from(&pod.publications);
         }
     }
 

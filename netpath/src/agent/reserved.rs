@@ -1,9 +1,7 @@
 //! The host's ephemeral ports leave out those that bindings have, and published ones.
 
-use netpath_common::abi::Node;
-
 use super::{Agent, AgentError, blocking, lock, ports::Ports, ranges::Ranges};
-use crate::net::sysctl;
+use crate::{datapath::Told, net::sysctl};
 
 const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -33,11 +31,14 @@ impl Agent {
     }
 }
 
-/// The ports that a node's record reserves: those of the SNAT range, and what may be bound outside of it.
-pub(super) fn ports_of(node: &Node) -> String {
-    let ranges = Ranges::of(node);
+/// The ports that the tables of an instance have reserved: those of the SNAT range, what may be bound outside of it, and
+/// published ones.
+pub(super) fn ports_of(told: &Told) -> String {
+    let ranges = Ranges::of(&told.node);
     let ranges = ranges.chosen.iter().chain(ranges.retired.as_ref());
-    ranges.fold(Ports::parse(""), |all, range| all.with(&Ports::range(range))).to_string()
+    let published = told.published.iter().map(|port| *port..=*port);
+    let all = ranges.cloned().chain(published);
+    all.fold(Ports::parse(""), |all, range| all.with(&Ports::range(&range))).to_string()
 }
 
 /// Takes ports off the reserved ones.

@@ -14,7 +14,9 @@ use aya::{
     util::nr_cpus,
 };
 use ipnet::IpNet;
-use netpath_common::abi::{Addr, Endpoint, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Route, RouteKey};
+use netpath_common::abi::{
+    Addr, Endpoint, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Published, PublishedKey, Route, RouteKey,
+};
 
 use super::{
     bpf::HashTable,
@@ -172,6 +174,8 @@ pub struct Told {
     pub prefixes: Vec<IpNet>,
     /// The node's record.
     pub node: Node,
+    /// Published ports.
+    pub published: Vec<u16>,
 }
 
 /// Reads it.
@@ -185,6 +189,10 @@ pub fn told(pin_dir: &Path) -> Result<Told, DatapathError> {
     let table = open("ROUTES").map(Map::LpmTrie).and_then(LpmTrie::<_, RouteKey, Route>::try_from);
     let keys = table.map_err(kernel(routes))?.keys().collect::<Result<Vec<_>, _>>();
     let prefixes = keys.map_err(kernel(routes))?.iter().filter_map(prefix_of).collect::<Vec<_>>();
+    let published =
+        open("PUBLISHED").map(Map::HashMap).and_then(HashMap::<_, PublishedKey, Published>::try_from);
+    // Earlier builds have no such table.
+    let ports = published.iter().flat_map(HashMap::keys).flatten().map(|key| u16::from_be(key.port));
     let record = open("NODE").map(Map::Array).and_then(Array::<_, Node>::try_from);
     Ok(Told {
         prefixes: prefixes
@@ -192,6 +200,7 @@ pub fn told(pin_dir: &Path) -> Result<Told, DatapathError> {
             .filter(|(network, _)| *network == NODE_ROUTES)
             .map(|(_, one)| one)
             .collect(),
+        published: ports.collect(),
         node: record.and_then(|record| record.get(&0, 0)).map_err(kernel(node))?,
     })
 }

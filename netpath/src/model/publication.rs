@@ -90,9 +90,12 @@ impl Publication {
         self.address.is_none_or(|address| Family::of(address) == family)
     }
 
-    /// Whether it has this port of the node.
-    pub fn holds(&self, protocol: u8, port: u16) -> bool {
-        self.protocol.number() == protocol && self.ports().contains(&port)
+    /// Whether it has this port of the node on this address.
+    pub fn holds(&self, protocol: u8, address: IpAddr, port: u16) -> bool {
+        self.protocol.number() == protocol
+            && self.ports().contains(&port)
+            && self.has(Family::of(address))
+            && self.exact().is_none_or(|own| own == address)
     }
 
     /// Whether a port on some address would be both's.
@@ -267,6 +270,15 @@ mod tests {
             assert_eq!(parsed(one).overlaps(&parsed(other)), expected, "{one} {other}");
             assert_eq!(parsed(other).overlaps(&parsed(one)), expected, "{other} {one}");
         }
+    }
+
+    #[test]
+    fn a_port_is_held_on_some_addresses() {
+        let holds = |text: &str, address: &str, port| parsed(text).holds(6, address.parse().unwrap(), port);
+        assert!(holds("80-81:80-81", "192.0.2.1", 81) && holds("80:80", "::1", 80));
+        assert!(!holds("80:80", "::1", 81) && !holds("80:80/udp", "::1", 80));
+        assert!(holds("192.0.2.1:80:80", "192.0.2.1", 80) && !holds("192.0.2.1:80:80", "192.0.2.2", 80));
+        assert!(holds("0.0.0.0:80:80", "192.0.2.1", 80) && !holds("0.0.0.0:80:80", "::1", 80));
     }
 
     proptest! {

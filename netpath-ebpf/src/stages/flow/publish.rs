@@ -34,7 +34,8 @@ fn insert_published(packet: &Packet, headers: &Headers, pod: &Endpoint, to: &Tra
     let Some(scratch) = FLOW_SCRATCH.get_mut(0) else { return DropReason::NotReady as u8 };
     *scratch = Flow { rewrite: Rewrite::Destination as u8, flags, ..blank(pod.pod) };
     (scratch.addr, scratch.port) = (to.addr, to.port);
-    let reply = key.partner_of(scratch);
+    let mut reply = FlowKey::default();
+    answer_of(key, scratch, &mut reply);
     if trace::published(scratch) {
         return code::DONE;
     }
@@ -58,6 +59,12 @@ fn insert_published(packet: &Packet, headers: &Headers, pod: &Endpoint, to: &Tra
     }
     opened(pod.slot, key);
     code::DONE
+}
+
+/// The key of the other half. Not inlined: what it takes would stand on the stack beneath making room in a full table.
+#[inline(never)]
+fn answer_of(key: &FlowKey, half: &Flow, reply: &mut FlowKey) {
+    *reply = key.partner_of(half);
 }
 
 /// Whether the table has this very reply half.

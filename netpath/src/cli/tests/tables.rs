@@ -1,7 +1,7 @@
 //! What is printed.
 
 use super::*;
-use crate::api::types::{Drop, Flow, Network, PodInterface};
+use crate::api::types::{Drop, Flow, Network, PodInterface, Published};
 
 #[test]
 fn pods() {
@@ -32,6 +32,7 @@ masquerade  as its networks say
 mac         0a:58:0a:f4:00:02
 mtu         1500
 mode        xdp
+published   -
 interface   np1 (7)
 netns       /run/netns/web
 received    3 packets, 2.0 KiB
@@ -114,6 +115,7 @@ fn flows() {
         reply_bytes: 0,
         ..tcp.clone()
     };
+    let echo_of_tcp = tcp.clone();
     assert_eq!(
         flow::render(&[tcp, echo]),
         "\
@@ -122,7 +124,31 @@ tcp    10.244.0.2:40000  192.0.2.9:443    198.51.100.1:40000  established  web  
 icmp   10.244.0.2 id 77  192.0.2.9 id 77  -                   unreplied    web  3m12s    1s   12 / 0       1.5 KiB / 0 B
 "
     );
+    let published = Flow {
+        destination: "198.51.100.1".parse().unwrap(),
+        translated_source: None,
+        translated_destination: Some("10.244.0.3".parse().unwrap()),
+        translated_destination_port: Some(80),
+        ..echo_of_tcp
+    };
+    assert!(flow::render(&[published]).contains(" 198.51.100.1:443  10.244.0.3:80 "), "where it leads");
     assert_eq!(flow::render(&[]).lines().count(), 1);
+}
+
+#[test]
+fn published() {
+    let one: Published = sample(json!({
+        "address": "*", "port": 8080, "ports": 1, "protocol": "tcp", "pod": "web", "pod_port": 80, "connections": 12,
+    }));
+    let range = Published { address: "2001:db8::7".into(), ports: 4, connections: 0, ..one.clone() };
+    assert_eq!(
+        publish::render(&[one, range]),
+        "\
+ADDRESS           PORT  PROTOCOL  POD  POD PORT  CONNECTIONS
+*                 8080  tcp       web        80           12
+2001:db8::7  8080-8083  tcp       web     80-83            0
+"
+    );
 }
 
 #[test]
