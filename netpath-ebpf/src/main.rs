@@ -20,8 +20,8 @@ mod stages;
 mod verdict;
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use programs::Program;
 
@@ -59,6 +59,54 @@ pub fn xdp_pod(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn xdp_uplink(ctx: XdpContext) -> u32 {
     programs::run_xdp(&ctx, Program::XdpUplink, programs::xdp_uplink::run)
+}
+
+/// connect(2) of the node's own sockets, IPv4.
+#[cgroup_sock_addr(connect4)]
+pub fn host_connect4(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::connect::<false>(&ctx)
+}
+
+/// connect(2) of the node's own sockets, IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn host_connect6(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::connect::<true>(&ctx)
+}
+
+/// sendto(2), sendmsg(2) of the node's own UDP sockets, IPv4.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn host_sendmsg4(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::send::<false>(&ctx)
+}
+
+/// sendto(2), sendmsg(2) of the node's own UDP sockets, IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn host_sendmsg6(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::send::<true>(&ctx)
+}
+
+/// recvfrom(2), recvmsg(2) of the node's own UDP sockets, IPv4.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn host_recvmsg4(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::tell::<false>(&ctx)
+}
+
+/// recvfrom(2), recvmsg(2) of the node's own UDP sockets, IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn host_recvmsg6(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::tell::<true>(&ctx)
+}
+
+/// getpeername(2) of the node's own sockets, IPv4.
+#[cgroup_sock_addr(getpeername4)]
+pub fn host_peername4(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::tell::<false>(&ctx)
+}
+
+/// getpeername(2) of the node's own sockets, IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn host_peername6(ctx: SockAddrContext) -> i32 {
+    programs::host_sock::tell::<true>(&ctx)
 }
 
 #[panic_handler]

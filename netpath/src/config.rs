@@ -65,12 +65,25 @@ pub struct Config {
     pub attach: Option<AttachKind>,
     /// Which way packets take from pod to pod, unless a pod says otherwise.
     pub mode: Mode,
+    /// Whose sockets reach published ports by the node's own addresses.
+    pub cgroup: Cgroup,
     /// Number of the group that may read from the API beside root.
     pub api_group: Option<u32>,
     /// Where metrics are served over TCP.
     pub metrics_listen: Vec<SocketAddr>,
     /// Whether to start although the flows have a layout that this build does not know, and without them.
     pub forget_flows: bool,
+}
+
+/// Processes of the node, by their cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cgroup {
+    /// All: the root of cgroup version 2, wherever it is mounted.
+    Root,
+    /// Those in this one, and below it.
+    At(PathBuf),
+    /// None of them.
+    None,
 }
 
 /// A setting that is not valid, or a file that cannot be read.
@@ -150,6 +163,7 @@ impl Config {
             timeouts: flows::timeouts(&source)?,
             attach: value::attach(&source)?,
             mode: value::mode(&source)?,
+            cgroup: value::cgroup(&source)?,
             api_group: serving::group(&source)?,
             metrics_listen: serving::listen(&source)?,
             forget_flows: flags.forget_flows,

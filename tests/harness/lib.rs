@@ -1,5 +1,6 @@
 //! What the tests stand on: namespaces of their own, packets, the program runner, and a node with a real agent.
 
+pub mod cgroup;
 pub mod cni;
 pub mod kernel;
 pub mod machine;

@@ -4,7 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::Instant,
 };
 
 use netpath::net::Netns;
@@ -13,12 +12,10 @@ use nix::{
     sched::{CloneFlags, setns},
 };
 
-use crate::{node::PATIENCE, wait};
+use crate::{cgroup::Cgroup, wait};
 
 /// On the tmpfs that a test with a topology has.
 const DIR: &str = "/mnt/machine";
-/// Name of a machine's group, before the number of the process that tests it.
-const CGROUP: &str = "netpath-test-";
 /// What becomes systemd. `/proc/sys` beside the network's is the real machine's. systemd mounts bpffs itself, but for what
 /// it takes for a container.
 const BOOT: &str = r#"
@@ -50,7 +47,8 @@ exec unshare --mount --pid --uts --ipc --cgroup --fork --kill-child bash -euc '
 pub struct Machine {
     /// unshare(1), whose child is systemd.
     child: Child,
-    cgroup: PathBuf,
+    /// Goes after the processes that are in it.
+    _cgroup: Cgroup,
 }
 
 impl Machine {
@@ -60,7 +58,7 @@ impl Machine {
     /// If the kernel refuses.
     pub fn files() -> PathBuf {
         let dir = Path::new(DIR);
-        for name in ["upper", "work", "root", "cgroup"] {
+        for name in ["upper", "work", "root"] {
             fs::create_dir_all(dir.join(name)).expect(DIR);
         }
         let root = dir.join("root");
@@ -80,19 +78,15 @@ impl Machine {
     /// # Panics
     /// If it does not come up. Needs Debian's systemd, and cgroup2.
     pub fn boot(node: &Netns) -> Self {
-        let groups = Path::new(DIR).join("cgroup");
-        mount(Some("cgroup2"), &groups, Some("cgroup2"), MsFlags::empty(), None::<&str>).expect("cgroup2");
-        remove_abandoned(&groups);
-        let cgroup = groups.join(format!("{CGROUP}{}", std::process::id()));
-        fs::create_dir(&cgroup).expect("cgroup");
+        let cgroup = Cgroup::make();
         let own = Netns::current().expect("own namespace");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "bash", "-c", BOOT, "boot"]).arg(&cgroup);
+        command.args(["--pdeathsig", "KILL", "--", "bash", "-c", BOOT, "boot"]).arg(&cgroup.path);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         setns(node, CloneFlags::CLONE_NEWNET).expect("node's namespace");
         let child = command.spawn();
         setns(&own, CloneFlags::CLONE_NEWNET).expect("own namespace");
-        let machine = Self { child: child.expect("setpriv"), cgroup };
+        let machine = Self { child: child.expect("setpriv"), _cgroup: cgroup };
         wait::until("systemd is up", || {
             machine.init().is_some() && machine.try_run("systemctl is-active test.target").status.success()
         });
@@ -155,33 +149,7 @@ impl Drop for Machine {
             eprintln!("--- the agent's log\n{}", self.log());
         }
         let _ = self.child.kill();
+        // systemd dies by the parent's death, and everything with it.
         let _ = self.child.wait();
-        // systemd dies by the parent's death, and everything with it; what is left is empty directories. No panic here, which
-        // may be another one's end; what stays goes with the next machine.
-        let deadline = Instant::now() + PATIENCE;
-        while remove_groups(&self.cgroup).is_err() && Instant::now() < deadline {
-            wait::rest();
-        }
     }
-}
-
-/// Removes the groups of tests that were killed.
-fn remove_abandoned(groups: &Path) {
-    for entry in fs::read_dir(groups).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(process) = name.strip_prefix(CGROUP) else { continue };
-        if !Path::new("/proc").join(process).exists() {
-            let _ = remove_groups(&entry.path());
-        }
-    }
-}
-
-/// Removes a cgroup and those below it.
-fn remove_groups(group: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove_groups(&entry.path())?;
-        }
-    }
-    fs::remove_dir(group)
 }

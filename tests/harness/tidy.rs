@@ -70,7 +70,10 @@ fn links(node: &Node, ends: &BTreeMap<String, u32>) {
 fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String, u32>) {
     let netns = &node.topology.node.netns;
     let uplink = node.runtime.block_on(node.topology.node.netlink.link("up0")).expect("up0").expect("up0");
-    let (xdp, tc): (Vec<_>, Vec<_>) = status.programs.iter().partition(|one| one.attach.starts_with("xdp"));
+    let (hooks, attached_programs): (Vec<_>, Vec<_>) =
+        status.programs.iter().partition(|one| one.attach == "cgroup");
+    let (xdp, tc): (Vec<_>, Vec<_>) =
+        attached_programs.into_iter().partition(|one| one.attach.starts_with("xdp"));
     let by_xdp = listed.iter().filter(|pod| pod.mode == "xdp").flat_map(|pod| &pod.interfaces);
     let by_xdp: BTreeSet<_> = by_xdp.map(|one| format!("{}-xdp_pod", one.ifindex)).collect();
     assert_eq!(xdp.len(), by_xdp.len(), "{xdp:?}");
@@ -116,6 +119,7 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
     }
     let directory = Path::new(PINS).join(format!("v{PIN_SCHEME}"));
     pins.extend(by_xdp);
+    pins.extend(hooks.iter().map(|hook| format!("0-{}", hook.name)));
     assert_eq!(files(&directory.join("links")), pins, "pinned links");
     let qdiscs = directory.join("qdiscs");
     let marks = if qdiscs.exists() { files(&qdiscs) } else { BTreeSet::new() };

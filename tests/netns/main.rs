@@ -17,6 +17,7 @@ mod monitor;
 mod networks;
 mod pmtu;
 mod publish;
+mod publish_node;
 mod reconcile;
 mod restart;
 mod routing;

@@ -9,6 +9,7 @@ use std::{
 
 use netpath::{api::types::PodAdd, lab::checks::LabPod};
 use netpath_tests::{
+    cgroup::Cgroup,
     node::{Node, PATIENCE, run_in},
     wait,
 };
@@ -115,7 +116,9 @@ fn work(capabilities: &[&str], attach: &str) {
     let (topology, runtime) = Node::without_agent();
     let set = format!("--bounding-set=-all,{}", capabilities.join(","));
     let launcher = ["setpriv", "--no-new-privs", "--inh-caps=-all", &set, "--"];
-    let configuration = format!("[datapath]\nattach = \"{attach}\"\n[api]\ngroup = \"{GROUP}\"");
+    let cgroup = Cgroup::make();
+    let configuration =
+        format!("{}\nattach = \"{attach}\"\n[api]\ngroup = \"{GROUP}\"", cgroup.configuration());
     let mut node = Node::with_launcher(topology, runtime, &configuration, &launcher);
     node.wait_ready();
     let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
@@ -128,10 +131,13 @@ fn work(capabilities: &[&str], attach: &str) {
         assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     }
     let stranger = Stranger::start();
-    node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), ..PodAdd::default() });
+    let publish = vec!["8080:80".to_owned()];
+    node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), publish, ..PodAdd::default() });
     node.check_connectivity(pods);
     node.kill();
     node.restart();
+    let status = node.runtime.block_on(node.client.status()).expect("status");
+    assert!(status.programs.iter().any(|one| one.attach == "cgroup"), "{:?}", status.problems);
     for name in ["c", "d"] {
         node.runtime.block_on(node.client.pod_rm(name)).expect("removed");
     }

@@ -1,6 +1,6 @@
 //! The object as a whole.
 
-use netpath::datapath::{Datapath, PROGRAMS, TABLES};
+use netpath::datapath::{Datapath, PROGRAMS, SOCKET_HOOKS, TABLES};
 use netpath_tests::scene::Scene;
 
 use crate::stack;
@@ -17,7 +17,8 @@ const STACK_LIMIT: u64 = 480;
 #[test]
 fn every_program_and_table_has_a_row() {
     let object = object::programs_and_maps();
-    let mut programs: Vec<_> = PROGRAMS.iter().map(|program| program.name().to_owned()).collect();
+    let names = PROGRAMS.iter().map(|program| program.name()).chain(SOCKET_HOOKS);
+    let mut programs: Vec<_> = names.map(str::to_owned).collect();
     let mut tables: Vec<_> = TABLES.iter().map(|table| table.name.to_owned()).collect();
     programs.sort();
     tables.sort();
@@ -26,8 +27,8 @@ fn every_program_and_table_has_a_row() {
 
 #[test]
 fn programs_stay_within_the_verifier_budget() {
-    let scene = Scene::new();
-    within_budget(&scene.datapath, VERIFIED_LIMIT);
+    let mut scene = Scene::new();
+    within_budget(&mut scene.datapath, VERIFIED_LIMIT);
     let mut dry_run = scene.datapath.dry_run();
     for program in PROGRAMS.into_iter().filter(|program| !program.is_xdp()) {
         let traced = dry_run.program(program).expect("program of a trace").info().expect("info");
@@ -41,28 +42,34 @@ fn programs_stay_within_the_verifier_budget() {
 #[test]
 fn programs_that_move_flows_stay_within_the_verifier_budget() {
     let scene = Scene::new();
-    let moving = scene.load_again(4096);
+    let mut moving = scene.load_again(4096);
     assert!(moving.is_moving());
-    within_budget(&moving, MOVING_LIMIT);
+    within_budget(&mut moving, MOVING_LIMIT);
 }
 
-fn within_budget(datapath: &Datapath, limit: u32) {
+fn within_budget(datapath: &mut Datapath, limit: u32) {
     let stacks = stack::deepest(netpath::datapath::ELF);
+    let mut infos = Vec::new();
     for program in PROGRAMS {
         let info = match program.is_xdp() {
             true => datapath.xdp_program(program).expect("program").info(),
             false => datapath.program(program).expect("program").info(),
         };
+        infos.push((program.name(), info));
+    }
+    for name in SOCKET_HOOKS {
+        infos.push((name, datapath.socket_hook(name).expect("hook").info()));
+    }
+    for (name, info) in infos {
         let info = info.expect("info");
         let verified = info.verified_instruction_count().expect("kernel 5.16 and later tell");
-        let (stack, chain) = &stacks[program.name()];
+        let (stack, chain) = &stacks[name];
         println!(
-            "{:<12} {verified:>6} instructions verified, {:>6} bytes, {stack} bytes of stack: {chain}",
-            program.name(),
+            "{name:<14} {verified:>6} instructions verified, {:>6} bytes, {stack} bytes of stack: {chain}",
             info.size_jitted()
         );
-        assert!(verified < limit, "{} needs {verified} instructions", program.name());
-        assert!(*stack <= STACK_LIMIT, "{} needs {stack} bytes of stack: {chain}", program.name());
+        assert!(verified < limit, "{name} needs {verified} instructions");
+        assert!(*stack <= STACK_LIMIT, "{name} needs {stack} bytes of stack: {chain}");
     }
 }
 

@@ -50,6 +50,25 @@ impl Addr {
         self.0[0] & 0xff00_0000_u32.to_be() == 0xff00_0000_u32.to_be()
     }
 
+    /// Whether this is a loopback address: 127.0.0.0/8 (RFC 1122), ::1.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            return self.0[3] & 0xff00_0000_u32.to_be() == 0x7f00_0000_u32.to_be();
+        }
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be()
+    }
+
+    /// The loopback address of its family in place of the unspecified one.
+    #[inline(always)]
+    pub const fn or_loopback(self) -> Self {
+        match self.0 {
+            [0, 0, 0, 0] => Self([0, 0, 0, 1_u32.to_be()]),
+            [0, 0, V4_MAPPED, 0] => Self::from_v4_be(0x7f00_0001_u32.to_be()),
+            _ => self,
+        }
+    }
+
     /// The address as the standard library's type; v4-mapped becomes IPv4.
     pub fn to_ip(self) -> IpAddr {
         if self.is_v4() {
@@ -97,6 +116,7 @@ mod tests {
             prop_assert!(addr.is_v4());
             prop_assert_eq!(addr.to_ip(), IpAddr::V4(ip));
             prop_assert_eq!(addr.v4_be().to_ne_bytes(), ip.octets());
+            prop_assert_eq!(addr.is_loopback(), ip.is_loopback());
         }
 
         #[test]
@@ -106,6 +126,25 @@ mod tests {
             prop_assert_eq!(Addr::from(ip).to_ip(), IpAddr::V6(ip));
             prop_assert_eq!(Addr::from(ip).is_multicast_v6(), ip.is_multicast());
             prop_assert_eq!(Addr::from(ip).is_link_local_v6(), ip.is_unicast_link_local());
+        }
+    }
+
+    #[test]
+    fn any_address_is_the_loopback_of_its_family() {
+        for (any, loopback) in [("0.0.0.0", "127.0.0.1"), ("::", "::1")] {
+            let [any, loopback]: [IpAddr; 2] = [any, loopback].map(|text| text.parse().unwrap());
+            assert_eq!(Addr::from(any).or_loopback().to_ip(), loopback);
+            assert_eq!(Addr::from(loopback).or_loopback().to_ip(), loopback);
+            assert!(Addr::from(loopback).is_loopback() && !Addr::from(any).is_loopback());
+        }
+        let inside: IpAddr = "127.1.2.3".parse().unwrap();
+        assert!(Addr::from(inside).is_loopback());
+        let others = ["128.0.0.1", "0.0.0.1", "::2", "1::1", "::1:0:1"];
+        for other in others.map(|text| text.parse::<IpAddr>().unwrap()) {
+            assert!(
+                !Addr::from(other).is_loopback() && Addr::from(other).or_loopback().to_ip() == other,
+                "{other}"
+            );
         }
     }
 }

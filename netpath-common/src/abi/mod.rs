@@ -10,6 +10,7 @@ mod endpoint;
 mod event;
 mod flow;
 mod fragment;
+mod host_socket;
 mod limit;
 mod node;
 mod published;
@@ -26,6 +27,7 @@ pub use endpoint::{
 pub use event::{Event, EventKind, EventLoss, Program};
 pub use flow::{FLOW_HAIRPIN, FLOW_LOCAL, Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};
 pub use fragment::{Fragment, FragmentKey, FragmentKind};
+pub use host_socket::{Asked, MAX_HOST_SOCKETS, SocketKey};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{
     GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, Node, Pool, Uplink,

@@ -27,6 +27,17 @@ static FLOW_BEFORE_BYTES: u32 = 0;
 #[unsafe(no_mangle)]
 static TWO_KINDS: u32 = 0;
 
+/// Cookie of the node's network namespace; 0, which none has, in programs that are no node's.
+#[unsafe(no_mangle)]
+static NODE_COOKIE: u64 = 0;
+
+/// Cookie of the node's network namespace.
+#[inline(always)]
+pub fn node_cookie() -> u64 {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
+    unsafe { core::ptr::read_volatile(&NODE_COOKIE) }
+}
+
 /// Whether the same program may be on the hook twice.
 #[inline(always)]
 pub fn two_kinds() -> bool {

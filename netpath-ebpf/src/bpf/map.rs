@@ -88,6 +88,12 @@ impl<K, V> LruHash<K, V> {
         self.0.insert(key, value, u64::from(BPF_NOEXIST)).is_ok()
     }
 
+    /// Removes a key; nothing happens if it is not there.
+    #[inline(always)]
+    pub fn remove(&self, key: &K) {
+        let _ = self.0.remove(key);
+    }
+
     /// Inserts or replaces. It fails only without memory; then the table forgets one more.
     #[inline(always)]
     pub fn insert(&self, key: &K, value: &V) {

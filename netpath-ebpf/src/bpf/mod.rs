@@ -4,5 +4,6 @@ pub mod fib;
 pub mod globals;
 pub mod helper;
 pub mod map;
+pub mod sock_addr;
 pub mod socket;
 pub mod trace;

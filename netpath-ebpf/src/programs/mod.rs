@@ -2,6 +2,7 @@
 
 pub mod from_pod;
 pub mod from_uplink;
+pub mod host_sock;
 mod leave;
 mod published;
 pub mod to_pod;

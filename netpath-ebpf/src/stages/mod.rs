@@ -2,6 +2,7 @@
 //! results between them.
 
 pub mod arp_nd;
+pub mod asked;
 pub mod deliver;
 pub mod deny;
 pub mod endpoint;

@@ -138,6 +138,7 @@ impl Agent {
             )
         };
         self.on_datapath(move |datapath| datapath.set_published(&wanted)).await?;
+        self.ensure_socket_hooks(publishes).await;
         let seen = lock(&self.node).seen.clone();
         if lock(&self.node).told.is_some_and(|told| compile::publishes(&told) != publishes) {
             self.write_tables(&seen).await?;

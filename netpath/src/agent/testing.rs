@@ -70,6 +70,8 @@ fn config() -> Config {
         node: Some("n".into()),
         uplinks: vec!["up0".into()],
         flows_capacity: Some(1024),
+        // Its own sockets are the machine's.
+        cgroup: Some("none".into()),
         run_dir: dir("run/netpath/i"),
         state_dir: dir("lib/netpath/i"),
         pin_dir: dir("bpf/netpath/i"),

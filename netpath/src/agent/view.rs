@@ -172,7 +172,7 @@ impl Agent {
 
     /// Interfaces whose XDP program runs on the kernel's socket buffers, if any program of ours is one.
     async fn generic_xdp(&self, attachments: &[Attachment]) -> Result<Vec<u32>, AgentError> {
-        if !attachments.iter().any(|one| one.kind.is_none()) {
+        if !attachments.iter().any(|one| one.kind.is_none() && !one.is_socket_hook()) {
             return Ok(Vec::new());
         }
         let states = self.netlink.link_states().await?;
@@ -182,7 +182,13 @@ impl Agent {
     fn describe_programs(&self, attachments: Vec<Attachment>, generic: &[u32]) -> Vec<ProgramStatus> {
         let pods: HashMap<u32, String> = lock(&self.registry).pods().flat_map(hosts).collect();
         let node = lock(&self.node);
-        let describe = |Attachment { program, ifindex, kind, id }| {
+        let describe = |one: Attachment| {
+            let is_hook = one.is_socket_hook();
+            let Attachment { program, ifindex, kind, id } = one;
+            if is_hook {
+                let (interface, attach) = (String::new(), "cgroup".into());
+                return Some(ProgramStatus { name: program, interface, id: id?, attach });
+            }
             let interface = pods.get(&ifindex).cloned().unwrap_or_else(|| node.seen.name_of(ifindex));
             let attach = match (kind, generic.contains(&ifindex)) {
                 (Some(kind), _) => kind.name(),

@@ -177,11 +177,11 @@ pub struct Traffic {
 pub struct ProgramStatus {
     /// Name in the ELF.
     pub name: String,
-    /// Interface.
+    /// Interface; empty for a hook of the node's sockets.
     pub interface: String,
     /// Kernel's id of the program.
     pub id: u32,
-    /// `tcx` or `clsact`; for XDP `xdp-driver` or `xdp-generic`.
+    /// `tcx` or `clsact`; for XDP `xdp-driver` or `xdp-generic`; `cgroup` for a hook of the node's sockets.
     pub attach: String,
 }
 

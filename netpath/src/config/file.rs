@@ -81,6 +81,7 @@ pub(super) struct FlowTimeouts {
 pub(super) struct Datapath {
     pub(super) attach: Option<Spanned<String>>,
     pub(super) mode: Option<Spanned<String>>,
+    pub(super) cgroup: Option<Spanned<String>>,
 }
 
 /// `[api]`.

@@ -54,6 +54,10 @@ pub struct AgentFlags {
     /// Which way packets take from pod to pod, unless a pod says otherwise: tc or xdp [default: tc]
     #[arg(long, value_name = "MODE", env = "NETPATH_DATAPATH_MODE")]
     pub mode: Option<String>,
+    /// Whose sockets reach published ports by the node's own addresses: those of processes in this cgroup, or none's
+    /// [default: all, by the root of cgroup version 2]
+    #[arg(long, value_name = "PATH", env = "NETPATH_DATAPATH_CGROUP")]
+    pub cgroup: Option<String>,
     /// Group that may read from the API, by name or number [default: none, root alone may]
     #[arg(long, value_name = "GROUP", env = "NETPATH_API_GROUP")]
     pub api_group: Option<String>,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AgentFlags, ConfigError, Instance, Paths, Place,
+    AgentFlags, Cgroup, ConfigError, Instance, Paths, Place,
     file::{File, OneOrMore},
 };
 use crate::{
@@ -201,6 +201,20 @@ pub(super) fn mode(source: &Source<'_>) -> Result<Mode, ConfigError> {
     };
     Mode::parse(&given.value)
         .ok_or_else(|| given.error(format!("is '{}'", given.value), "write \"tc\" or \"xdp\""))
+}
+
+pub(super) fn cgroup(source: &Source<'_>) -> Result<Cgroup, ConfigError> {
+    let flag = ("--cgroup or NETPATH_DATAPATH_CGROUP", source.flags.cgroup.as_ref());
+    let given = source.given("datapath.cgroup", flag, source.file.datapath.cgroup.as_ref());
+    match given.as_ref().map(|given| (given, given.value.as_str())) {
+        None | Some((_, "auto")) => Ok(Cgroup::Root),
+        Some((_, "none")) => Ok(Cgroup::None),
+        Some((_, path)) if path.starts_with('/') => Ok(Cgroup::At(path.into())),
+        Some((given, other)) => Err(given.error(
+            format!("is '{other}'"),
+            "write \"auto\", \"none\" or the path of a cgroup, such as \"/sys/fs/cgroup\"",
+        )),
+    }
 }
 
 pub(super) fn mtu(source: &Source<'_>, blocks: &[IpNet]) -> Result<Option<u32>, ConfigError> {

@@ -24,6 +24,7 @@ use super::{
     bpf::{self, TcxHook},
     clsact::{self, Owner},
     error::{DatapathError, kernel},
+    host_sock::HOST,
     load::kernel_has,
     pins::Pins,
     xdp,
@@ -113,6 +114,12 @@ pub(super) fn linked(pins: &Pins, asked: impl Fn(u32) -> bool) -> Result<Vec<Att
     let mut on_hooks = BTreeMap::new();
     let mut found = Vec::new();
     for (ifindex, program, pin) in pins.all_links()?.into_iter().filter(|(ifindex, ..)| asked(*ifindex)) {
+        if ifindex == HOST {
+            let link = bpf::cgroup_link(&pin).ok().flatten();
+            let id = link.filter(|link| link.cgroup.is_some()).map(|link| link.program);
+            found.push(Attachment { program, ifindex, kind: None, id });
+            continue;
+        }
         let link = PinnedLink::from_pin(&pin).and_then(|link| FdLink::from(link).info());
         // A pin that cannot be read holds no link: its program is attached anew.
         let id = link.ok().map(|link| link.program_id());

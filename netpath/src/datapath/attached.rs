@@ -10,6 +10,7 @@ use super::{
     attach::{self, AttachKind},
     clsact,
     error::{DatapathError, kernel},
+    host_sock::{HOST, SOCKET_HOOKS},
     load::{self, PROGRAMS},
     moving,
     pins::Pins,
@@ -21,13 +22,20 @@ use super::{
 pub struct Attachment {
     /// Name in the ELF, perhaps that of a later build.
     pub program: String,
-    /// Interface index.
+    /// Interface index; 0 for a hook of the node's sockets.
     pub ifindex: u32,
-    /// How; absent for XDP.
+    /// How; absent for XDP and for hooks of sockets.
     pub kind: Option<AttachKind>,
     /// Kernel's id of the program; absent if a pin is left but nothing runs by it: the interface is gone, or somebody has
     /// detached the link.
     pub id: Option<u32>,
+}
+
+impl Attachment {
+    /// Whether it is a hook of the node's sockets, on a cgroup.
+    pub fn is_socket_hook(&self) -> bool {
+        self.ifindex == HOST
+    }
 }
 
 impl Datapath {
@@ -116,8 +124,9 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason, after trying all.
     pub fn drop_others(&mut self, known: impl Fn(u32) -> Option<bool> + Sync) -> Result<(), DatapathError> {
-        let asked = |ifindex| known(ifindex).unwrap_or(true);
-        let known = |ifindex| known(ifindex).is_some();
+        // What is on no interface is nobody's to take away here.
+        let asked = |ifindex| known(ifindex).unwrap_or(ifindex != HOST);
+        let known = |ifindex| ifindex == HOST || known(ifindex).is_some();
         let linked = attach::linked(&self.pins, asked)?;
         let filters = clsact::everywhere(self.pins.owner, asked)?;
         let all: Vec<Attachment> = linked.iter().cloned().chain(filters.iter().map(Into::into)).collect();
@@ -128,7 +137,7 @@ impl Datapath {
             .collect();
         let goes = |one: &Attachment| {
             !known(one.ifindex)
-                || self::known(&one.program).is_none()
+                || !is_ours(&one.program)
                 || (self.attach.is_other(one) && own.contains(&(one.ifindex, one.program.as_str())))
         };
         let links: Vec<&Attachment> = linked.iter().filter(|one| goes(one)).collect();
@@ -157,6 +166,11 @@ pub(super) fn all(pins: &Pins) -> Result<Vec<Attachment>, DatapathError> {
 /// The program of this build with a name.
 pub(super) fn known(name: &str) -> Option<Program> {
     PROGRAMS.into_iter().find(|program| program.name() == name)
+}
+
+/// Whether this build has a program with this name.
+fn is_ours(name: &str) -> bool {
+    known(name).is_some() || SOCKET_HOOKS.contains(&name)
 }
 
 fn tell(one: &Attachment) {

@@ -10,12 +10,12 @@ use aya::{
 };
 use aya_obj::Object;
 use netpath_common::abi::{
-    Addr, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link, Node,
-    PodCounter, PodLimit, Program, Published, PublishedKey, Route, RouteKey, Trace,
+    Addr, Asked, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link,
+    Node, PodCounter, PodLimit, Program, Published, PublishedKey, Route, RouteKey, SocketKey, Trace,
 };
 
 use super::{
-    Options,
+    Options, bpf,
     error::{DatapathError, chain, kernel},
     moving::{self, Plan},
     pins::Pins,
@@ -55,7 +55,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 30] = [
+pub const TABLES: [Table; 31] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -72,6 +72,8 @@ pub const TABLES: [Table; 30] = [
     table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),
     table::<u32, Counter>("DENY_COUNTERS", true, true),
     table::<PublishedKey, Published>("PUBLISHED", true, true),
+    // Sockets live longer than agents.
+    table::<SocketKey, Asked>("HOST_SOCKETS", true, true),
     // Pinned only while flows move; see `moving`.
     table::<FlowKey, Flow>("FLOWS_BEFORE", false, true),
     table::<u32, u32>("FLOWS_MOVE", false, true),
@@ -113,7 +115,9 @@ pub(super) fn load(
 ) -> Result<Ebpf, DatapathError> {
     let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
     let gateway_mac = options.gateway_mac;
-    let constants = Constants { gateway_mac, flow_before: plan.before, two_kinds: changing, dry_run: false };
+    let node_cookie = bpf::netns_cookie().map_err(kernel("reading the network namespace's cookie"))?;
+    let constants =
+        Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds: changing, dry_run: false };
     let mut ebpf = open(&constants, |loader| {
         loader.map_max_entries("FLOWS", plan.entries);
         for table in TABLES.iter().filter(|table| table.pinned) {
@@ -141,6 +145,8 @@ pub(super) fn load(
 pub(super) struct Constants {
     /// MAC of every host end.
     pub(super) gateway_mac: [u8; 6],
+    /// Cookie of the node's network namespace; 0 if its sockets are none of these programs' business.
+    pub(super) node_cookie: u64,
     /// Bytes of a record in the table that flows are moved from; 0 if there is none.
     pub(super) flow_before: u32,
     /// Whether a hook may have programs of both kinds, one behind the other.
@@ -159,6 +165,7 @@ pub(super) fn open(
     let mut loader = EbpfLoader::new();
     loader
         .override_global("GATEWAY_MAC", &constants.gateway_mac[..], true)
+        .override_global("NODE_COOKIE", &constants.node_cookie, true)
         .override_global("FIB_FLAGS", &flags, true)
         .override_global("FLOW_BEFORE_BYTES", &constants.flow_before, true)
         .override_global("TWO_KINDS", &two_kinds, true)
@@ -171,7 +178,12 @@ pub(super) fn open(
 pub(super) fn verify(ebpf: &mut Ebpf, program: Program) -> Result<(), DatapathError> {
     let loaded =
         if program.is_xdp() { xdp(ebpf, program)?.load() } else { classifier(ebpf, program)?.load() };
-    loaded.map_err(|error| DatapathError::Verifier { program: program.name(), reason: tail(&chain(&error)) })
+    loaded.map_err(refused(program.name()))
+}
+
+/// What the verifier says against a program.
+pub(super) fn refused(program: &'static str) -> impl FnOnce(ProgramError) -> DatapathError {
+    move |error| DatapathError::Verifier { program, reason: tail(&chain(&error)) }
 }
 
 /// The end of a verifier log: the refusal stands in its last lines.
@@ -183,19 +195,19 @@ fn tail(text: &str) -> String {
 
 /// A tc program as aya's type.
 pub(super) fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, DatapathError> {
-    typed(ebpf, program)
+    typed(ebpf, program.name())
 }
 
 /// An XDP program as aya's type.
 pub(super) fn xdp(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DatapathError> {
-    typed(ebpf, program)
+    typed(ebpf, program.name())
 }
 
-fn typed<'a, T>(ebpf: &'a mut Ebpf, program: Program) -> Result<&'a mut T, DatapathError>
+/// A program as aya's type.
+pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, DatapathError>
 where
     &'a mut T: TryFrom<&'a mut programs::Program, Error = ProgramError>,
 {
-    let name = program.name();
     ebpf.program_mut(name)
         .ok_or_else(|| {
             kernel(format!("finding the program {name}"))(std::io::Error::other("not in the object"))

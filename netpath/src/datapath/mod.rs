@@ -12,6 +12,7 @@ mod dry_run;
 mod error;
 mod events;
 mod flows;
+mod host_sock;
 mod limits;
 mod load;
 mod moving;
@@ -41,6 +42,7 @@ pub use self::{
     error::DatapathError,
     events::Events,
     flows::{CROWDED, FlowPair, FlowTable, Rules, Swept, WELL, Walk, is_crowded, monotonic_ns},
+    host_sock::{SOCKET_HOOKS, cgroup2},
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{is_bpffs, mount_bpffs, remove_programs},
     readings::Readings,

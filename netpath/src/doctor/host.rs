@@ -59,7 +59,7 @@ pub(super) fn bpffs_shared(facts: &Facts) -> Finding {
 pub(super) fn cgroup(facts: &Facts) -> Finding {
     let Some(mount) = &facts.host.cgroup2 else {
         return Finding::not_applicable(
-            "cgroup version 2 is not mounted; no program of this build hangs on a cgroup",
+            "cgroup version 2 is not mounted; only the node's own way to published ports needs it",
         );
     };
     let mounted = format!("cgroup version 2 is on {}", mount.display());

@@ -2,6 +2,8 @@
 //!
 //! The only unsafe code of userspace: bpf(2) reads and writes memory by addresses in its arguments.
 
+mod link;
+
 use std::{
     ffi::CString,
     io,
@@ -18,6 +20,8 @@ use aya::{
     maps::{MapData, MapType},
 };
 use nix::libc;
+
+pub(super) use self::link::{cgroup_link, netns_cookie, update_pinned};
 
 const LOOKUP_ELEM: libc::c_long = 1;
 const OBJ_GET: libc::c_long = 7;
@@ -233,18 +237,23 @@ pub(super) fn attached(ifindex: u32, hook: TcxHook) -> io::Result<Vec<u32>> {
     outcome.map(|_| ids.into_iter().take(arguments.count as usize).collect())
 }
 
-/// Takes the link that is pinned here off its interface. When this returns its program does not run any more, where after
-/// the pin's removal alone it does until a worker of the kernel gets to it.
+/// Takes the link that is pinned here off its interface or cgroup. When this returns its program does not run any more, where
+/// after the pin's removal alone it does until a worker of the kernel gets to it.
 pub(super) fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let link = open_link(pin)?;
+    let number = link.as_raw_fd();
+    // SAFETY: the kernel reads the number.
+    unsafe { bpf(LINK_DETACH, &raw const number) }.map(drop)
+}
+
+/// The link that is pinned here.
+fn open_link(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let arguments = Pinned { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     // SAFETY: the kernel reads the path up to its zero byte; it is borrowed for the call.
     let fd = unsafe { bpf(OBJ_GET, &raw const arguments) }?;
     // SAFETY: the kernel has just made this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    let number = link.as_raw_fd();
-    // SAFETY: the kernel reads the number.
-    unsafe { bpf(LINK_DETACH, &raw const number) }.map(drop)
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// `struct { … }` of BPF_OBJ_* in `union bpf_attr`.

@@ -9,7 +9,10 @@ use std::{
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::process::has_own_netns;
-use crate::{config::Paths, datapath::probe};
+use crate::{
+    config::Paths,
+    datapath::{cgroup2, probe},
+};
 
 /// Where a kernel with BTF shows it.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -114,16 +117,6 @@ fn device(mountinfo: &str, path: &Path) -> Option<String> {
     };
     // Of mounts on one place the last covers the others.
     mountinfo.lines().filter_map(mount).max_by_key(|(depth, _)| *depth).map(|(_, device)| device)
-}
-
-/// Where cgroup version 2 is mounted.
-pub(super) fn cgroup2() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (point, kind) = (words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(point))
-    })
 }
 
 impl Clock {

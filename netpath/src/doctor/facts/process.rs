@@ -46,7 +46,7 @@ impl Process {
             capabilities: capabilities(&status)?,
             open_files: fs::read_dir(dir.join("fd")).map_or(0, Iterator::count),
             open_files_limit: open_files_limit(&limits),
-            memory_limit: super::host::cgroup2().and_then(|mount| memory_limit(&mount, &cgroups)),
+            memory_limit: crate::datapath::cgroup2().and_then(|mount| memory_limit(&mount, &cgroups)),
             own_netns: has_own_netns(pid),
         })
     }
