@@ -189,9 +189,11 @@ fn cni_takes_addresses_and_mac_and_keeps_what_it_is_told() {
     assert!(taken == 101 && said.contains("10.61.0.78"), "{taken} {said}");
     let (outside, said) = refused(json!({"ips": ["192.0.2.1"]}));
     assert!(outside == 7 && said.contains("10.61.0.0/24"), "{outside} {said}");
+    let (limit, said) = refused(json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 10}}));
+    assert!(limit == 2 && said.contains("bandwidth") && said.contains("ingress"), "{limit} {said}");
     let (ports, said) =
-        refused(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}));
-    assert!(ports == 2 && said.contains("portMappings") && said.contains("8080"), "{ports} {said}");
+        refused(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "hostIP": "nowhere"}]}));
+    assert!(ports == 7 && said.contains("nowhere:8080:80/tcp"), "{ports} {said}");
     assert_eq!(pods(&node).len(), 2, "what is refused changes nothing");
     for id in ["c1", "c2"] {
         ask(&node, "DEL", &config, &Container::new(id)).expect("removed");

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     time::Duration,
 };
@@ -46,7 +46,8 @@ impl Host {
     /// Boots it, and starts the agent. Engines have it as their only network.
     pub(crate) fn start() -> Self {
         let (surroundings, machine) = machine_with(|root| {
-            install(root, "");
+            // The cgroups are those of the machine that the tests run on: no hooks there. Those are tried by netns::host_sock.
+            install(root, "[Service]\nEnvironment=NETPATH_DATAPATH_CGROUP=/run/no-cgroup\n");
             let engines = root.join("etc/containers");
             fs::create_dir_all(&engines).expect("engines");
             fs::write(engines.join("containers.conf"), PODMAN).expect("podman");
@@ -88,7 +89,7 @@ impl Host {
         for address in pod.interfaces.iter().flat_map(|one| &one.addresses) {
             wait::until(&format!("{} serves at {address}", pod.name), || {
                 self.node()
-                    .enter(|| page(*address))
+                    .enter(|| page(SocketAddr::new(*address, 80)))
                     .expect("namespace")
                     .is_ok_and(|said| said.ends_with(PAGE))
             });
@@ -125,8 +126,9 @@ fn image(dir: &Path) {
     fs::write(dir.join("www/index.html"), PAGE).expect("page");
 }
 
-fn page(address: IpAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_secs(5))?;
+/// What a server answers.
+pub(crate) fn page(from: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&from, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut said = String::new();

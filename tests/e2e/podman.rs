@@ -1,10 +1,10 @@
 //! podman with its CNI backend, netpath its network.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use netpath_tests::wait;
 
-use crate::engine::Host;
+use crate::engine::{Host, PAGE, page};
 
 /// Starts a container that serves a page; flags first, then its name.
 fn serve(host: &Host, flags: &str, name: &str) {
@@ -125,5 +125,35 @@ fn podman_killed_in_the_middle_leaves_nothing() {
     serve(&host, "", "web");
     host.serves(&host.pod("web"));
     host.run("podman rm -f -t 0 web");
+    host.is_clean();
+}
+
+#[test]
+fn podman_publishes_ports_ipv4_and_ipv6() {
+    let host = Host::start();
+    host.run("netpath network add back --subnet 10.62.0.0/24 --subnet fd00:62::/64");
+    host.run("netpath cni install --name back --network back");
+    // On both networks podman asks for the same ports.
+    serve(&host, "-p 8080:80 --network netpath --network back", "web");
+    let listed = || host.run("netpath publish ls -o json");
+    let rows: serde_json::Value = serde_json::from_str(&listed()).expect("JSON");
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
+    let outside = &host.surroundings.0.outside.netns;
+    let node =
+        ["198.18.0.2", "2001:db8:18::2"].map(|text| SocketAddr::new(text.parse().expect("address"), 8080));
+    let reached = || {
+        node.iter()
+            .all(|to| outside.enter(|| page(*to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE)))
+    };
+    wait::until("outside reaches it by the node", reached);
+    // What podman itself binds is no obstacle, neither now nor when the container is started again.
+    host.run("podman restart -t 0 web");
+    wait::until("again", reached);
+    let taken = host.machine.try_run("podman run -d -p 8080:80 --name other image");
+    let taken = String::from_utf8_lossy(&taken.stderr).into_owned() + &String::from_utf8_lossy(&taken.stdout);
+    assert!(taken.contains("8080:80/tcp: it is in use"), "{taken}");
+    host.run("podman rm -f -t 0 -a");
+    assert_eq!(listed(), "[]");
+    assert!(!reached());
     host.is_clean();
 }

@@ -114,4 +114,5 @@ fn is_as_wanted(pod: &Pod, wanted: &Wanted) -> bool {
         && own.network == wanted.networks[0]
         && wanted.addresses.iter().all(|address| own.addresses.contains(address))
         && wanted.mac.is_none_or(|mac| mac == own.mac)
+        && wanted.publications == pod.publications
 }

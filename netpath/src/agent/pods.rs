@@ -33,7 +33,8 @@ impl Agent {
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
         let change = self.begin_change().await?;
-        let wanted = Wanted::check(request, &self.config())?;
+        let mut wanted = Wanted::check(request, &self.config())?;
+        lock(&self.registry).leave_to_siblings(&mut wanted);
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {

@@ -44,6 +44,7 @@ fn wanted(request: &Request) -> Result<PodAdd, CniError> {
         netns: request.netns.clone(),
         labels: labels(request),
         mtu: config.mtu,
+        publish: config.runtime.publications(),
         attachment: Some(attachment),
         ..PodAdd::default()
     })

@@ -77,8 +77,19 @@ pub(super) struct Runtime {
     pub(super) aliases: Option<BTreeMap<String, Vec<String>>>,
     dns: Option<RuntimeDns>,
     #[serde(rename = "portMappings")]
-    port_mappings: Option<Vec<Value>>,
+    port_mappings: Option<Vec<PortMapping>>,
     bandwidth: Option<BTreeMap<String, Value>>,
+}
+
+/// A port of the node that leads to the container, in capability `portMappings`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PortMapping {
+    host_port: u16,
+    container_port: u16,
+    protocol: String,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
 }
 
 /// Capability `dns`, whose words are others than those of results.
@@ -145,25 +156,16 @@ impl Config {
     /// capability that is built is taken from this list.
     pub(super) fn check_supported(&self) -> Result<(), CniError> {
         let limits = self.runtime.bandwidth.iter().flatten();
-        let unsupported = [
-            ("portMappings", self.runtime.port_mappings.iter().flatten().next().map(Value::to_string)),
-            (
-                "bandwidth",
-                limits
-                    .filter(|(_, limit)| limit.as_f64() != Some(0.0))
-                    .map(|(key, limit)| format!("{key}={limit}"))
-                    .next(),
-            ),
-        ];
-        for (key, value) in unsupported {
-            if let Some(value) = value {
-                let message = format!("runtimeConfig.{key} {value}: this version of netpath cannot do that");
-                return Err(CniError::new(Code::UnsupportedField, message).hint(format!(
-                    "take \"{key}\" from the capabilities of netpath-cni in the conflist, or ask for none"
-                )));
+        match limits.into_iter().find(|(_, limit)| limit.as_f64() != Some(0.0)) {
+            None => Ok(()),
+            Some((key, limit)) => {
+                let asked = format!("runtimeConfig.bandwidth {key}={limit}");
+                let message = format!("{asked}: this version of netpath cannot do that");
+                Err(CniError::new(Code::UnsupportedField, message).hint(
+                    "take \"bandwidth\" from the capabilities of netpath-cni in the conflist, or ask for none",
+                ))
             }
         }
-        Ok(())
     }
 }
 
@@ -176,6 +178,24 @@ impl Runtime {
             })
         };
         self.ips.iter().flatten().map(read).collect()
+    }
+
+    /// Ports of the node that are to lead to the container, as the agent's API has them. Without a port of the node there is
+    /// nothing to publish.
+    pub(super) fn publications(&self) -> Vec<String> {
+        let text = |one: &PortMapping| {
+            let address = match one.host_ip.parse() {
+                Ok(IpAddr::V6(v6)) => format!("[{v6}]:"),
+                Ok(IpAddr::V4(v4)) => format!("{v4}:"),
+                // What is no address is the agent's to refuse.
+                Err(_) if one.host_ip.is_empty() => String::new(),
+                Err(_) => format!("{}:", one.host_ip),
+            };
+            let protocol = if one.protocol.is_empty() { "tcp" } else { &one.protocol };
+            format!("{address}{}:{}/{}", one.host_port, one.container_port, protocol.to_ascii_lowercase())
+        };
+        let asked = self.port_mappings.iter().flatten().filter(|one| one.host_port != 0);
+        asked.map(text).collect()
     }
 }
 

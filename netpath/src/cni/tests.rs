@@ -214,9 +214,6 @@ fn what_cannot_be_done_is_refused_and_not_forgotten() {
             serde_json::from_value(json!({"name": "net", "runtimeConfig": runtime})).unwrap();
         config.check_supported().err()
     };
-    let ports =
-        refused(json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]})).unwrap();
-    assert!(ports.code == 2 && ports.message.contains("hostPort"), "{ports:?}");
     let limit = refused(json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 10}})).unwrap();
     assert!(limit.code == 2 && limit.message.contains("ingress"), "{limit:?}");
     for nothing in [
@@ -226,6 +223,21 @@ fn what_cannot_be_done_is_refused_and_not_forgotten() {
     ] {
         assert_eq!(refused(nothing.clone()), None, "{nothing}");
     }
+}
+
+#[test]
+fn mapped_ports_become_publications() {
+    let runtime = json!({"portMappings": [
+        {"hostPort": 8080, "containerPort": 80},
+        {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1"},
+        {"hostPort": 443, "containerPort": 443, "protocol": "tcp", "hostIP": "2001:db8::1"},
+        {"hostPort": 0, "containerPort": 7, "protocol": "tcp", "hostIP": ""},
+    ]});
+    let config: Config = serde_json::from_value(json!({"name": "net", "runtimeConfig": runtime})).unwrap();
+    assert_eq!(
+        config.runtime.publications(),
+        ["8080:80/tcp", "192.0.2.1:53:5353/udp", "[2001:db8::1]:443:443/tcp"]
+    );
 }
 
 #[test]

@@ -4,12 +4,27 @@ use netpath_common::abi::MAX_PUBLISHED;
 
 use super::{Entry, Registry};
 use crate::{
-    agent::AgentError,
+    agent::{AgentError, wanted::Wanted},
     compile,
-    model::{Family, Pod, PodState},
+    model::{Attachment, Family, Pod, PodState},
 };
 
 impl Registry {
+    /// Leaves out of what is wanted what another interface of the same container publishes: engines ask for a container's
+    /// ports on each of its networks.
+    pub(in crate::agent) fn leave_to_siblings(&self, wanted: &mut Wanted) {
+        let Some(own) = &wanted.attachment else { return };
+        let is_sibling =
+            |other: &&Attachment| other.container == own.container && other.interface != own.interface;
+        let siblings: Vec<&Pod> = self
+            .pods
+            .values()
+            .map(|entry| &entry.pod)
+            .filter(|pod| pod.attachment.as_ref().filter(is_sibling).is_some())
+            .collect();
+        wanted.publications.retain(|one| !siblings.iter().any(|pod| pod.publications.contains(one)));
+    }
+
     /// Takes over a pod's publications, if nobody else has them.
     pub(in crate::agent) fn set_publications(&mut self, pod: &Pod) -> Result<(), AgentError> {
         self.check_publications(pod)?;
