@@ -81,8 +81,6 @@ fn containerd_killed_keeps_containers_and_lets_them_go_later() {
     host.run("ctr task rm --force web; ctr container rm web || true");
     wait::until("the agent tells", || host.pods().first().is_none_or(|pod| pod.state.starts_with("failed")));
     println!("{:#?}", host.pods());
-    let collect = "echo '{\"cniVersion\":\"1.1.0\",\"name\":\"netpath\",\"cni.dev/valid-attachments\":[]}' | \
-                   CNI_COMMAND=GC CNI_PATH=/opt/cni/bin /opt/cni/bin/netpath-cni";
-    host.run(collect);
+    host.collect();
     host.is_clean();
 }
