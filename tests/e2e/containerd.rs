@@ -70,6 +70,8 @@ fn containerd_killed_keeps_containers_and_lets_them_go_later() {
     let host = Host::start();
     start(&host, WITHOUT_CRI);
     let web = serve(&host, "web");
+    // Only then has ctr started what is in it.
+    host.serves(&web);
     // First ctr, which would let go of the network when containerd ends.
     host.run("systemctl kill --signal KILL web; systemctl kill --signal KILL --kill-whom main engine");
     wait::until("it has ended", || !host.machine.try_run("ctr version").status.success());
