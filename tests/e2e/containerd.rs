@@ -70,6 +70,8 @@ fn containerd_killed_keeps_containers_and_lets_them_go_later() {
     let host = Host::start();
     start(&host, WITHOUT_CRI);
     let web = serve(&host, "web");
+    // Only then has ctr started what is in it.
+    host.serves(&web);
     // First ctr, which would let go of the network when containerd ends.
     host.run("systemctl kill --signal KILL web; systemctl kill --signal KILL --kill-whom main engine");
     wait::until("it has ended", || !host.machine.try_run("ctr version").status.success());
@@ -81,8 +83,6 @@ fn containerd_killed_keeps_containers_and_lets_them_go_later() {
     host.run("ctr task rm --force web; ctr container rm web || true");
     wait::until("the agent tells", || host.pods().first().is_none_or(|pod| pod.state.starts_with("failed")));
     println!("{:#?}", host.pods());
-    let collect = "echo '{\"cniVersion\":\"1.1.0\",\"name\":\"netpath\",\"cni.dev/valid-attachments\":[]}' | \
-                   CNI_COMMAND=GC CNI_PATH=/opt/cni/bin /opt/cni/bin/netpath-cni";
-    host.run(collect);
+    host.collect();
     host.is_clean();
 }

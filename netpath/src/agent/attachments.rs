@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Agent, AgentError, blocking, lock,
-    pods::gate_of,
+    pods::{gate_of, object},
     registry::Entry,
     wanted::{Wanted, of_request},
 };
@@ -93,11 +93,11 @@ impl Agent {
         let Some(entry) = lock(&self.registry).attached(attachment).cloned() else { return Ok(None) };
         let _gate = gate_of(&entry).await?;
         let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return Ok(None) };
-        if is_as_wanted(&entry.pod, wanted) && self.repair_pod(&entry).await.is_ok() {
-            return Ok(Some(entry.pod));
-        }
-        self.remove(&entry, None).await?;
-        Ok(None)
+        let is_right = is_as_wanted(&entry.pod, wanted) && self.repair_pod(&entry).await.is_ok();
+        let outcome = if is_right { Ok(()) } else { self.remove(&entry, None).await };
+        // What was wrong with it is not wrong with the one that gets its name.
+        self.tried(&object(&entry.pod), &outcome);
+        outcome.map(|()| is_right.then_some(entry.pod))
     }
 }
 
