@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData};
 use netpath::{
-    api::types::{Failure, FailureCode, PodAdd, PodSet, Published},
+    api::types::{Failure, FailureCode, PodAdd, PodSet, Published, TraceRequest},
     lab::checks::LabPod,
     net::Netns,
 };
@@ -26,7 +26,8 @@ use netpath_tests::{
 for_both_families!(
     tcp_and_udp_reach_the_pod_from_everywhere,
     xdp_pods_are_reached_as_well,
-    large_datagrams_pass_both_ways,
+    large_datagrams_and_streams_pass_both_ways,
+    a_trace_tells_where_a_published_port_leads,
     connections_outlive_a_restart_and_new_ones_need_no_agent,
     a_pod_that_replaces_another_gets_the_next_datagram,
     a_port_that_is_in_use_is_refused,
@@ -173,9 +174,9 @@ fn xdp_pods_are_reached_as_well(family: Family) {
     reached(&node, &Side::of(&family));
 }
 
-fn large_datagrams_pass_both_ways(family: Family) {
+fn large_datagrams_and_streams_pass_both_ways(family: Family) {
     let (node, side) = (Node::start(""), Side::of(&family));
-    let a = server(&node, &side, "a", &["8080:80/udp"]);
+    let a = server(&node, &side, "a", &["8080:80/udp", "8080:80"]);
     let b = node.pod("b");
     let content: Vec<u8> = (0..16_000_u32).map(|n| (n % 251) as u8).collect();
     for from in [&node.topology.outside.netns, &b.netns, &a.netns] {
@@ -185,6 +186,71 @@ fn large_datagrams_pass_both_ways(family: Family) {
         let length = socket.recv(&mut answer).expect("an answer");
         assert!(answer[..length] == content, "{length} bytes");
     }
+    // With the checksums left to the device, and complete.
+    for offload in ["on", "off"] {
+        for pod in [&a, &b] {
+            run_in(&pod.netns, "ethtool", &["-K", "eth0", "tx", offload]);
+        }
+        for from in [&node.topology.outside.netns, &b.netns, &a.netns] {
+            stream(from, SocketAddr::new(side.node, PORT));
+        }
+    }
+}
+
+/// Megabytes there and back.
+fn stream(from: &Netns, to: SocketAddr) {
+    let stream = from.enter(|| TcpStream::connect(to)).expect("namespace").expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    let content: Vec<u8> = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let sent = content.clone();
+    let mut writer = stream.try_clone().expect("socket");
+    let writing = std::thread::spawn(move || writer.write_all(&sent).expect("written"));
+    let mut back = vec![0; content.len()];
+    (&stream).read_exact(&mut back).expect("echoed");
+    writing.join().expect("written");
+    assert!(back == content, "what came back is something else");
+}
+
+fn a_trace_tells_where_a_published_port_leads(family: Family) {
+    let (node, side) = (Node::start(""), Side::of(&family));
+    let a = server(&node, &side, "a", &["8080:80"]);
+    let b = node.pod("b");
+    let own = side.address(&a);
+    for (from, seen) in
+        [(side.outside, side.outside), (side.address(&b), side.address(&b)), (own, hairpin(&side))]
+    {
+        let request = TraceRequest {
+            source: from.to_string(),
+            destination: side.node.to_string(),
+            source_port: Some(5000),
+            destination_port: Some(PORT),
+            ..TraceRequest::default()
+        };
+        let trace = node.runtime.block_on(node.client.trace(&request)).expect("trace");
+        let way = &trace.forward;
+        assert_eq!((way.verdict.as_str(), way.packet.source), ("delivered", seen), "{way:#?}");
+        assert_eq!((way.packet.destination, way.packet.destination_port), (own, POD_PORT), "{way:#?}");
+        let stages: Vec<_> = way.programs.iter().flat_map(|one| &one.stages).collect();
+        let translated = stages.iter().find(|stage| stage.stage == "translation").expect("a translation");
+        let led = (translated.address, translated.port, translated.pod.as_deref());
+        assert_eq!(led, (Some(own), Some(POD_PORT), Some("a")), "{way:#?}");
+    }
+    assert_eq!(node.runtime.block_on(node.client.flows(None)).expect("flows"), [], "nothing was sent");
+    // Once there is a connection, its answers are told as well.
+    let mut client =
+        node.topology.outside.netns.enter(|| TcpStream::connect((side.node, PORT))).unwrap().unwrap();
+    echoes(&mut client, b"hello");
+    let request = TraceRequest {
+        source: side.outside.to_string(),
+        destination: side.node.to_string(),
+        source_port: Some(client.local_addr().expect("address").port()),
+        destination_port: Some(PORT),
+        ..TraceRequest::default()
+    };
+    let trace = node.runtime.block_on(node.client.trace(&request)).expect("trace");
+    let reply = trace.reply.unwrap_or_else(|| panic!("no answer: {:#?}", trace.forward));
+    assert_eq!((reply.verdict.as_str(), reply.packet.source), ("sent", side.node), "{reply:#?}");
+    assert_eq!(reply.packet.source_port, PORT, "{reply:#?}");
 }
 
 /// A connection that echoes what is written.

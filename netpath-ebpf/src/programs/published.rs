@@ -50,7 +50,10 @@ pub fn from_inside(packet: &Packet, headers: &mut Headers, source: &Endpoint) ->
 fn inside(packet: &Packet, headers: &mut Headers, source: &Endpoint) -> Outcome {
     let led = publish::room().ok_or(DropReason::NotReady)?;
     let spoilt = fragment::resolve(headers);
-    let known = flow::lookup(packet, headers).filter(|flow| flow.flags & FLOW_LOCAL != 0);
+    let known = flow::lookup(packet, headers);
+    if known.is_some_and(|flow| flow.flags & FLOW_LOCAL == 0 && !flow::is_published(flow)) {
+        return Ok(Verdict::NEXT);
+    }
     if !known.is_some_and(|flow| follow(headers, flow, led)) {
         if !target(headers, led) {
             if headers.transport == Transport::Unknown {

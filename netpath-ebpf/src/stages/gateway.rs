@@ -3,7 +3,7 @@
 
 use netpath_common::abi::{Addr, DropReason, GATEWAY_V4, GATEWAY_V6};
 
-use crate::packet::{Headers, rewrite, tc::Packet};
+use crate::packet::{Headers, Part, rewrite, tc::Packet};
 
 /// Whether a destination is the gateway.
 #[inline(always)]
@@ -14,7 +14,8 @@ pub fn is_addressed(destination: &Addr) -> bool {
 /// Turns an echo request into its answer; nothing else is there to talk to.
 #[inline(always)]
 pub fn answer(packet: &Packet, headers: &Headers) -> Result<(), DropReason> {
-    if !headers.is_echo_request() {
+    // What a later part has in that place is no type.
+    if !headers.is_echo_request() || headers.part == Part::Later {
         return Err(DropReason::RouteDrop);
     }
     rewrite::echo_reply(packet, headers)

@@ -101,6 +101,31 @@ impl Scene {
         self.change_endpoint(pod, |endpoint| endpoint.flags |= ENDPOINT_PUBLISHES);
     }
 
+    /// Publishes a port of every address of the node, TCP, UDP and SCTP of both families, as one of a pod (SCTP has it in the pod
+    /// as well); or nothing.
+    pub fn publish_both(&mut self, pod: Pod, ports: Option<(u16, u16)>) {
+        let mut entries = BTreeMap::new();
+        for (address, protocol) in
+            [pod.ip, pod.ip6].into_iter().flat_map(|ip| [6, 17, SCTP].map(|one| (ip, one)))
+        {
+            if let Some((port, pod_port)) = ports {
+                let pod_port = if protocol == SCTP { port } else { pod_port };
+                let published =
+                    Published { addr: address.into(), pod: pod.id, port: pod_port.to_be(), pad: 0 };
+                entries.insert(PublishedKey::anywhere(&address.into(), port.to_be(), protocol), published);
+            }
+        }
+        self.datapath.set_published(&entries).expect("published ports");
+        let flag = |flags: u32, bit: u32| if ports.is_some() { flags | bit } else { flags & !bit };
+        self.set_node(|node| node.flags = flag(node.flags, NODE_FLAG_PUBLISHES));
+        for address in [pod.ip, pod.ip6] {
+            let all = self.datapath.endpoints().expect("endpoints");
+            let (_, mut endpoint) = all.into_iter().find(|(own, _)| *own == address).expect("the pod's");
+            endpoint.flags = flag(endpoint.flags.into(), ENDPOINT_PUBLISHES.into()) as u16;
+            self.datapath.set_endpoint(address, endpoint).expect("endpoint");
+        }
+    }
+
     /// Changes the records of a pod's addresses.
     pub fn change_endpoint(&mut self, pod: Pod, change: impl Fn(&mut Endpoint)) {
         for address in [pod.ip, pod.ip6] {

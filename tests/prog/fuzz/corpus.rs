@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use netpath_common::abi::Program;
+use netpath_common::abi::{HAIRPIN_V4, HAIRPIN_V6, Program};
 use netpath_tests::{
     packet::{
         ACK, ETHERNET, ErrorKind, Extension, Frame, OVERRIDE, SOLICITED, SYN, SYN_ACK, advertisement, arp,
@@ -63,6 +63,7 @@ pub(super) fn build(scene: &Scene) -> Vec<Sequence> {
             ("neighbours", b.neighbours()),
             ("node", b.node()),
             ("inbound", b.inbound()),
+            ("published", b.published()),
         ];
         rows.map(|(name, steps)| Sequence { name: format!("{name}-{}", f.name), steps })
     };
@@ -277,6 +278,51 @@ impl Builder {
             steps.push(Self::leaves(error, Place::Nowhere));
         }
         steps
+    }
+
+    /// Led to pod A only where the node's port is published.
+    fn published(&self) -> Vec<Step> {
+        let f = &self.f;
+        let mut steps = Vec::new();
+        for (n, talk) in [Talk::Tcp, Talk::Udp, Talk::Sctp].into_iter().enumerate() {
+            let own = if talk == Talk::Sctp { 443 } else { 80 };
+            let answer = |to| match talk {
+                Talk::Tcp => Frame::tcp((f.a, own), to, SYN_ACK),
+                Talk::Udp => Frame::udp((f.a, own), to),
+                _ => Frame::sctp((f.a, own), to),
+            };
+            let hairpin = f.pick(HAIRPIN_V4, HAIRPIN_V6).to_ip();
+            for (client, shown) in [(f.outside, f.outside), (f.b, f.b), (f.a, hairpin)] {
+                let says = |frame: Frame| match client {
+                    client if client == f.outside => Self::wire_brings(frame),
+                    client if client == f.b => self.b_sends(frame),
+                    _ => self.a_sends(frame),
+                };
+                let question = talk.question((client, PORT), f.node);
+                steps.extend([says(question.clone()), self.a_sends(answer((shown, PORT)))]);
+                steps.extend([says(question.clone().ttl(1)), says(self.longer(question.clone()))]);
+                let cut = question.payload(vec![3; 500]).identification(n as u32 + 400);
+                let mac = if client == f.outside { [2; 6] } else { self.mac_of(client) };
+                let parts = fragments(cut.macs(mac, GATEWAY_MAC), 300);
+                steps.extend(
+                    parts.into_iter().map(|packet| Step { packet, ..says(Frame::raw(client, f.node, 47)) }),
+                );
+                let got = answer((client, PORT)).packet();
+                let left = Frame::error(client, f.node, ErrorKind::Unreachable(3), &got, 100);
+                steps.push(says(left));
+                let got = talk.question((shown, PORT), f.a).packet();
+                steps.push(self.a_sends(Frame::error(f.a, shown, ErrorKind::Unreachable(3), &got, 100)));
+                steps.push(Self::leaves(
+                    Frame::error(f.node, client, ErrorKind::TooBig(1300), &got, 100),
+                    Place::Nowhere,
+                ));
+            }
+        }
+        steps
+    }
+
+    fn mac_of(&self, pod: std::net::IpAddr) -> [u8; 6] {
+        if pod == self.f.b { self.b.mac } else { self.a.mac }
     }
 
     /// Let in only where the networks are open.

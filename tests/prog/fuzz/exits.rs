@@ -35,6 +35,15 @@ impl Change {
         Self { view: *view, inner: None, bytes: Vec::new() }.with_macs()
     }
 
+    /// Translation of either end, or both.
+    pub(super) fn ends(step: &Step, view: &View, source: bool, destination: bool) -> Self {
+        let mut change = Self::translation(step, view, !destination);
+        if source && destination {
+            change.bytes.append(&mut Self::translation(step, view, true).bytes);
+        }
+        change
+    }
+
     fn translation(step: &Step, view: &View, source: bool) -> Self {
         let inner = view.embedded(&step.packet).filter(|_| view.is_error(&step.packet));
         let mut change = Self { view: *view, inner, bytes: Vec::new() };

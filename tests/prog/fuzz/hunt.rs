@@ -6,7 +6,7 @@ use aya::maps::{HashMap, Map, MapData};
 use netpath_common::abi::{DropReason, Flow, FlowKey, NODE_FLAG_POOL, Pool, Program};
 use netpath_tests::{
     random::Random,
-    scene::{DROP, Family, NEXT, REDIRECT, Ran, Scene},
+    scene::{DROP, Family, NEXT, REDIRECT, Ran, SERVER_PORT, Scene},
 };
 
 use super::{
@@ -33,10 +33,13 @@ pub(super) enum Setting {
     FewPorts,
     /// Packets from outside are let in; so it stays.
     Inbound,
+    /// Port 443 of the node leads to pod A.
+    Published,
 }
 
 impl Setting {
-    pub(super) const ALL: [Self; 4] = [Self::Plain, Self::Pool, Self::FewPorts, Self::Inbound];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Plain, Self::Published, Self::Pool, Self::FewPorts, Self::Inbound];
 }
 
 /// A scene with everything about it.
@@ -102,6 +105,9 @@ impl Hunt {
                 |v4| pool().into_iter().filter(|ip| ip.is_ipv4() == v4).map(Into::into).collect::<Vec<_>>();
             (node.uplinks[0].v4, node.uplinks[0].v6) = (Pool::new(&of(true)), Pool::new(&of(false)));
         });
+        let published = setting == Setting::Published;
+        self.scene.publish_both(self.scene.a, published.then_some((SERVER_PORT, 80)));
+        self.oracle.published = published;
         self.forget();
         self.oracle.inbound = inbound;
     }

@@ -9,6 +9,7 @@ mod exits;
 mod hunt;
 mod mutate;
 mod oracle;
+mod published;
 mod step;
 mod view;
 

@@ -31,6 +31,10 @@ pub(super) struct Oracle {
     pub(super) went_out: HashSet<(Address, Address)>,
     /// Pod and peer, where the peer came in by itself.
     pub(super) came_in: HashSet<(Address, Address)>,
+    /// Pod and peer, where the peer came in by a published port.
+    pub(super) led_in: HashSet<(Address, Address)>,
+    /// A port of the node leads to pod A.
+    pub(super) published: bool,
     pub(super) dropped: u64,
 }
 
@@ -44,6 +48,8 @@ impl Oracle {
             inbound,
             went_out: HashSet::new(),
             came_in: HashSet::new(),
+            led_in: HashSet::new(),
+            published: false,
             dropped: 0,
         }
     }
@@ -52,6 +58,7 @@ impl Oracle {
     pub(super) fn forget(&mut self) {
         self.went_out.clear();
         self.came_in.clear();
+        self.led_in.clear();
     }
 
     /// Judges one run.
@@ -91,7 +98,7 @@ impl Oracle {
         self.addresses.iter().position(|own| own.contains(address)).map(|at| self.pods[at])
     }
 
-    fn is_node(&self, address: &Address) -> bool {
+    pub(super) fn is_node(&self, address: &Address) -> bool {
         self.node.contains(address)
     }
 
@@ -103,7 +110,7 @@ impl Oracle {
         })
     }
 
-    fn sender(&self, step: &Step) -> Option<Pod> {
+    pub(super) fn sender(&self, step: &Step) -> Option<Pod> {
         match step.on {
             Place::A => Some(self.pods[0]),
             Place::B => Some(self.pods[1]),
@@ -113,7 +120,9 @@ impl Oracle {
 
     /// A pod's packet that the node's stack gets.
     fn pod_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
-        exits::unchanged(step, ran)?;
+        if !self.led_to_stack(step, ran)? {
+            exits::unchanged(step, ran)?;
+        }
         let Some(view) = View::of(&step.packet, step.gso != 0) else {
             return match step.packet[12..14] {
                 [0x08, 0x06] => self.own_claim(step),
@@ -156,7 +165,7 @@ impl Oracle {
     /// A pod's packet that goes into another pod, or back into its own.
     fn pod_to_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let view = self.forwarded(step)?;
-        exits::Change::link(step, &view).with_hop(step, ran)?.check(step, ran)?;
+        self.local_change(step, &view, ran)?.with_hop(step, ran)?.check(step, ran)?;
         self.at_its_pod(step, &view, ran)
     }
 
@@ -178,7 +187,7 @@ impl Oracle {
 
     /// What the stack sends to a pod.
     fn stack_to_pod(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
-        exits::unchanged(step, ran)?;
+        self.out_of_stack(step, ran)?;
         let Some(view) = View::of(&step.packet, step.gso != 0) else { return Ok(()) };
         let [source, destination] = [true, false].map(|source| view.address(&step.packet, source));
         let local = step.from == Place::Nowhere || self.pod_of(&source).is_some();
@@ -190,6 +199,9 @@ impl Oracle {
 
     /// What the wire brings, for the node; or for a pod of an open network, and too long for it.
     fn wire_to_stack(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
+        if self.led_to_stack(step, ran)? {
+            return Ok(());
+        }
         exits::own_reply(step, ran, |address| self.is_node(address))?;
         let Some(view) = View::of(&step.packet, step.gso != 0).filter(|_| self.inbound) else {
             return Ok(());
@@ -215,6 +227,10 @@ impl Oracle {
             return Err("a pod's address from the wire reached a pod".to_owned());
         }
         self.at_its_pod(step, &view, ran)?;
+        if self.published && translated && !view.is_error(&step.packet) {
+            let led = self.is_published(step, &view, ran);
+            return led.or_else(|_| self.let_in(&ran.packet, &view, translated));
+        }
         self.let_in(&ran.packet, &view, translated)
     }
 
@@ -241,7 +257,7 @@ impl Oracle {
     }
 
     fn knows(&self, pair: &(Address, Address)) -> bool {
-        self.went_out.contains(pair) || self.came_in.contains(pair)
+        [&self.went_out, &self.came_in, &self.led_in].iter().any(|all| all.contains(pair))
     }
 
     /// What leaves by an uplink.
