@@ -201,10 +201,14 @@ fn publish_tells_a_socket_whom_it_asked(family: Family) {
 fn publish_on_one_address_answers_there_alone(family: Family) {
     let (side, (_cgroup, node)) = (Side::of(&family), start());
     let own = &node.topology.node.netns;
-    let (inside, uplink) = (SocketAddr::new(loopback(&side), 8081), SocketAddr::new(side.node, 8082));
+    let inside = if side.v6 { loopback(&side) } else { Ipv4Addr::new(127, 0, 0, 53).into() };
+    let (inside, uplink) = (SocketAddr::new(inside, 8081), SocketAddr::new(side.node, 8082));
     let _pod = server(&node, &side, &[&format!("{inside}:80"), &format!("{uplink}:80")]);
     for to in [inside, uplink] {
         assert_eq!(connect(own, to).expect("connected").peer_addr().expect("peer"), to);
+    }
+    if !side.v6 {
+        refused(own, SocketAddr::new(loopback(&side), 8081));
     }
     refused(own, SocketAddr::new(side.node, 8081));
     refused(own, SocketAddr::new(loopback(&side), 8082));

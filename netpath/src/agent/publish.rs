@@ -151,7 +151,10 @@ impl Agent {
         let own = seen.surroundings().addresses;
         let registry = lock(&self.registry);
         let lacking = registry.pods().flat_map(|entry| {
-            let lacks = |one: &&Publication| one.exact().is_some_and(|address| !own.contains(&address));
+            // All of 127.0.0.0/8 is the node's.
+            let lacks = |one: &&Publication| {
+                one.exact().is_some_and(|address| !address.is_loopback() && !own.contains(&address))
+            };
             let words =
                 |one| format!("pod {} publishes {one}: the node does not have the address", entry.pod.name);
             entry.pod.publications.iter().filter(lacks).map(words)

@@ -86,6 +86,7 @@ fn a_full_file() {
         [datapath]
         attach = "clsact"
         mode = "xdp"
+        cgroup = "/sys/fs/cgroup/a"
     "#;
     let config = load(text, |_| ()).unwrap();
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
@@ -94,7 +95,7 @@ fn a_full_file() {
     assert!(!config.network.masquerade);
     assert_eq!((config.mtu, config.flow_entries), (Some(1400), 1024));
     assert_eq!((config.snat_ports, config.attach), (40_000..=40_000, Some(AttachKind::Clsact)));
-    assert_eq!(config.mode, Mode::Xdp);
+    assert_eq!((config.mode, config.cgroup), (Mode::Xdp, Cgroup::At("/sys/fs/cgroup/a".into())));
     assert_eq!(config.paths.lock(), Path::new("/tmp/r/lock"));
 }
 
@@ -196,6 +197,8 @@ fn every_rule_refuses() {
         "flows.capacity = 99999999",
         "datapath.attach = \"xdp\"",
         "datapath.mode = \"tcx\"",
+        "datapath.cgroup = \"system.slice\"",
+        "datapath.cgroup = \"\"",
         "api.group = \"no-such-group\"",
         "api.group = \"\"",
         "metrics.listen = \"9464\"",

@@ -92,6 +92,7 @@ fn what_is_fixed_at_the_start_is_told_by_its_key() {
         snat.ports = \"40000-50000\"
         snat.addresses = [\"192.0.2.1\"]
         datapath.mode = \"xdp\"
+        datapath.cgroup = \"none\"
         flows.per_pod = 7
         flows.timeouts.icmp = \"5s\"
     ";
