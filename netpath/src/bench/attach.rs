@@ -1,5 +1,5 @@
-//! Adding and removing a pod, each by a process of its own as container engines do it: `netpath pod add` beside the
-//! reference CNI plugin `bridge`, which makes a bridge, a veth pair, addresses and masquerading.
+//! Adding and removing a pod, each by a process of its own as container engines do it: the CNI plugin `netpath-cni` beside
+//! the reference one `bridge`, which makes a bridge, a veth pair, addresses and masquerading.
 
 use std::{
     io::{self, Write},
@@ -16,14 +16,10 @@ use super::{
     modes::bridge::before,
     names::Key,
     order::order,
-    run::{Bench, Skipped, blocking},
+    run::{Bench, INSTANCE, Skipped, blocking},
 };
 use crate::{
-    lab::{
-        LabError,
-        error::Doing,
-        topology::{Space, net},
-    },
+    lab::{LabError, error::Doing, topology::net},
     net::Netns,
 };
 
@@ -31,45 +27,44 @@ use crate::{
 const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 const UPLINK: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 18, 8, 2);
 
-/// Who attaches pods.
-enum Attacher {
-    Netpath,
-    Reference { plugins: PathBuf, node: Space, config: String, locks: PathBuf },
+/// Who attaches pods: a CNI plugin in a node's namespace.
+struct Attacher {
+    mode: &'static str,
+    plugin: PathBuf,
+    node: Netns,
+    config: String,
+    /// Where the reference plugins keep iptables' lock.
+    locks: PathBuf,
 }
 
 impl Attacher {
-    const fn mode(&self) -> &'static str {
-        match self {
-            Self::Netpath => "netpath",
-            Self::Reference { .. } => "bridge",
-        }
-    }
-
     /// Adds or removes the pod whose namespace is at `path`.
-    async fn act(&self, site: &Site, add: bool, name: &str, path: &Path) -> Result<Duration, LabError> {
+    async fn act(&self, add: bool, name: &str, path: &Path) -> Result<Duration, LabError> {
         let doing = || format!("{} pod {name}", if add { "adding" } else { "removing" });
-        let (command, input, node) = match self {
-            Self::Netpath => {
-                let mut command = site.stage().await.command().doing(doing)?;
-                command.args(["pod", if add { "add" } else { "rm" }, name]);
-                if add {
-                    command.arg("--netns").arg(path);
-                } else {
-                    // As for a container engine, which removes the namespace next whatever is in it.
-                    command.arg("--no-wait");
-                }
-                (command, String::new(), site.topology.node.netns.clone())
-            }
-            Self::Reference { plugins, node, config, locks } => {
-                let mut command = Command::new(plugins.join("bridge"));
-                command.env("CNI_COMMAND", if add { "ADD" } else { "DEL" }).env("CNI_CONTAINERID", name);
-                command.env("CNI_NETNS", path).env("CNI_IFNAME", "eth0").env("CNI_PATH", plugins);
-                command.env("XTABLES_LOCKFILE", locks);
-                (command, config.clone(), node.netns.clone())
-            }
-        };
+        let mut command = Command::new(&self.plugin);
+        command.env("CNI_COMMAND", if add { "ADD" } else { "DEL" }).env("CNI_CONTAINERID", name);
+        command.env("CNI_NETNS", path).env("CNI_IFNAME", "eth0");
+        command
+            .env("CNI_PATH", self.plugin.parent().unwrap_or(Path::new("/")))
+            .env("XTABLES_LOCKFILE", &self.locks);
+        let (input, node) = (self.config.clone(), self.node.clone());
         blocking("attaching", move || node.enter(|| timed(command, &input))).await??.doing(doing)
     }
+}
+
+/// Our plugin, which lies beside this program, for the site's agent; or why it is left out.
+async fn own(site: &Site) -> Result<Result<Attacher, String>, LabError> {
+    let plugin = std::env::current_exe().doing(|| "finding the plugin netpath-cni".into())?;
+    let plugin = plugin.with_file_name("netpath-cni");
+    if !plugin.exists() {
+        return Ok(Err(format!("{} is not there: it comes with netpath", plugin.display())));
+    }
+    site.agent().await?;
+    let config =
+        json!({ "cniVersion": "0.4.0", "name": "bench", "type": "netpath-cni", "instance": INSTANCE });
+    let locks = site.stage().await.places.runtime.join("xtables.lock");
+    let node = site.topology.node.netns.clone();
+    Ok(Ok(Attacher { mode: "netpath", plugin, node, config: config.to_string(), locks }))
 }
 
 /// From before the process starts until after it has ended.
@@ -110,7 +105,7 @@ async fn reference(site: &Site) -> Result<Result<Attacher, String>, LabError> {
         },
     });
     let (config, locks) = (config.to_string(), runtime.join("xtables.lock"));
-    Ok(Ok(Attacher::Reference { plugins: plugins.to_owned(), node, config, locks }))
+    Ok(Ok(Attacher { mode: "bridge", plugin: plugins.join("bridge"), node: node.netns, config, locks }))
 }
 
 /// Each round everybody adds a pod and removes it again. Who fails is given up, and told.
@@ -120,19 +115,19 @@ async fn reference(site: &Site) -> Result<Result<Attacher, String>, LabError> {
 pub(super) async fn measure(bench: &Bench, skipped: &mut Vec<Skipped>) -> Result<Found, LabError> {
     let site = &bench.site;
     let mut attachers = Vec::new();
-    match reference(site).await? {
-        Ok(reference) => attachers.push(reference),
-        Err(reason) => skipped.push(Skipped::workload("bridge", Workload::Attach, reason)),
-    }
-    if bench.has("netpath") {
-        site.agent().await?;
-        attachers.push(Attacher::Netpath);
+    let own = if bench.has("netpath") { Some(own(site).await?) } else { None };
+    for (mode, attacher) in [("bridge", Some(reference(site).await?)), ("netpath", own)] {
+        match attacher {
+            Some(Ok(attacher)) => attachers.push(attacher),
+            Some(Err(reason)) => skipped.push(Skipped::workload(mode, Workload::Attach, reason)),
+            None => {}
+        }
     }
     let mut found = Found::default();
     for round in 1..=bench.plan.rounds {
         for at in order(0, round, attachers.len()) {
             bench.bar.inc(1);
-            let mode = attachers[at].mode();
+            let mode = attachers[at].mode;
             if found.failures.iter().any(|one| one.mode == mode) {
                 continue;
             }
@@ -153,11 +148,11 @@ pub(super) async fn measure(bench: &Bench, skipped: &mut Vec<Skipped>) -> Result
 
 /// A pod comes and goes; both times.
 async fn turn(site: &Site, attacher: &Attacher, round: usize) -> Result<[Duration; 2], LabError> {
-    let name = format!("attach-{}-{round}", attacher.mode());
+    let name = format!("attach-{}-{round}", attacher.mode);
     let path = site.topology.spec.dir.join(&name);
     Netns::create(&path)?;
-    let added = attacher.act(site, true, &name, &path).await;
-    let removed = attacher.act(site, false, &name, &path).await;
+    let added = attacher.act(true, &name, &path).await;
+    let removed = attacher.act(false, &name, &path).await;
     Netns::delete(&path)?;
     Ok([added?, removed?])
 }
