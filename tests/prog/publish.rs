@@ -135,6 +135,10 @@ fn what_is_forwarded_is_none_of_ours(f: Family) {
         scene
             .expect_no_drop("through", |scene| scene.from_wire(&through))
             .assert_untouched("through", &through);
+        let own = from_router(packet(talk, (f.node, CLIENT), (f.node, PORT), false));
+        scene
+            .expect_no_drop("its own", |scene| scene.from_wire(&own))
+            .assert_untouched("the stack's to judge", &own);
         let away = scene.a_says(packet(talk, (f.a, 40_000), (f.other, PORT), false));
         assert_eq!(
             (away.code, see(&away.packet).source),

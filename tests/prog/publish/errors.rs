@@ -40,6 +40,7 @@ fn what_the_stack_must_answer_it_gets_translated(f: Family) {
         (endpoint.mtu, endpoint.flags) = (1300, endpoint.flags | ENDPOINT_PUBLISHES);
     });
     let content = vec![7; 1350];
+    scene.a_says(Frame::udp((f.a, CLIENT), (f.node, PORT)));
     let b = scene.b;
     let outside = Frame::udp((f.outside, CLIENT), (f.node, PORT)).payload(content.clone());
     let inside = Frame::udp((f.b, CLIENT), (f.node, PORT)).payload(content.clone());
@@ -55,6 +56,10 @@ fn what_the_stack_must_answer_it_gets_translated(f: Family) {
             .expect_no_drop(name, |scene| scene.to_a(&ran.packet, ingress))
             .assert_untouched(name, &ran.packet);
         let stray = Frame::udp((from, CLIENT + 1), (f.a, POD_PORT)).bytes();
+        let forged = Frame::udp((hairpin(&f), CLIENT), (f.a, POD_PORT)).bytes();
+        scene.expect_drop("to itself, from elsewhere", DropReason::InboundDenied, |scene| {
+            scene.to_a(&forged, scene.vpn)
+        });
         if from == f.outside {
             scene.expect_drop("no flow", DropReason::InboundDenied, |scene| scene.to_a(&stray, ingress));
         }
