@@ -118,8 +118,8 @@ pub struct AddArgs {
     /// Which way its packets take to other pods of the node: tc or xdp [default: the node's]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
-    /// Ports of the node that lead to the pod: [IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]; may be repeated
-    #[arg(long, value_name = "PORTS")]
+    /// Ports of the node that lead to the pod, the node's before the pod's; may be repeated
+    #[arg(long, value_name = "[IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]")]
     publish: Vec<String>,
 }
 

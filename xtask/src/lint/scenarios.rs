@@ -35,7 +35,7 @@ fn names(line: &str) -> impl Iterator<Item = &str> {
 fn problem(root: &Path, name: &str) -> Option<String> {
     let mut parts: Vec<&str> = name.split("::").collect();
     let family = parts.pop_if(|last| *last == "{ipv4,ipv6}").is_some();
-    let (tier, file, test) = (parts[0], parts.get(1)?, parts.last()?);
+    let (tier, file, test) = (parts[0], parts.get(1..parts.len() - 1)?.join("/"), parts.last()?);
     let read = |path: String| Some((fs::read_to_string(root.join(&path)).ok()?, path));
     let found =
         read(format!("tests/{tier}/{file}.rs")).or_else(|| read(format!("tests/{tier}/{file}/mod.rs")));

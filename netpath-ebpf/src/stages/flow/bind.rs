@@ -223,7 +223,7 @@ impl<T: Taken> helper::Step for Candidates<'_, T> {
         search.tried = round + 1;
         match insert(&search.reply, scratch) {
             Ok(()) if T::is_taken(&search.reply) || socket::owns(self.packet, &search.reply) => {
-                FLOWS.remove(&search.reply)
+                FLOWS.remove(&search.reply);
             }
             Ok(()) => {
                 search.code = code::DONE;

@@ -111,14 +111,14 @@ pub fn is_of(headers: &Headers, flow: Option<&Flow>, pod: u32) -> bool {
     flow.pod == pod
 }
 
-/// Whether a packet to a pod is of a flow that came to it by a published port, and has been led there already.
+/// Whether a packet to a pod is of a flow that came to it by a published port from outside, and has been led there already.
 #[inline(always)]
 pub fn is_led(headers: &Headers, pod: u32) -> bool {
     let answer = || FLOWS.get(&headers.key.partner(Rewrite::None as u8, Addr::UNSPECIFIED, 0));
-    headers.transport == Transport::Ports
-        && answer().is_some_and(|flow| {
-            flow.pod == pod && !is_original(flow) && flow.rewrite == Rewrite::Source as u8
-        })
+    let is_answer = |flow: &Flow| {
+        flow.pod == pod && flow.flags == 0 && !is_original(flow) && flow.rewrite == Rewrite::Source as u8
+    };
+    headers.transport == Transport::Ports && answer().is_some_and(is_answer)
 }
 
 /// Forgets a packet's flow. Not inlined: rare, and its keys would stand on the caller's stack.
