@@ -191,6 +191,12 @@ fn publish_tells_a_socket_whom_it_asked(family: Family) {
         let to = SocketAddr::new(address, PORT);
         assert_eq!(connect(own, to).expect("connected").peer_addr().expect("peer"), to, "TCP");
     }
+    // What is bound to the loopback could not leave it.
+    let bound = bind(loopback(&side));
+    bound.connect(SocketAddr::new(loopback(&side), ports[0])).expect("connect");
+    bound.send(b"?").expect("sent");
+    let error = bound.recv(&mut [0; 8]).expect_err("nobody listens there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     // The pod by its own address, by a socket that has asked the node for it.
     let direct = SocketAddr::new(side.address(&pod), echoes[0]);
     assert_eq!(ask(&sockets[0], direct), direct);

@@ -2,7 +2,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated as raw, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated as raw,
+    programs::SockAddrContext,
+};
 use netpath_common::abi::Addr;
 
 /// What a hook of a family was called with: the kernel refuses a program that touches the other family's fields.
@@ -70,11 +74,32 @@ impl<const V6: bool> SockAddr<V6> {
     pub fn is_connected(&self) -> bool {
         // TCP_ESTABLISHED, of a UDP socket as well (include/net/tcp_states.h).
         const ESTABLISHED: u32 = 1;
-        // SAFETY: as above; a hook always has a socket.
+        // SAFETY: as below.
+        unsafe { (&raw const (*self.socket()).state).read_volatile() == ESTABLISHED }
+    }
+
+    /// The socket's own address; unspecified if it has none yet.
+    #[inline(always)]
+    pub fn source(&self) -> Addr {
+        let socket = self.socket();
+        // SAFETY: a hook always has a socket, which lives while the program runs.
         unsafe {
-            let socket = (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile();
-            (&raw const (*socket).state).read_volatile() == ESTABLISHED
+            if !V6 {
+                return Addr::from_v4_be((&raw const (*socket).src_ip4).read_volatile());
+            }
+            Addr([
+                (&raw const (*socket).src_ip6[0]).read_volatile(),
+                (&raw const (*socket).src_ip6[1]).read_volatile(),
+                (&raw const (*socket).src_ip6[2]).read_volatile(),
+                (&raw const (*socket).src_ip6[3]).read_volatile(),
+            ])
         }
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> *const bpf_sock {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() }
     }
 
     /// Number of the socket; none is ever given twice.

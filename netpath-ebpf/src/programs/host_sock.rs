@@ -59,7 +59,7 @@ fn ask<const V6: bool>(socket: &SockAddr<V6>, connected: bool) -> i32 {
 fn lead<const V6: bool>(socket: &SockAddr<V6>, connected: bool) {
     // To Linux "any address" as a destination is the loopback; and what a socket would be told to have asked.
     let (addr, port) = (socket.addr().or_loopback(), socket.port());
-    match target(&addr, port, socket.proto()) {
+    match target(socket, &addr, port) {
         Some(pod) => {
             asked::note(&key(socket, pod.addr, pod.port), &Asked { addr, port, pad: 0 });
             socket.set(&pod.addr, pod.port);
@@ -70,11 +70,12 @@ fn lead<const V6: bool>(socket: &SockAddr<V6>, connected: bool) {
     }
 }
 
-/// Where a port of the node leads.
+/// Where a port of the node leads. Nowhere for a socket that is bound to a loopback address: what carries that comes to no pod.
 #[inline(always)]
-fn target(addr: &Addr, port: u16, proto: u8) -> Option<&'static Published> {
-    let published = publish::find(addr, port, proto)?;
-    (addr.is_loopback() || route::whose(addr) == route::Whose::Node).then_some(published)
+fn target<const V6: bool>(socket: &SockAddr<V6>, addr: &Addr, port: u16) -> Option<&'static Published> {
+    let published = publish::find(addr, port, socket.proto())?;
+    let own = addr.is_loopback() || route::whose(addr) == route::Whose::Node;
+    (own && !socket.source().is_loopback()).then_some(published)
 }
 
 #[inline(always)]
