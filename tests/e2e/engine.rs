@@ -46,8 +46,8 @@ impl Host {
     /// Boots it, and starts the agent. Engines have it as their only network.
     pub(crate) fn start() -> Self {
         let (surroundings, machine) = machine_with(|root| {
-            // The cgroups are those of the machine that the tests run on: no hooks there. Those are tried by netns::host_sock.
-            install(root, "[Service]\nEnvironment=NETPATH_DATAPATH_CGROUP=/run/no-cgroup\n");
+            // The cgroups are those of the machine that the tests run on: no hooks there; netns::publish_node tries those.
+            install(root, "[Service]\nEnvironment=NETPATH_DATAPATH_CGROUP=none\n");
             let engines = root.join("etc/containers");
             fs::create_dir_all(&engines).expect("engines");
             fs::write(engines.join("containers.conf"), PODMAN).expect("podman");
