@@ -20,6 +20,7 @@ pub(crate) fn namespace(id: &str) -> Netns {
 
 /// The node's pods.
 pub(crate) fn pods(node: &Node) -> Vec<Pod> {
+    tidy::let_go(node);
     node.runtime.block_on(node.client.pods()).expect("pods")
 }
 
@@ -240,6 +241,7 @@ fn cni_gives_a_container_a_second_network_ipv4_and_ipv6() {
     for (config, container) in [(&back, &second), (&front, &first), (&back, &Container::new("c2"))] {
         ask(&node, "DEL", config, container).expect("removed");
     }
+    assert_eq!(pods(&node), []);
     assert_eq!(run_in(&netns, "ip", &["rule"]).lines().count(), 3);
     assert_eq!(run_in(&netns, "ip", &["-6", "rule"]).lines().count(), 2);
 }
@@ -346,7 +348,8 @@ fn cni_addresses_of_another_ipam_plugin() {
 /// The reference plugins behind netpath in one list, as an engine runs it.
 #[test]
 fn cni_in_a_chain_with_reference_plugins() {
-    let node = Node::start("");
+    // `bandwidth` wants the ingress qdisc of the pod's link for itself.
+    let node = Node::start("[datapath]\nattach = \"tcx\"");
     let config = install(&node, "default");
     let netns = namespace("c1");
     let container = Container::new("c1");

@@ -69,7 +69,13 @@ impl Host {
 
     /// The agent's pods.
     pub(crate) fn pods(&self) -> Vec<Pod> {
-        serde_json::from_str(&self.run("netpath pod ls -o json")).expect("pods")
+        let mut pods: Vec<Pod> = Vec::new();
+        // What an engine was told is gone goes a little later.
+        wait::until("what is let go is gone", || {
+            pods = serde_json::from_str(&self.run("netpath pod ls -o json")).expect("pods");
+            pods.iter().all(|pod| pod.state != "removing")
+        });
+        pods
     }
 
     /// The pod of the container, or of the namespace, whose name the engine told.

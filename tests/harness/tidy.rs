@@ -17,16 +17,31 @@ use netpath::{
 };
 use netpath_common::abi::{Addr, Endpoint, Flow, FlowKey, Link, PIN_SCHEME};
 
-use crate::node::{Node, binary, run_in};
+use crate::{
+    node::{Node, binary, run_in},
+    wait::until,
+};
 
 /// Where the agent of [`Node`] pins.
 pub const PINS: &str = "/sys/fs/bpf/netpath/default";
+
+/// Waits until pods that engines were told are gone have gone: their links do so a little later.
+///
+/// # Panics
+/// If they do not.
+pub fn let_go(node: &Node) {
+    until("what is let go is gone", || {
+        let pods = node.runtime.block_on(node.client.pods()).expect("pods");
+        pods.iter().all(|pod| pod.state != "removing")
+    });
+}
 
 /// Checks all of it. `pods` are those that must be there; the list may have others.
 ///
 /// # Panics
 /// If something is left over, or missing.
 pub fn check(node: &Node, pods: &[&str]) {
+    let_go(node);
     let listed = node.runtime.block_on(node.client.pods()).expect("pods");
     let status = node.runtime.block_on(node.client.status()).expect("status");
     assert_eq!(status.problems, [""; 0]);

@@ -99,8 +99,11 @@ fn target(headers: &Headers, led: &mut Led) -> bool {
     let Some(published) = publish::find(&key.dst, key.dport, key.proto) else { return false };
     (led.to.addr, led.to.port, led.to.source) = (published.addr, published.port, false);
     (led.pod, led.flags) = (published.pod, 0);
-    // What is only forwarded is none of ours; and nobody else has the node's address, which its stack would say as well.
-    route::whose(&key.dst) == route::Whose::Node && route::whose(&key.src) != route::Whose::Node
+    // What is only forwarded is none of ours; and nobody else has the node's address, which its stack would say as well, or
+    // the one that a pod takes for itself.
+    route::whose(&key.dst) == route::Whose::Node
+        && route::whose(&key.src) != route::Whose::Node
+        && !publish::is_hairpin(&key.src)
 }
 
 /// Makes the flow of a packet that is led somewhere for the first time.

@@ -126,7 +126,11 @@ impl Metrics {
             "Time until the API began its answer, by route and status",
             self.requests.clone(),
         );
-        registry.register("events", "Events that the programs told, by kind", self.events.clone());
+        registry.register(
+            "events",
+            "Events that the programs told, by kind. New flows are told while somebody listens to events",
+            self.events.clone(),
+        );
     }
 }
 

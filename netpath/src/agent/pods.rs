@@ -235,7 +235,7 @@ impl Agent {
         self.state.save(pod).await?;
         lock(&self.registry).set_state(pod, PodState::Removing);
         if !pod.publications.is_empty() {
-            self.follow_published().await?;
+            self.ensure_published().await?;
         }
         self.isolate(&entry).await?;
         // Nobody may wait for this.
@@ -243,6 +243,9 @@ impl Agent {
         self.dismantle(&entry).await?;
         self.state.remove(pod).await?;
         lock(&self.registry).forget(pod);
+        if !pod.publications.is_empty() {
+            self.note("table of published ports", &self.follow_published().await);
+        }
         tracing::info!(pod = %pod.name, "pod removed");
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::error::{CniError, Code};
@@ -31,10 +31,11 @@ pub(super) struct Config {
     pub(super) runtime: Runtime,
     #[serde(rename = "prevResult")]
     pub(super) previous: Option<Value>,
-    #[serde(rename = "cni.dev/valid-attachments")]
+    /// A list that is null has nobody in it: that is how Go writes an empty one.
+    #[serde(rename = "cni.dev/valid-attachments", deserialize_with = "listed")]
     valid: Option<Vec<Valid>>,
     /// What version 1.1.0 called it before an erratum.
-    #[serde(rename = "cni.dev/attachments")]
+    #[serde(rename = "cni.dev/attachments", deserialize_with = "listed")]
     valid_before: Option<Vec<Valid>>,
 }
 
@@ -204,6 +205,11 @@ impl Dns {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A list that is there, though it may be null.
+fn listed<'a, D: Deserializer<'a>>(source: D) -> Result<Option<Vec<Valid>>, D::Error> {
+    Ok(Some(Option::deserialize(source)?.unwrap_or_default()))
 }
 
 /// An address, with a prefix's length or without.

@@ -20,6 +20,7 @@ impl Registry {
             .pods
             .values()
             .map(|entry| &entry.pod)
+            .filter(|pod| pod.state != PodState::Removing)
             .filter(|pod| pod.attachment.as_ref().filter(is_sibling).is_some())
             .collect();
         wanted.publications.retain(|one| !siblings.iter().any(|pod| pod.publications.contains(one)));
