@@ -300,6 +300,11 @@ fn cni_status_and_garbage_collection() {
     let left: Vec<_> = pods(&node).into_iter().filter_map(|pod| pod.attachment).collect();
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(!left.iter().any(|one| one.container == "c1" && one.network == "netpath"), "{left:?}");
+    // As Go writes a list with nobody in it.
+    valid["cni.dev/valid-attachments"] = Value::Null;
+    assert_eq!(ask(&node, "GC", &valid, &nobody), Ok(Value::Null));
+    let left: Vec<_> = pods(&node).into_iter().filter_map(|pod| pod.attachment).collect();
+    assert!(left.len() == 2 && left.iter().all(|one| one.network == "back"), "{left:?}");
     node.stop();
     let (number, said) = code(ask(&node, "STATUS", &config, &nobody));
     assert!(number == 50 && said.contains("netpath agent run"), "{number} {said}");

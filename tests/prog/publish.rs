@@ -139,6 +139,10 @@ fn what_is_forwarded_is_none_of_ours(f: Family) {
         scene
             .expect_no_drop("its own", |scene| scene.from_wire(&own))
             .assert_untouched("the stack's to judge", &own);
+        let itself = from_router(packet(talk, (hairpin(&f), CLIENT), (f.node, PORT), false));
+        scene
+            .expect_no_drop("whom a pod takes for itself", |scene| scene.from_wire(&itself))
+            .assert_untouched("not for a pod", &itself);
         let away = scene.a_says(packet(talk, (f.a, 40_000), (f.other, PORT), false));
         assert_eq!(
             (away.code, see(&away.packet).source),

@@ -28,7 +28,8 @@ impl Agent {
     /// # Errors
     /// If the flow table cannot be read.
     pub async fn published(&self) -> Result<Vec<Published>, AgentError> {
-        let pods: Vec<Pod> = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
+        let pods: Vec<Pod> =
+            lock(&self.registry).pods().filter(is_ready).map(|entry| entry.pod.clone()).collect();
         let row = |pod: &Pod, one: &Publication| Published {
             address: one.address.map_or_else(|| "*".to_owned(), |address| address.to_string()),
             port: one.port,
