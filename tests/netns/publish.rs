@@ -18,6 +18,7 @@ use netpath::{
 use netpath_common::abi::{HAIRPIN_V4, HAIRPIN_V6};
 use netpath_tests::{
     for_both_families,
+    kernel::forward_ipv6,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::{Side, connected},
@@ -37,6 +38,13 @@ for_both_families!(
 const PORT: u16 = 8080;
 const POD_PORT: u16 = 80;
 const SILENT: Duration = Duration::from_millis(300);
+
+/// A node that has nothing to complain about, on kernels too that need a sysctl for it.
+fn start() -> Node {
+    let node = Node::start("");
+    forward_ipv6(&node.topology.node.netns);
+    node
+}
 
 /// A pod that publishes, with a server behind it.
 fn server(node: &Node, side: &Side, name: &str, publish: &[&str]) -> LabPod {
@@ -155,18 +163,18 @@ fn reached(node: &Node, side: &Side) {
 }
 
 fn tcp_and_udp_reach_the_pod_from_everywhere(family: Family) {
-    let node = Node::start("");
+    let node = start();
     reached(&node, &Side::of(&family));
 }
 
 fn xdp_pods_are_reached_as_well(family: Family) {
     Node::pods_in(Mode::Xdp);
-    let node = Node::start("");
+    let node = start();
     reached(&node, &Side::of(&family));
 }
 
 fn large_datagrams_and_streams_pass_both_ways(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let a = server(&node, &side, "a", &["8080:80/udp", "8080:80"]);
     let b = node.pod("b");
     let content: Vec<u8> = (0..16_000_u32).map(|n| (n % 251) as u8).collect();
@@ -203,7 +211,7 @@ fn stream(from: &Netns, to: SocketAddr) {
 }
 
 fn a_trace_tells_where_a_published_port_leads(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let a = server(&node, &side, "a", &["8080:80"]);
     let b = node.pod("b");
     let own = side.address(&a);
@@ -253,7 +261,7 @@ fn echoes(stream: &mut TcpStream, text: &[u8]) {
 }
 
 fn connections_outlive_a_restart_and_new_ones_need_no_agent(family: Family) {
-    let (mut node, side) = (Node::start(""), Side::of(&family));
+    let (mut node, side) = (start(), Side::of(&family));
     let _a = server(&node, &side, "a", &["8080:80", "8080:80/udp"]);
     let b = node.pod("b");
     let to = SocketAddr::new(side.node, PORT);
@@ -283,7 +291,7 @@ fn connections_outlive_a_restart_and_new_ones_need_no_agent(family: Family) {
 }
 
 fn a_pod_that_replaces_another_gets_the_next_datagram(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let first = server(&node, &side, "first", &["8080:80/udp"]);
     let other = node.pod("other");
     let to = SocketAddr::new(side.node, PORT);
@@ -306,7 +314,7 @@ fn a_pod_that_replaces_another_gets_the_next_datagram(family: Family) {
 }
 
 fn a_closed_port_answers_and_does_not_hang(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let wanted = ["8080:81", "8080:81/udp"].map(String::from).to_vec();
     let pod = node.add(&PodAdd { name: "a".into(), publish: wanted, ..PodAdd::default() });
     let (a, b) = (LabPod::open(pod).expect("pod"), node.pod("b"));

@@ -17,6 +17,7 @@ use netpath::{
 use netpath_tests::{
     cgroup::Cgroup,
     for_both_families,
+    kernel::forward_ipv6,
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::{Echo, Side},
@@ -37,6 +38,7 @@ const POD_PORT: u16 = 80;
 fn start() -> (Cgroup, Node) {
     let (topology, runtime) = Node::without_agent();
     let cgroup = Cgroup::enter();
+    forward_ipv6(&topology.node.netns);
     let mut node = Node::with_agent(topology, runtime, &cgroup.configuration());
     node.wait_ready();
     (cgroup, node)
@@ -280,6 +282,7 @@ fn publish_without_a_cgroup_works_but_for_the_node_itself() {
     let (topology, runtime) = Node::without_agent();
     let cgroup = Cgroup::enter();
     let missing = "[datapath]\ncgroup = \"/run/missing\"";
+    forward_ipv6(&topology.node.netns);
     let mut node = Node::with_agent(topology, runtime, missing);
     node.wait_ready();
     let (own, side) = (&node.topology.node.netns, Side::of(&Family::V4));

@@ -14,7 +14,7 @@ use netpath_tests::{
     wait,
 };
 
-use super::{PORT, SILENT, ask, curl, hairpin, problems, published, serve, server};
+use super::{PORT, SILENT, ask, curl, hairpin, problems, published, serve, server, start};
 
 for_both_families!(
     a_port_that_is_in_use_is_refused,
@@ -45,7 +45,7 @@ fn table() -> HashMap<MapData, [u8; 20], [u8; 24]> {
 }
 
 fn a_port_that_is_in_use_is_refused(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let _web = server(&node, &side, "web", &["8080-8089:80-89"]);
     let own = &node.topology.node.netns;
     let tcp = own.enter(|| TcpListener::bind((side.any(), 9000))).unwrap().unwrap();
@@ -73,7 +73,7 @@ fn a_port_that_is_in_use_is_refused(family: Family) {
 }
 
 fn what_is_published_changes_while_the_pod_runs(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let outside = &node.topology.outside.netns;
     let pod = node.pod("a");
     serve(&pod.netns, &side, "a");
@@ -102,7 +102,7 @@ fn what_is_published_changes_while_the_pod_runs(family: Family) {
 }
 
 fn an_address_that_comes_and_goes(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let second: IpAddr = if side.v6 { "2001:db8:18::77" } else { "198.18.0.77" }.parse().unwrap();
     let exact = format!("{}:80", SocketAddr::new(second, 8088));
     let a = server(&node, &side, "a", &["8080:80", &exact]);
@@ -139,7 +139,7 @@ fn an_address_that_comes_and_goes(family: Family) {
 }
 
 fn it_comes_back_when_somebody_removes_it(family: Family) {
-    let (node, side) = (Node::start(""), Side::of(&family));
+    let (node, side) = (start(), Side::of(&family));
     let _a = server(&node, &side, "a", &["8080:80"]);
     let to = SocketAddr::new(side.node, PORT);
     let mut table = table();
