@@ -23,7 +23,7 @@ static EVENT_TIMES: PerCpu<u64> = PerCpu::new(COUNTER_SLOTS);
 #[map]
 static EVENT_LOSSES: PerCpu<u64> = PerCpu::new(EventLoss::ALL.len() as u32);
 
-/// How many listen to new bindings. A record in the ring wakes the agent: a tenth of what making a binding costs.
+/// How many listen to new bindings. A record in the ring wakes the agent: half as much as making the binding, by a profile.
 #[map]
 static EVENT_LISTENERS: Single<u32> = Single::new();
 
