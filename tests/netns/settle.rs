@@ -28,7 +28,7 @@ for_both_families!(
 /// Times that all pods are moved.
 const MOVES: u32 = 3;
 /// Kills of agents that move pods.
-const KILLS: u32 = 6;
+const KILLS: u32 = 4;
 /// Pods that come at once.
 const MANY: usize = 50;
 const TO_THE_NODE: &str = "datagrams c to the node";
