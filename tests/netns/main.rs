@@ -22,6 +22,7 @@ mod reconcile;
 mod restart;
 mod routing;
 mod sctp;
+mod settle;
 mod snat;
 mod state;
 mod systemd;

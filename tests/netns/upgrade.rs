@@ -91,7 +91,7 @@ fn are_kept(before: &[Flow], node: &Node, when: &str) {
 }
 
 /// Ends the traffic: nothing was lost, and the flow of a sender has counted every one of its packets.
-fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) {
+pub(super) fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) -> Totals {
     let totals = traffic.finish();
     let Totals { sent, lost, connections, reset, ref by_sender, .. } = totals;
     println!("sent {sent} lost {lost}, connections {connections} reset {reset}");
@@ -101,6 +101,7 @@ fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) {
     let counted: Vec<(u64, u64)> =
         flows.iter().filter(to_outside).map(|flow| (flow.packets, flow.reply_packets)).collect();
     assert_eq!(counted, [(by_sender[LASTING], by_sender[LASTING])], "counted to the packet");
+    totals
 }
 
 /// One restart into another build or configuration, under traffic.

@@ -27,5 +27,6 @@ mod stack;
 mod sweep;
 mod to_pod;
 mod to_uplink;
+mod twice;
 mod xdp_pod;
 mod xdp_uplink;

@@ -4,7 +4,7 @@
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
 //! `attachments` what container engines ask for (`spool` while no agent answers), `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
-//! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
+//! configuration, `settle` moves pods' programs to where they cost packets less, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
 
 mod advertisements;
@@ -33,6 +33,7 @@ mod reconcile;
 mod registry;
 mod reload;
 mod reserved;
+mod settle;
 mod snat;
 mod spool;
 mod start;
@@ -106,6 +107,8 @@ pub struct Agent {
     node_changes: tokio::sync::Mutex<()>,
     /// A full pass is due: the configuration has changed, or what it waited for has come.
     reloaded: Notify,
+    /// When a pod came or went.
+    stirred: watch::Sender<Instant>,
     /// Held by whoever does what a queued removal asks for.
     spooled: tokio::sync::Mutex<()>,
     /// Held by whoever adds, changes or removes a network.

@@ -33,6 +33,7 @@ impl Agent {
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
         let change = self.begin_change().await?;
+        self.stir();
         let mut wanted = Wanted::check(request, &self.config())?;
         lock(&self.registry).leave_to_siblings(&mut wanted);
         let agent = Arc::clone(self);
@@ -107,6 +108,7 @@ impl Agent {
         name: &str,
     ) -> Result<(oneshot::Receiver<()>, JoinHandle<Result<(), AgentError>>), AgentError> {
         let change = self.begin_change().await?;
+        self.stir();
         let entry = lock(&self.registry).pod(name)?.clone();
         let agent = Arc::clone(self);
         let (tell, cut_off) = oneshot::channel();
@@ -218,6 +220,7 @@ impl Agent {
         let ready = Pod { state: PodState::Ready, ..built };
         self.state.save(&ready).await?;
         lock(&self.registry).set_state(pod, PodState::Ready);
+        self.stir();
         Ok(ready)
     }
 
@@ -246,6 +249,7 @@ impl Agent {
         if !pod.publications.is_empty() {
             self.note("table of published ports", &self.follow_published().await);
         }
+        self.stir();
         tracing::info!(pod = %pod.name, "pod removed");
         Ok(())
     }

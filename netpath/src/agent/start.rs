@@ -250,6 +250,7 @@ impl Agent {
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
+            stirred: watch::Sender::new(Instant::now()),
             spooled: tokio::sync::Mutex::new(()),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
@@ -278,6 +279,7 @@ impl Agent {
         tasks.spawn(Arc::clone(self).reconcile_loop());
         tasks.spawn(Arc::clone(self).sweep_loop());
         tasks.spawn(Arc::clone(self).spool_loop());
+        tasks.spawn(Arc::clone(self).settle_loop());
         Ok(tasks)
     }
 

@@ -150,6 +150,7 @@ impl Agent {
         let snat = self.snat_status().await?;
         let problems = lock(&self.problems).lines();
         let generic = self.generic_xdp(&attachments).await?;
+        let settling = attachments.iter().filter(|one| self.is_settling(one)).count() as u32;
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
@@ -160,6 +161,7 @@ impl Agent {
             uplinks,
             pin_dir: self.config().paths.pin_dir.display().to_string(),
             programs: self.describe_programs(attachments, &generic),
+            settling,
             pods,
             flows: lock(&self.swept).kept,
             flow_capacity: u64::from(self.flow_entries / 2),

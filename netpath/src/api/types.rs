@@ -249,6 +249,9 @@ pub struct Status {
     pub pin_dir: String,
     /// Attached programs.
     pub programs: Vec<ProgramStatus>,
+    /// Programs on pods that came by filters and are still to be moved to tcx links.
+    #[serde(default)]
+    pub settling: u32,
     /// Number of pods.
     pub pods: u32,
     /// Flows tracked (both directions are one).

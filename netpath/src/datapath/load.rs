@@ -1,6 +1,9 @@
 //! Loading the ELF: tables reused from their pins, constants set, programs verified.
 
-use std::path::Path;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -115,9 +118,16 @@ pub(super) fn load(
 ) -> Result<Ebpf, DatapathError> {
     let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
     let gateway_mac = options.gateway_mac;
+    let two_kinds = if changing {
+        u32::MAX
+    } else if options.attach.settles {
+        1 << Program::FromPod as u32
+    } else {
+        0
+    };
     let node_cookie = bpf::netns_cookie().map_err(kernel("reading the network namespace's cookie"))?;
     let constants =
-        Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds: changing, dry_run: false };
+        Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds, dry_run: false };
     let mut ebpf = open(&constants, |loader| {
         loader.map_max_entries("FLOWS", plan.entries);
         for table in TABLES.iter().filter(|table| table.pinned) {
@@ -149,8 +159,8 @@ pub(super) struct Constants {
     pub(super) node_cookie: u64,
     /// Bytes of a record in the table that flows are moved from; 0 if there is none.
     pub(super) flow_before: u32,
-    /// Whether a hook may have programs of both kinds, one behind the other.
-    pub(super) two_kinds: bool,
+    /// Programs that a hook may have by both kinds, one behind the other: the bit of each one's number.
+    pub(super) two_kinds: u32,
     /// Whether the programs only tell what they would do.
     pub(super) dry_run: bool,
 }
@@ -161,14 +171,16 @@ pub(super) fn open(
     tables: impl FnOnce(&mut EbpfLoader<'_>) -> Result<(), DatapathError>,
 ) -> Result<Ebpf, DatapathError> {
     let (flags, dry_run) = (fib_flags(), u32::from(constants.dry_run));
-    let two_kinds = u32::from(constants.two_kinds);
+    // A hash with random keys of the kernel's: no pod can guess it.
+    let note = RandomState::new().hash_one(constants.two_kinds);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("GATEWAY_MAC", &constants.gateway_mac[..], true)
         .override_global("NODE_COOKIE", &constants.node_cookie, true)
         .override_global("FIB_FLAGS", &flags, true)
         .override_global("FLOW_BEFORE_BYTES", &constants.flow_before, true)
-        .override_global("TWO_KINDS", &two_kinds, true)
+        .override_global("TWO_KINDS", &constants.two_kinds, true)
+        .override_global("NOTE", &note, true)
         .override_global("DRY_RUN", &dry_run, true);
     tables(&mut loader)?;
     loader.load(ELF).map_err(kernel("loading the eBPF object"))

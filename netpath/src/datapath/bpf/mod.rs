@@ -21,11 +21,12 @@ use aya::{
 };
 use nix::libc;
 
-pub(super) use self::link::{cgroup_link, netns_cookie, update_pinned};
+pub(super) use self::link::{cgroup_link, netns_cookie, pin_first, update_pinned};
 
 const LOOKUP_ELEM: libc::c_long = 1;
 const UPDATE_ELEM: libc::c_long = 2;
 const DELETE_ELEM: libc::c_long = 3;
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 /// Since Linux 6.6 for tcx.
 const PROG_QUERY: libc::c_long = 16;
