@@ -36,6 +36,9 @@ pids_limit = 0
 const STORAGE: &str =
     "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n";
 
+/// Prints what a line prints in a container.
+pub(crate) type Shell<'a> = &'a dyn Fn(&str) -> String;
+
 /// A running machine with an image called `image`.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
@@ -46,8 +49,7 @@ impl Host {
     /// Boots it, and starts the agent. Engines have it as their only network.
     pub(crate) fn start() -> Self {
         let (surroundings, machine) = machine_with(|root| {
-            // The cgroups are those of the machine that the tests run on: no hooks there; netns::publish_node tries those.
-            install(root, "[Service]\nEnvironment=NETPATH_DATAPATH_CGROUP=none\n");
+            install(root, "");
             let engines = root.join("etc/containers");
             fs::create_dir_all(&engines).expect("engines");
             fs::write(engines.join("containers.conf"), PODMAN).expect("podman");
@@ -99,6 +101,27 @@ impl Host {
                     .expect("namespace")
                     .is_ok_and(|said| said.ends_with(PAGE))
             });
+        }
+    }
+
+    /// Has the page of a container asked for by a port of the node, from each place: outside, the node itself, and shells in
+    /// containers, by all addresses of the node that lead there.
+    pub(crate) fn is_published(&self, port: u16, shells: &[(&str, Shell<'_>)]) {
+        let outside = &self.surroundings.0.outside.netns;
+        for address in ["198.18.0.2", "2001:db8:18::2"] {
+            let to = SocketAddr::new(address.parse().expect("address"), port);
+            wait::until(&format!("outside reaches {to}"), || {
+                outside.enter(|| page(to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE))
+            });
+            for (who, shell) in shells {
+                let said = shell(&format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}"));
+                assert!(said.ends_with(PAGE.trim_end()), "{who} asks {to}: {said}");
+            }
+        }
+        for host in ["localhost", "127.0.0.1", "[::1]", "198.18.0.2", "[2001:db8:18::2]"] {
+            // In one of the machine's own cgroups, as its processes are: where what a test starts there is not.
+            let ask = format!("systemd-run --quiet --wait --pipe curl -gsS -m 5 http://{host}:{port}/");
+            assert_eq!(self.run(&ask), PAGE.trim_end(), "the node asks {host}");
         }
     }
 

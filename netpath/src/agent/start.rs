@@ -250,7 +250,7 @@ impl Agent {
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
-            spooled: tokio::sync::Mutex::new(()),
+            turns: Mutex::default(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,

@@ -59,6 +59,27 @@ fn result_in(version: &str, change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[test]
+fn a_removal_needs_no_more_than_what_identifies_it() {
+    let variables = |command| with(&[("CNI_COMMAND", command), ("CNI_ARGS", "nonsense;IP=x;UNKNOWN=1")]);
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({"portMappings": "x", "ips": 7});
+    for (key, wrong) in
+        [("prevResult", json!("x")), ("dns", json!(1)), ("mtu", json!(-1)), ("network", json!([]))]
+    {
+        config[key] = wrong;
+    }
+    config["ipam"] = json!({"type": "host-local"});
+    config["spool"] = "/spool".into();
+    let request = read(&variables("DEL"), &config).0.unwrap();
+    let expected = Attachment { container: "c1".into(), interface: "eth0".into(), network: "net".into() };
+    assert_eq!((request.attachment(), request.config.ipam()), (expected, Some("host-local")));
+    assert_eq!(request.config.spool(), std::path::Path::new("/spool"));
+    for command in ["ADD", "CHECK"] {
+        read(&variables(command), &config).0.unwrap_err();
+    }
+}
+
+#[test]
 fn results_have_the_shape_of_their_version() {
     for version in Version::ALL {
         let mut expected = json!({
