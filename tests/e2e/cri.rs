@@ -259,10 +259,10 @@ fn cri_host_ports_are_published_ipv4_and_ipv6() {
     let containers = [cri.container(&ids[0], &web), cri.container(&ids[1], &sandbox("client"))];
     let [itself, another] = containers.each_ref().map(|id| {
         let cri = &cri;
-        move |line: &str| cri.exec(id, &["sh", "-c", line]).trim().to_owned()
+        move |line: &str| cri.exec(id, &["sh", "-c", line])
     });
-    host.is_published(8080, &[("another container", &another), ("itself", &itself)]);
     assert_eq!(host.pod("shop.web").published, ["8080:80/tcp"]);
+    host.is_published(8080, &[("another container", &another), ("itself", &itself)]);
     let refused = cri.ask("RunPodSandbox", &Message::new().message(1, &sandbox("other").message(5, &port)));
     assert!(refused.as_ref().is_err_and(|error| error.contains("it is in use")), "{refused:?}");
     ids.iter().for_each(|id| cri.remove(id));

@@ -114,14 +114,23 @@ impl Host {
                 outside.enter(|| page(to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE))
             });
             for (who, shell) in shells {
-                let said = shell(&format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}"));
-                assert!(said.ends_with(PAGE.trim_end()), "{who} asks {to}: {said}");
+                let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}");
+                wait::until(&format!("{who} reaches {to}"), || shell(&ask).ends_with(PAGE));
             }
         }
         for host in ["localhost", "127.0.0.1", "[::1]", "198.18.0.2", "[2001:db8:18::2]"] {
-            // In one of the machine's own cgroups, as its processes are: where what a test starts there is not.
-            let ask = format!("systemd-run --quiet --wait --pipe curl -gsS -m 5 http://{host}:{port}/");
-            assert_eq!(self.run(&ask), PAGE.trim_end(), "the node asks {host}");
+            // In a cgroup of the machine, as its processes are: what a test starts there is in none.
+            let own = "mkdir -p /sys/fs/cgroup/asks && echo 0 > /sys/fs/cgroup/asks/cgroup.procs";
+            let said = self.run(&format!("{own} && curl -gsS -m 5 http://{host}:{port}/"));
+            assert_eq!(said, PAGE.trim_end(), "the node asks {host}");
+        }
+    }
+
+    /// A shell in a container of podman's, for [`is_published`](Self::is_published).
+    pub(crate) fn shell(&self, name: &'static str) -> impl Fn(&str) -> String + '_ {
+        move |line| {
+            let output = self.machine.try_run(&format!("podman exec {name} sh -c \"{line}\""));
+            String::from_utf8_lossy(&output.stdout).into_owned()
         }
     }
 

@@ -143,12 +143,8 @@ fn podman_publishes_ports_ipv4_and_ipv6() {
     let host = Host::start();
     serve(&host, "-p 8080:80", "web");
     serve(&host, "", "client");
-    let inside = |name: &'static str| {
-        let host = &host;
-        move |line: &str| host.run(&format!("podman exec {name} sh -c \"{line}\""))
-    };
-    let is_published =
-        || host.is_published(8080, &[("another container", &inside("client")), ("itself", &inside("web"))]);
+    let (client, web) = (host.shell("client"), host.shell("web"));
+    let is_published = || host.is_published(8080, &[("another container", &client), ("itself", &web)]);
     is_published();
     host.agent("restart");
     is_published();
@@ -182,7 +178,7 @@ fn podman_ports_stay_as_long_as_one_network_ipv4_and_ipv6() {
     host.run("netpath cni install --name back --network back");
     // On both networks podman asks for the same ports.
     serve(&host, "-p 8080:80 --network netpath --network back", "web");
-    let inside = |line: &str| host.run(&format!("podman exec web sh -c \"{line}\""));
+    let inside = host.shell("web");
     let leads_to = |network: &str| {
         host.is_published(8080, &[("itself", &inside)]);
         let rows: serde_json::Value =

@@ -154,7 +154,27 @@ fn configuration(text: &[u8], command: Command) -> Result<Config, serde_json::Er
     if command == Command::Del {
         fields.retain(|key, _| REMOVAL.contains(&key.as_str()));
     }
+    let asked = fields.get_mut("runtimeConfig").and_then(Value::as_object_mut).into_iter().flatten();
+    // Its keys are names of networks.
+    asked.filter(|(capability, _)| *capability != "aliases").for_each(|(_, value)| decapitalise(value));
     serde_json::from_value(fields.into())
+}
+
+/// Writes the names of fields as the conventions have them: containerd begins them with a capital, which plugins written in Go
+/// do not notice.
+fn decapitalise(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(decapitalise),
+        Value::Object(fields) => {
+            let all = std::mem::take(fields).into_iter().map(|(mut name, mut value)| {
+                name.get_mut(..1).map(str::make_ascii_lowercase);
+                decapitalise(&mut value);
+                (name, value)
+            });
+            *fields = all.collect();
+        }
+        _ => {}
+    }
 }
 
 /// The version that is asked in, which must have the command.

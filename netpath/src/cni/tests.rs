@@ -262,6 +262,20 @@ fn mapped_ports_become_publications() {
 }
 
 #[test]
+fn names_of_fields_may_begin_with_a_capital() {
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "192.0.2.1"}],
+        "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+        "aliases": {"Net": ["A"]},
+    });
+    let config = read(&WHOLE, &config).0.unwrap().config;
+    assert_eq!(config.runtime.publications(), ["192.0.2.1:8080:80/tcp"]);
+    assert_eq!(serde_json::to_value(config.dns()).unwrap(), json!({"nameservers": ["192.0.2.53"]}));
+    assert!(config.runtime.aliases.unwrap().contains_key("Net"));
+}
+
+#[test]
 fn places_follow_the_configuration() {
     let config = |value: Value| serde_json::from_value::<Config>(value).unwrap();
     let usual = config(json!({"name": "net", "ipam": {}}));
