@@ -160,13 +160,14 @@ fn configuration(text: &[u8], command: Command) -> Result<Config, serde_json::Er
     serde_json::from_value(fields.into())
 }
 
-/// Writes the names of fields as the conventions have them: containerd begins them with a capital, which plugins written in Go
-/// do not notice.
+/// Writes fields as the conventions have them: containerd begins their names with a capital, and has null for an empty list,
+/// which plugins written in Go do not notice.
 fn decapitalise(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(decapitalise),
         Value::Object(fields) => {
-            let all = std::mem::take(fields).into_iter().map(|(mut name, mut value)| {
+            let there = std::mem::take(fields).into_iter().filter(|(_, value)| !value.is_null());
+            let all = there.map(|(mut name, mut value)| {
                 name.get_mut(..1).map(str::make_ascii_lowercase);
                 decapitalise(&mut value);
                 (name, value)
