@@ -7,6 +7,7 @@ mod command_line;
 mod containerd;
 mod cri;
 mod engine;
+mod kubernetes;
 mod lab_run;
 mod libcni;
 mod package;

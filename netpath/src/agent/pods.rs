@@ -1,6 +1,9 @@
 //! Adding and removing pods.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{OwnedMutexGuard, OwnedRwLockReadGuard, oneshot},
@@ -23,7 +26,7 @@ use crate::{
 };
 
 /// How long a change waits for another one of the same pod, whose namespace may not answer.
-const BUSY: Duration = Duration::from_secs(30);
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Adds a pod: addresses, namespace, link, programs, endpoint. Any step that fails undoes those before it; a crash
@@ -32,14 +35,25 @@ impl Agent {
     /// # Errors
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
+        self.pod_add_since(request, Instant::now()).await
+    }
+
+    /// The same for a request that came at that time, or later.
+    ///
+    /// # Errors
+    /// As [`pod_add`](Self::pod_add); [`AgentError::PodBusy`] if its attachment has been removed since.
+    pub async fn pod_add_since(self: &Arc<Self>, request: &PodAdd, came: Instant) -> Result<Pod, AgentError> {
+        let wanted = Wanted::check(request, &self.config())?;
+        let held = match &wanted.attachment {
+            Some(attachment) => Some(self.hold_to_add(attachment, came).await?),
+            None => None,
+        };
         let change = self.begin_change().await?;
         self.stir();
-        let mut wanted = Wanted::check(request, &self.config())?;
-        lock(&self.registry).leave_to_siblings(&mut wanted);
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
-            let _change = change;
+            let _held = (held, change);
             match agent.attached_before(&wanted).await? {
                 Some(pod) => Ok(pod),
                 None => agent.add(wanted).await,
@@ -180,8 +194,10 @@ impl Agent {
         self.check_allowed(&wanted)?;
         if wanted.attachment.is_some() {
             wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
+            self.leave_earlier_namespace(&wanted).await?;
         }
-        self.check_sockets(wanted.name.as_str(), &wanted.publications).await?;
+        let container = wanted.attachment.as_ref().map(|own| own.container.as_str());
+        self.check_sockets(wanted.name.as_str(), container, &wanted.publications).await?;
         let id = self.state.next_id().await?;
         let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;

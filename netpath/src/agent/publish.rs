@@ -13,7 +13,12 @@ use netpath_common::abi::{Flow, FlowKey, Rewrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    Agent, AgentError, blocking, events::protocol_name, lock, node::Seen, ports::Ports, registry::Entry,
+    Agent, AgentError, blocking,
+    events::protocol_name,
+    holder, lock,
+    node::Seen,
+    ports::Ports,
+    registry::{Entry, container},
 };
 use crate::{
     api::types::{PodSet, Published},
@@ -39,10 +44,11 @@ impl Agent {
             pod_port: one.pod_port,
             connections: 0,
         };
-        let rows = pods
-            .iter()
-            .flat_map(|pod| pod.publications.iter().map(move |one| (pod.id, one.clone(), row(pod, one))));
-        let mut rows: Vec<_> = rows.collect();
+        let table = compile::published(&pods);
+        let all = pods.iter().flat_map(|pod| pod.publications.iter().map(move |one| (pod, one)));
+        // The others stand by.
+        let leading = all.filter(|(pod, one)| compile::leads(&table, pod, one));
+        let mut rows: Vec<_> = leading.map(|(pod, one)| (pod.id, one.clone(), row(pod, one))).collect();
         let count = move |flows: &mut FlowTable| {
             count_connections(flows, &mut rows)?;
             Ok(rows)
@@ -50,14 +56,25 @@ impl Agent {
         Ok(self.on_flows(count).await?.into_iter().map(|(_, _, row)| row).collect())
     }
 
-    /// Whether no socket of the node has a port that is to be published.
-    pub(super) async fn check_sockets(&self, pod: &str, wanted: &[Publication]) -> Result<(), AgentError> {
+    /// Whether no socket of the node has a port that is to be published, but for those that an engine has for the container.
+    pub(super) async fn check_sockets(
+        &self,
+        pod: &str,
+        container: Option<&str>,
+        wanted: &[Publication],
+    ) -> Result<(), AgentError> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let all = wanted.to_vec();
-        let used = blocking(move || all.iter().find_map(|one| Some((one.clone(), used_port(one)?)))).await;
-        match used {
+        let (all, container) = (wanted.to_vec(), container.map(str::to_owned));
+        let is_free = move |one: &Publication, port| {
+            container.as_deref().is_some_and(|container| holder::is_of(container, one.protocol, port))
+        };
+        let used = move |one: &Publication| {
+            let socket = used_ports(one).find(|socket| !is_free(one, socket.port()))?;
+            Some((one.clone(), socket))
+        };
+        match blocking(move || all.iter().find_map(used)).await {
             None => Ok(()),
             Some((publication, socket)) => Err(AgentError::PortInUse {
                 pod: pod.to_owned(),
@@ -85,7 +102,7 @@ impl Agent {
             wanted.remove(at.ok_or_else(|| invalid(format!("it does not publish {one}")))?);
         }
         add.retain(|one| !wanted.contains(one));
-        self.check_sockets(pod.name.as_str(), &add).await?;
+        self.check_sockets(pod.name.as_str(), container(pod), &add).await?;
         wanted.append(&mut add);
         Ok(wanted)
     }
@@ -196,17 +213,19 @@ fn count_connections(
     Ok(())
 }
 
-/// The first of a publication's ports that a socket of the node has, and its address. Of what cannot be asked for, such as
+/// Those of a publication's ports that a socket of the node has, each with its address. Of what cannot be asked for, such as
 /// an address that the node does not have, nothing is known.
-fn used_port(one: &Publication) -> Option<SocketAddr> {
+fn used_ports(one: &Publication) -> impl Iterator<Item = SocketAddr> {
     let addresses: Vec<IpAddr> = match one.address {
         Some(address) => vec![address],
         None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
     };
-    let all = addresses.iter().flat_map(|address| one.ports().map(|port| SocketAddr::new(*address, port)));
-    let mut all = all;
-    all.find(|socket| {
-        bind(one.protocol, *socket).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    let (ports, protocol) = (one.ports(), one.protocol);
+    let all = addresses
+        .into_iter()
+        .flat_map(move |address| ports.clone().map(move |port| SocketAddr::new(address, port)));
+    all.filter(move |socket| {
+        bind(protocol, *socket).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     })
 }
 
@@ -235,7 +254,7 @@ mod tests {
     use super::*;
 
     fn used(text: &str) -> Option<SocketAddr> {
-        used_port(&text.parse().unwrap())
+        used_ports(&text.parse().unwrap()).next()
     }
 
     #[test]

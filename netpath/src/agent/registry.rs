@@ -2,6 +2,8 @@
 
 mod publications;
 
+pub(super) use publications::container;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};

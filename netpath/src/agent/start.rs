@@ -251,7 +251,7 @@ impl Agent {
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
             stirred: watch::Sender::new(Instant::now()),
-            spooled: tokio::sync::Mutex::new(()),
+            turns: Mutex::default(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,

@@ -59,6 +59,27 @@ fn result_in(version: &str, change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[test]
+fn a_removal_needs_no_more_than_what_identifies_it() {
+    let variables = |command| with(&[("CNI_COMMAND", command), ("CNI_ARGS", "nonsense;IP=x;UNKNOWN=1")]);
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({"portMappings": "x", "ips": 7});
+    for (key, wrong) in
+        [("prevResult", json!("x")), ("dns", json!(1)), ("mtu", json!(-1)), ("network", json!([]))]
+    {
+        config[key] = wrong;
+    }
+    config["ipam"] = json!({"type": "host-local"});
+    config["spool"] = "/spool".into();
+    let request = read(&variables("DEL"), &config).0.unwrap();
+    let expected = Attachment { container: "c1".into(), interface: "eth0".into(), network: "net".into() };
+    assert_eq!((request.attachment(), request.config.ipam()), (expected, Some("host-local")));
+    assert_eq!(request.config.spool(), std::path::Path::new("/spool"));
+    for command in ["ADD", "CHECK"] {
+        read(&variables(command), &config).0.unwrap_err();
+    }
+}
+
+#[test]
 fn results_have_the_shape_of_their_version() {
     for version in Version::ALL {
         let mut expected = json!({
@@ -238,6 +259,20 @@ fn mapped_ports_become_publications() {
         config.runtime.publications(),
         ["8080:80/tcp", "192.0.2.1:53:5353/udp", "[2001:db8::1]:443:443/tcp"]
     );
+}
+
+#[test]
+fn names_of_fields_may_begin_with_a_capital() {
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "192.0.2.1"}],
+        "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+        "aliases": {"Net": ["A"]},
+    });
+    let config = read(&WHOLE, &config).0.unwrap().config;
+    assert_eq!(config.runtime.publications(), ["192.0.2.1:8080:80/tcp"]);
+    assert_eq!(serde_json::to_value(config.dns()).unwrap(), json!({"nameservers": ["192.0.2.53"]}));
+    assert!(config.runtime.aliases.unwrap().contains_key("Net"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use netpath_common::abi::{
 
 pub use self::{
     node::{node, publishes, sources, unused_sources},
-    published::published,
+    published::{leads, published},
 };
 use crate::model::{Family, Inbound, Interface, Network, Pod};
 

@@ -95,7 +95,7 @@ pub struct Pod {
 }
 
 /// What identifies an interface for a container engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The engine's name of the container.
     pub container: String,

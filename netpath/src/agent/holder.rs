@@ -1,0 +1,94 @@
+//! Who has a port of the node: an engine that binds what a container publishes, to keep it from others, is no obstacle to it.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use crate::model::Transport;
+
+/// Whether what has a port of the node, on any of its addresses, are processes alone that have the container's ID among
+/// their arguments: podman's conmon (`-c ID`). It keeps the port as long as the container runs, so it has it when a network is
+/// connected to it or reloaded. Processes of another PID namespace are not seen, and so are somebody else's.
+pub(super) fn is_of(container: &str, protocol: Transport, port: u16) -> bool {
+    let sockets = sockets_on(protocol, port);
+    let own: HashSet<u64> = processes_of(container).flat_map(|process| sockets_of(&process)).collect();
+    !sockets.is_empty() && sockets.is_subset(&own)
+}
+
+/// Inodes of the sockets that keep a port from others. Of SCTP none are known: podman binds none.
+fn sockets_on(protocol: Transport, port: u16) -> HashSet<u64> {
+    let tables = match protocol {
+        Transport::Tcp => ["tcp", "tcp6"].as_slice(),
+        Transport::Udp => &["udp", "udp6"],
+        Transport::Sctp => &[],
+    };
+    let text = |table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+    let texts: Vec<String> = tables.iter().map(text).collect();
+    let lines = texts.iter().flat_map(|text| text.lines().skip(1));
+    lines.filter_map(|line| on(line, protocol, port)).collect()
+}
+
+/// The inode of a line's socket, if it has the port: "sl local remote st queues timer retransmits uid timeout inode …", the
+/// local address as HEX:PORT. Connections of TCP keep the port from nobody.
+fn on(line: &str, protocol: Transport, port: u16) -> Option<u64> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (_, local) = fields.get(1)?.rsplit_once(':')?;
+    let keeps = protocol == Transport::Udp || fields.get(3) == Some(&LISTEN);
+    (keeps && u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.get(9)?.parse().ok())?
+}
+
+/// Directories of processes that have the container's ID among their arguments.
+fn processes_of(container: &str) -> impl Iterator<Item = std::path::PathBuf> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(move |process| {
+        let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == container.as_bytes())
+    })
+}
+
+/// Inodes of a process's sockets.
+fn sockets_of(process: &Path) -> HashSet<u64> {
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let inode = |name: &str| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    open.filter_map(|file| inode(fs::read_link(file.path()).ok()?.to_str()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, UdpSocket},
+        os::fd::OwnedFd,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Passes a socket on to a process with these arguments, as podman does to conmon.
+    fn with_holder<T>(socket: OwnedFd, arguments: &[&str], look: impl FnOnce() -> T) -> T {
+        let mut holder = Command::new("sh");
+        holder.args(["-c", "read -r line", "holder"]).args(arguments);
+        holder.stdin(Stdio::piped()).stdout(Stdio::from(socket));
+        let mut holder = holder.spawn().unwrap();
+        let seen = look();
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_port_is_a_containers_if_its_engine_alone_has_it() {
+        let id = format!("container-{}", std::process::id());
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let is_own = || is_of(&id, Transport::Tcp, port);
+        assert!(!is_own(), "this process has it, and no such argument");
+        assert!(with_holder(tcp.try_clone().unwrap().into(), &["-c", &id], is_own));
+        assert!(!with_holder(tcp.try_clone().unwrap().into(), &["-c", "another"], is_own));
+        let also = TcpListener::bind(("127.0.0.2", port)).unwrap();
+        assert!(!with_holder(tcp.into(), &["-c", &id], is_own), "somebody else has it on another address");
+        drop(also);
+        assert!(!is_own(), "nobody has it");
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        let port = udp.local_addr().unwrap().port();
+        assert!(with_holder(udp.into(), &["-c", &id], || is_of(&id, Transport::Udp, port)));
+    }
+}
