@@ -26,6 +26,7 @@ mod snat;
 mod state;
 mod systemd;
 mod trace;
+mod unattached;
 mod uninstall;
 mod upgrade;
 mod xdp_deny;

@@ -184,6 +184,14 @@ pub enum AgentError {
         /// The file.
         path: PathBuf,
     },
+    /// Other pods share the namespace of one that was to be removed.
+    #[error("pod '{pod}': its namespace is shared by {by}")]
+    NetnsShared {
+        /// The pod.
+        pod: String,
+        /// Who shares it.
+        by: String,
+    },
     /// Addresses.
     #[error(transparent)]
     Ipam(#[from] IpamError),
@@ -262,6 +270,7 @@ impl AgentError {
             Self::NetnsTaken { .. } => {
                 "a namespace has one pod: remove that one first, or give another namespace"
             }
+            Self::NetnsShared { .. } => "remove those first: 'netpath pod rm' takes several names in order",
             Self::Ipam(IpamError::Taken { .. }) => "choose another address, or give none and one is chosen",
             Self::Ipam(IpamError::Exhausted { .. }) => "remove pods, or give the node a larger block",
             Self::TooManyPods(_) => "remove pods, or add them on another node",
@@ -299,6 +308,7 @@ impl From<&AgentError> for Failure {
             | E::NetworkInUse { .. }
             | E::SubnetTaken { .. }
             | E::NetnsTaken { .. }
+            | E::NetnsShared { .. }
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
             E::Ipam(IpamError::Exhausted { .. })
             | E::TooManyPods(_)

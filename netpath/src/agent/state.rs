@@ -103,7 +103,7 @@ impl State {
             let twice = own.into_iter().chain(hosts).chain(addresses).find(|what| !all.insert(what.clone()));
             let wrong = match twice {
                 Some(what) => format!("{what} twice"),
-                None if pod.interfaces.is_empty() => "no interface".to_owned(),
+                None if pod.interfaces.is_empty() != pod.unattached.is_some() => "no interface".to_owned(),
                 None if pod.id == 0 || pod.slot >= POD_SLOTS => {
                     format!("the number {} and the slot {}", pod.id, pod.slot)
                 }

@@ -16,5 +16,5 @@ pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange,
 };
-pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState};
+pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState, Unattached};
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};
