@@ -6,6 +6,7 @@ mod changes;
 mod crowd;
 mod delivery;
 mod doctor;
+mod etcd;
 mod fragments;
 mod host;
 mod ipv6;

@@ -33,6 +33,7 @@ impl Agent {
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
         let change = self.begin_change().await?;
+        self.check_member()?;
         let mut wanted = Wanted::check(request, &self.config())?;
         lock(&self.registry).leave_to_siblings(&mut wanted);
         let agent = Arc::clone(self);
