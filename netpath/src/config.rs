@@ -1,6 +1,7 @@
 //! File + environment + flags → one validated [`Config`]. A flag wins over its environment variable, that over the
 //! file, the file over the default.
 
+mod cluster;
 mod file;
 mod flags;
 mod flows;
@@ -17,11 +18,12 @@ use std::{
     path::PathBuf,
 };
 
-use self::{file::File, value::Source};
 pub use self::{
+    cluster::ClusterConfig,
     flags::AgentFlags,
     instance::{Instance, InstanceError, Paths},
 };
+use self::{file::File, value::Source};
 use crate::{
     datapath::{AttachKind, Timeouts},
     model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Mode, Network},
@@ -48,6 +50,8 @@ pub struct Config {
     pub uplinks: Vec<String>,
     /// The network of this node's pods.
     pub network: Network,
+    /// The cluster that the node claims its blocks in, if it is in one: its network has none here then.
+    pub cluster: Option<ClusterConfig>,
     /// MTU of pods that ask for none, bytes; the uplinks' smallest if absent.
     pub mtu: Option<u32>,
     /// Source ports of translated flows.
@@ -140,8 +144,10 @@ impl Config {
     pub fn load(flags: &AgentFlags, instance: &Instance) -> Result<Self, ConfigError> {
         let (file, path) = read(flags, instance)?;
         let source = Source { flags, file: &file, path: &path };
-        let blocks = value::blocks(&source)?;
+        let cluster = cluster::cluster(&source)?;
+        let blocks = if cluster.is_some() { Vec::new() } else { value::blocks(&source)? };
         Ok(Self {
+            cluster,
             mtu: value::mtu(&source, &blocks)?,
             instance: instance.clone(),
             paths: value::paths(&source, instance)?,

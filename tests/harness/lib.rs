@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod cni;
+pub mod etcd;
 pub mod kernel;
 pub mod machine;
 pub mod namespace;

@@ -4,14 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use netpath::net::Netns;
 use netpath_tests::{
-    node::{Node, PATIENCE, binary, run_in},
+    node::{Node, PATIENCE, run_in, unpacked},
     wait::until,
 };
 use serde_json::Value;
@@ -30,12 +29,6 @@ fn get(node: &Node, end: &str, request: &str) -> Option<(u16, String)> {
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-}
-
-/// A program of the Debian package `prometheus`: on the path, or where `cargo xtask setup` unpacks it.
-fn program(name: &str) -> PathBuf {
-    let unpacked = binary().ancestors().nth(2).unwrap().join("xtask/prometheus/usr/bin").join(name);
-    if unpacked.is_file() { unpacked } else { PathBuf::from(name) }
 }
 
 /// Name, type and meaning of each metric.
@@ -123,7 +116,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 
 /// `promtool check metrics` reads the text and knows the conventions for names.
 fn check_with_promtool(text: &str) {
-    let mut promtool = Command::new(program("promtool"))
+    let mut promtool = Command::new(unpacked("prometheus", "promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -185,7 +178,7 @@ impl<'a> Prometheus<'a> {
         let log = std::fs::File::create("/mnt/prometheus.log").unwrap();
         let own = Netns::current().unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program("prometheus"));
+        command.args(["--pdeathsig", "KILL", "--"]).arg(unpacked("prometheus", "prometheus"));
         command.args(["--config.file=/mnt/prometheus.yml", "--storage.tsdb.path=/mnt/prometheus"]);
         command.args(["--web.listen-address=127.0.0.1:9090"]).stdout(Stdio::null()).stderr(log);
         // From this thread: the parent-death signal comes when the thread ends.

@@ -9,7 +9,7 @@ use crate::{
     ipam::IpamError,
     model::{Family, MacError, NameError},
     net::{NetError, UndoFailed},
-    store::StoreError,
+    store::{StoreError, cluster::ClusterError},
 };
 
 /// What can go wrong in the agent.
@@ -184,6 +184,29 @@ pub enum AgentError {
         /// The file.
         path: PathBuf,
     },
+    /// Other pods share the namespace of one that was to be removed.
+    #[error("pod '{pod}': its namespace is shared by {by}")]
+    NetnsShared {
+        /// The pod.
+        pod: String,
+        /// Who shares it.
+        by: String,
+    },
+    /// The node is in no cluster.
+    #[error("this node is in no cluster")]
+    NoCluster,
+    /// The node has left its cluster.
+    #[error("this node has left its cluster, and its block with it")]
+    LeftCluster,
+    /// Another node has the block.
+    #[error("another node of the cluster has this node's block")]
+    BlockLost,
+    /// A node with pods does not leave its cluster.
+    #[error("this node has {0} pods, with addresses of the block that it would give back")]
+    HasPods(usize),
+    /// Records of the cluster.
+    #[error("cluster: {0}")]
+    Cluster(#[from] ClusterError),
     /// Addresses.
     #[error(transparent)]
     Ipam(#[from] IpamError),
@@ -262,6 +285,25 @@ impl AgentError {
             Self::NetnsTaken { .. } => {
                 "a namespace has one pod: remove that one first, or give another namespace"
             }
+            Self::NoCluster => "[cluster] in its configuration puts it into one",
+            Self::LeftCluster => {
+                "restart the agent to join again, or take [cluster] out of its configuration"
+            }
+            Self::BlockLost => {
+                "'netpath status' tells who; remove this node's pods, 'netpath node leave', and restart the agent"
+            }
+            Self::HasPods(_) => "remove them first; 'netpath pod ls' lists them",
+            Self::Cluster(ClusterError::Taken { .. }) => {
+                "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
+            }
+            Self::Cluster(ClusterError::OtherPools { .. }) => "write the same, or no pools and lengths",
+            Self::Cluster(ClusterError::NoPools) => "write cluster.pools = [\"CIDR\"] on the first node",
+            Self::Cluster(ClusterError::Full(_)) => {
+                "take out nodes that are gone with 'netpath node leave NAME'"
+            }
+            Self::Cluster(ClusterError::NoNode(_)) => "'netpath node ls' lists the nodes",
+            Self::Cluster(ClusterError::Alive(_)) => "run 'netpath node leave' there",
+            Self::NetnsShared { .. } => "remove those first: 'netpath pod rm' takes several names in order",
             Self::Ipam(IpamError::Taken { .. }) => "choose another address, or give none and one is chosen",
             Self::Ipam(IpamError::Exhausted { .. }) => "remove pods, or give the node a larger block",
             Self::TooManyPods(_) => "remove pods, or add them on another node",
@@ -288,7 +330,12 @@ impl From<&AgentError> for Failure {
             | E::InvalidDeny { .. }
             | E::NetworkStays
             | E::Ipam(IpamError::OutOfRange { .. }) => FailureCode::Invalid,
-            E::NoPod(_) | E::NoAttachment { .. } | E::NoNetwork(_) | E::NotDenied(_) => FailureCode::NotFound,
+            E::NoPod(_)
+            | E::NoAttachment { .. }
+            | E::NoNetwork(_)
+            | E::NotDenied(_)
+            | E::NoCluster
+            | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodBusy(_)
             | E::PodDown { .. }
@@ -299,6 +346,11 @@ impl From<&AgentError> for Failure {
             | E::NetworkInUse { .. }
             | E::SubnetTaken { .. }
             | E::NetnsTaken { .. }
+            | E::NetnsShared { .. }
+            | E::LeftCluster
+            | E::BlockLost
+            | E::HasPods(_)
+            | E::Cluster(ClusterError::Alive(_))
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
             E::Ipam(IpamError::Exhausted { .. })
             | E::TooManyPods(_)

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use super::{Agent, AgentError, blocking, lock, registry::Entry, sweep::limit_new_pod};
+use super::{Agent, AgentError, blocking, lock, pods::gate_of, registry::Entry, sweep::limit_new_pod};
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName},
-    net::{Netns, PodLink, Sourced, Undo},
+    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName, Unattached},
+    net::{NetError, Netlink, Netns, PodLink, Sourced, Undo},
 };
 
 /// Table of a namespace for the second interface of its first pod, less one; each later one has the next table, and each
@@ -17,6 +17,13 @@ const TABLE: u8 = 0x6e;
 impl Agent {
     /// Makes a new pod's namespace and links.
     pub(super) async fn build(self: &Arc<Self>, pod: &Pod, undo: &mut Undo) -> Result<(), AgentError> {
+        if let Some(unattached) = &pod.unattached {
+            let path = pod.netns.clone();
+            undo.push(format!("delete namespace {}", path.display()), move || async move {
+                blocking(move || Netns::delete(&path)).await
+            });
+            return self.ensure_unattached(pod, unattached).await;
+        }
         let netns = if pod.owns_netns {
             let path = pod.netns.clone();
             let netns = blocking(move || Netns::create(&path)).await?;
@@ -38,6 +45,33 @@ impl Agent {
             self.build_interface(pod, at, &netns, undo).await?;
         }
         self.ensure_mode(pod).await
+    }
+
+    /// The namespace of a pod that is in no network, as it should be. Idempotent.
+    async fn ensure_unattached(&self, pod: &Pod, unattached: &Unattached) -> Result<(), AgentError> {
+        let mut held = None;
+        let shared = match unattached {
+            Unattached::None => None,
+            Unattached::Host => Some(self.netns.clone()),
+            Unattached::Pod(name) => {
+                let other = lock(&self.registry).pod(name.as_str())?.clone();
+                // Whoever removes that pod has looked for others in its namespace by then.
+                held = Some(gate_of(&other).await?);
+                let other = lock(&self.registry).same(&other).cloned();
+                let other = other.ok_or_else(|| AgentError::NoPod(name.to_string()))?;
+                Some(open_netns(&pod.name, &other.pod.netns).await?)
+            }
+        };
+        let (path, alone) = (pod.netns.clone(), shared.is_none());
+        let netns = blocking(move || netns_at(&path, shared.as_ref())).await?;
+        drop(held);
+        if alone {
+            let inside = Netlink::connect(&netns).await?;
+            if let Some(loopback) = inside.link("lo").await? {
+                inside.set_up(loopback.index).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn build_interface(
@@ -124,6 +158,9 @@ impl Agent {
     /// Makes a pod's links, programs and endpoints right. An interface that fails does not stop the others.
     pub(super) async fn repair_pod(&self, entry: &Entry) -> Result<(), AgentError> {
         let pod = &entry.pod;
+        if let Some(unattached) = &pod.unattached {
+            return self.ensure_unattached(pod, unattached).await;
+        }
         let (path, owned) = (pod.netns.clone(), pod.owns_netns);
         let open = move || match Netns::open(&path) {
             // Namespaces go with a reboot, and ours are ours to make again.
@@ -238,6 +275,17 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
         allowed: interface.allowed.clone(),
         sourced: (number > 0)
             .then(|| Sourced { table: TABLE + number as u8, gateways: gateways(families(interface)) }),
+    }
+}
+
+/// The namespace of a pod's own file: `shared`, or one that is the pod's alone. Whatever else has come there goes.
+fn netns_at(path: &Path, shared: Option<&Netns>) -> Result<Netns, NetError> {
+    match Netns::open(path) {
+        Ok(found) if shared.is_none_or(|shared| shared.inode() == found.inode()) => Ok(found),
+        _ => {
+            Netns::delete(path)?;
+            shared.map_or_else(|| Netns::create(path), |shared| shared.bind(path))
+        }
     }
 }
 

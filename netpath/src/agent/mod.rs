@@ -2,13 +2,14 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `attachments` what container engines ask for (`spool` while no agent answers), `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `settle` moves pods' programs to where they cost packets less, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
 
 mod advertisements;
 mod attachments;
+mod cluster;
 mod deny;
 mod error;
 mod events;
@@ -61,8 +62,8 @@ use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub(crate) use self::view::unix_ms;
 use self::{
-    attachments::Turns, deny::DenyList, metrics::Metrics, node::NodeState, notify::Progress,
-    problems::Problems, registry::Registry, state::State,
+    attachments::Turns, cluster::Membership, deny::DenyList, metrics::Metrics, node::NodeState,
+    notify::Progress, problems::Problems, registry::Registry, state::State,
 };
 pub use self::{
     error::AgentError,
@@ -94,6 +95,8 @@ pub struct Agent {
     flow_entries: u32,
     state: State,
     registry: Mutex<Registry>,
+    /// The node's place in its cluster, if it is in one.
+    membership: Option<Membership>,
     denied: Mutex<DenyList>,
     node: Mutex<NodeState>,
     /// What is wrong now, by object.

@@ -28,7 +28,8 @@ const FIT: [Offload; 5] = [
 impl Agent {
     /// Which way a pod's packets take.
     pub(super) fn mode_of(&self, pod: &Pod) -> Mode {
-        pod.mode.unwrap_or_else(|| self.config().mode)
+        let node = || if pod.unattached.is_some() { Mode::Tc } else { self.config().mode };
+        pod.mode.unwrap_or_else(node)
     }
 
     /// What the tables should tell of one of a pod's interfaces.

@@ -9,7 +9,7 @@ use crate::{
     api::types::{self, NetworkAdd, NetworkSet},
     model::{
         DEFAULT_NETWORK, Family, Inbound, MIN_MTU_V6, Network, NetworkChange, NetworkName, PrefixError,
-        check_block, check_prefix, order_blocks,
+        Unattached, check_block, check_prefix, order_blocks,
     },
 };
 
@@ -144,6 +144,9 @@ impl Agent {
 fn check(request: &NetworkAdd) -> Result<Network, AgentError> {
     let name: NetworkName = request.name.parse()?;
     let name = String::from(name);
+    if let Ok(Some(_)) = Unattached::parse(&name) {
+        return Err(invalid(&name, "the name stands for pods in no network; choose another".to_owned()));
+    }
     let subnet = |wrong: PrefixError| invalid(&name, format!("subnet {wrong}"));
     for block in &request.subnets {
         check_prefix(*block).and_then(|()| check_block(*block)).map_err(subnet)?;

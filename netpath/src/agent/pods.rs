@@ -49,6 +49,7 @@ impl Agent {
             None => None,
         };
         let change = self.begin_change().await?;
+        self.check_member()?;
         self.stir();
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
@@ -70,6 +71,10 @@ impl Agent {
     pub async fn pod_set(self: &Arc<Self>, name: &str, request: &PodSet) -> Result<(), AgentError> {
         let change = self.begin_change().await?;
         let entry = lock(&self.registry).pod(name)?.clone();
+        if let Some(unattached) = &entry.pod.unattached {
+            let reason = format!("with network '{unattached}' it has no interface of its own to change");
+            return Err(AgentError::Invalid { pod: name.to_owned(), reason });
+        }
         let masquerade = request.no_masquerade.map(|never| !never);
         let mode = request.mode.as_deref().map(parse_mode).transpose();
         let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
@@ -129,6 +134,7 @@ impl Agent {
         let removal = tokio::spawn(async move {
             let _change = change;
             let _gate = gate_of(&entry).await?;
+            lock(&agent.registry).check_unshared(&entry.pod)?;
             let outcome = agent.remove(&entry, Some(tell)).await;
             if !matches!(outcome, Err(AgentError::NoPod(_))) {
                 agent.tried(&object(&entry.pod), &outcome);

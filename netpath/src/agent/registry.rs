@@ -1,6 +1,7 @@
 //! Which pods there are and who has which address, in memory. No I/O: the callers write it down.
 
 mod publications;
+mod sharing;
 
 pub(super) use publications::container;
 
@@ -174,6 +175,7 @@ impl Registry {
         instance: &str,
     ) -> Result<(Entry, OwnedMutexGuard<()>), AgentError> {
         self.check_free(&wanted)?;
+        let unattached = self.resolve(&wanted)?;
         let place = self.free_place(&wanted)?;
         let slot = self.free_slot()?;
         let interfaces = self.interfaces(&wanted, id, instance)?;
@@ -181,6 +183,7 @@ impl Registry {
         let entry = Entry::new(Pod {
             id,
             interfaces,
+            unattached,
             slot,
             netns: wanted.netns,
             owns_netns: wanted.owns_netns,
@@ -247,6 +250,9 @@ impl Registry {
 
     /// The pod's interfaces, with addresses that are now taken.
     fn interfaces(&mut self, wanted: &Wanted, id: u32, instance: &str) -> Result<Vec<Interface>, AgentError> {
+        if wanted.unattached.is_some() {
+            return Ok(Vec::new());
+        }
         // First what was asked for, so that it is not chosen.
         self.claim_allowed(&wanted.networks[0], &wanted.allowed)?;
         let taken = self.networks.take(&wanted.networks, &wanted.addresses, wanted.exact);

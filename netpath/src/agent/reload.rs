@@ -33,6 +33,11 @@ impl Agent {
             }
         };
         let running = self.config();
+        let mut wanted = wanted;
+        if wanted.cluster.is_some() {
+            // Claimed, not configured.
+            wanted.network.blocks.clone_from(&running.network.blocks);
+        }
         let fixed = running.fixed_against(&wanted);
         if !fixed.is_empty() {
             tracing::error!(

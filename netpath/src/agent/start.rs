@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError, Uninstall, blocking, lock, metrics::Metrics, node::NodeState, notify, ranges::Ranges,
-    reconcile::Extent, registry::Registry, state::State, uninstall::remove_all,
+    Agent, AgentError, Uninstall, blocking, cluster, lock, metrics::Metrics, node::NodeState, notify,
+    ranges::Ranges, reconcile::Extent, registry::Registry, state::State, uninstall::remove_all,
 };
 use crate::{
     api::server,
@@ -212,6 +212,7 @@ impl Agent {
     ) -> Result<(Arc<Self>, mpsc::Receiver<Uninstall>), AgentError> {
         let (state, pods) = State::load(store).await?;
         state.check_sound(&pods)?;
+        let (config, membership) = cluster::join(config, &state).await?;
         let denied = state.denied().await?;
         let netns = Netns::current()?;
         let netlink = Netlink::connect(&netns).await?;
@@ -240,6 +241,7 @@ impl Agent {
             flow_entries,
             state,
             registry: Mutex::new(registry),
+            membership,
             denied: Mutex::new(denied),
             node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
             problems: Mutex::default(),
@@ -280,6 +282,8 @@ impl Agent {
         tasks.spawn(Arc::clone(self).sweep_loop());
         tasks.spawn(Arc::clone(self).spool_loop());
         tasks.spawn(Arc::clone(self).settle_loop());
+        tasks.spawn(Arc::clone(self).beat_loop());
+        tasks.spawn(Arc::clone(self).watch_loop());
         Ok(tasks)
     }
 

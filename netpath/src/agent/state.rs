@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::{AgentError, deny::DenyList};
+use super::{AgentError, cluster::Identity, deny::DenyList};
 use crate::{
     config::Instance,
     datapath::POD_SLOTS,
@@ -21,6 +21,8 @@ const PODS: &str = "pods/";
 const NETWORKS: &str = "networks/";
 /// What was changed at run time of the network that the configuration describes.
 const DEFAULT_CHANGE: &str = "default-network";
+/// Who the node is in its cluster.
+const IDENTITY: &str = "cluster";
 /// The deny list.
 const DENIED: &str = "denied";
 const NEXT_ID: &str = "next-pod-id";
@@ -103,7 +105,7 @@ impl State {
             let twice = own.into_iter().chain(hosts).chain(addresses).find(|what| !all.insert(what.clone()));
             let wrong = match twice {
                 Some(what) => format!("{what} twice"),
-                None if pod.interfaces.is_empty() => "no interface".to_owned(),
+                None if pod.interfaces.is_empty() != pod.unattached.is_some() => "no interface".to_owned(),
                 None if pod.id == 0 || pod.slot >= POD_SLOTS => {
                     format!("the number {} and the slot {}", pod.id, pod.slot)
                 }
@@ -215,6 +217,21 @@ impl State {
     /// Writes down what is changed of the default network.
     pub(super) async fn save_default_change(&self, change: &NetworkChange) -> Result<(), AgentError> {
         Ok(self.store.write(DEFAULT_CHANGE, change).await?)
+    }
+
+    /// Who the node is in its cluster, if it is in one.
+    pub(super) async fn identity(&self) -> Result<Option<Identity>, AgentError> {
+        Ok(self.store.read(IDENTITY).await?)
+    }
+
+    /// Writes down who the node is in its cluster.
+    pub(super) async fn save_identity(&self, identity: &Identity) -> Result<(), AgentError> {
+        Ok(self.store.write(IDENTITY, identity).await?)
+    }
+
+    /// Forgets who the node was in its cluster.
+    pub(super) async fn forget_identity(&self) -> Result<(), AgentError> {
+        Ok(self.store.delete(IDENTITY).await?)
     }
 
     /// The deny list.

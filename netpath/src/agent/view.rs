@@ -57,8 +57,7 @@ impl Agent {
         };
         let interfaces: Vec<PodInterface> =
             entry.links().enumerate().map(|(at, link)| self.describe_interface(pod, at, link)).collect();
-        // A pod has at least one.
-        let first = interfaces[0].clone();
+        let first = interfaces.first().cloned().unwrap_or_else(|| self.describe_unattached(pod));
         Pod {
             name: pod.name.to_string(),
             network: first.network,
@@ -75,11 +74,27 @@ impl Agent {
             rx_bytes: counter.rx_bytes,
             tx_packets: counter.tx_packets,
             tx_bytes: counter.tx_bytes,
-            mtu: self.mtu(pod, &pod.interfaces[0]),
+            mtu: pod.interfaces.first().map_or(0, |first| self.mtu(pod, first)),
             mode: self.mode_of(pod).name().into(),
             published: pod.publications.iter().map(ToString::to_string).collect(),
             labels: pod.labels.clone(),
             attachment: pod.attachment.clone().map(to_api),
+        }
+    }
+
+    /// What stands in the place of a pod's first interface: the addresses of whose namespace it shares.
+    fn describe_unattached(&self, pod: &model::Pod) -> PodInterface {
+        let registry = lock(&self.registry);
+        let other = pod.shares().and_then(|other| registry.pod(other.as_str()).ok());
+        let first = other.and_then(|other| other.pod.interfaces.first());
+        PodInterface {
+            name: String::new(),
+            network: pod.unattached.as_ref().map(ToString::to_string).unwrap_or_default(),
+            addresses: first.map(|first| first.addresses.clone()).unwrap_or_default(),
+            mac: String::new(),
+            interface: String::new(),
+            ifindex: 0,
+            gateways: Vec::new(),
         }
     }
 

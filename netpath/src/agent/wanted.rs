@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     model::{
         Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication, PublicationError,
-        check_host,
+        Unattached, check_host,
     },
 };
 
@@ -19,8 +19,9 @@ const MTU: std::ops::RangeInclusive<u32> = 576..=65_535;
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) name: PodName,
-    /// At least one, each once.
+    /// At least one, each once; none if it is to be [`unattached`](Self::unattached).
     pub(super) networks: Vec<String>,
+    pub(super) unattached: Option<Unattached>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) allowed: Vec<IpAddr>,
     pub(super) mac: Option<Mac>,
@@ -46,7 +47,10 @@ impl Wanted {
         let name: PodName = request.name.parse()?;
         let invalid = |reason: String| AgentError::Invalid { pod: name.to_string(), reason };
         let mut networks = request.networks.clone();
-        if networks.is_empty() {
+        let unattached = unattached(request).map_err(invalid)?;
+        if unattached.is_some() {
+            networks.clear();
+        } else if networks.is_empty() {
             networks.push(DEFAULT_NETWORK.to_owned());
         }
         if let Some(network) = twice(&networks) {
@@ -89,7 +93,8 @@ impl Wanted {
             mtu: request.mtu,
             masquerade: !request.no_masquerade,
             mode,
-            offloads: mode.unwrap_or(config.mode) == Mode::Xdp,
+            offloads: unattached.is_none() && mode.unwrap_or(config.mode) == Mode::Xdp,
+            unattached,
             publications,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
@@ -98,6 +103,33 @@ impl Wanted {
             name,
         })
     }
+}
+
+/// What a request names in place of networks. An engine's pod has a network, whatever its name.
+fn unattached(request: &PodAdd) -> Result<Option<Unattached>, String> {
+    let mut all = Vec::new();
+    if request.attachment.is_none() {
+        for name in &request.networks {
+            all.extend(Unattached::parse(name).map_err(|error| error.to_string())?);
+        }
+    }
+    let Some(unattached) = all.pop() else { return Ok(None) };
+    if request.networks.len() > 1 {
+        return Err(format!("with network '{unattached}' it can have no other"));
+    }
+    let plain = PodAdd {
+        name: request.name.clone(),
+        networks: request.networks.clone(),
+        labels: request.labels.clone(),
+        ..PodAdd::default()
+    };
+    if *request != plain {
+        return Err(format!(
+            "with network '{unattached}' it has no interface of its own: give a name and labels only, no addresses, MAC, \
+             MTU, mode, namespace or ports"
+        ));
+    }
+    Ok(Some(unattached))
 }
 
 /// Whether an interface of a container engine's can be made as asked for.

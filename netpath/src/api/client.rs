@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
-    Attachment, AttachmentFilter, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed, Network,
-    NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
+    Attachment, AttachmentFilter, ClusterNode, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed,
+    Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -163,6 +163,16 @@ impl Client {
     /// Lets a prefix in again.
     pub async fn deny_rm(&self, prefix: &str) -> Result<(), ClientError> {
         self.delete(&format!("/v1/deny/{}", escape(prefix))).await
+    }
+
+    /// The nodes of the cluster, by name.
+    pub async fn nodes(&self) -> Result<Vec<ClusterNode>, ClientError> {
+        self.get("/v1/nodes").await
+    }
+
+    /// Takes a node out of the cluster.
+    pub async fn node_leave(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/nodes/{}", escape(name))).await
     }
 
     /// What the programs would do with a packet.

@@ -1,6 +1,7 @@
 //! The agent's end of the API: routes, and what holds for all of them. The handlers are in a file a topic.
 
 mod attachments;
+mod cluster;
 mod connection;
 mod deny;
 mod events;
@@ -144,6 +145,8 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(deny::list, deny::add))
         .routes(routes!(deny::rm))
         .routes(routes!(publish::list))
+        .routes(routes!(cluster::list))
+        .routes(routes!(cluster::leave))
         .routes(routes!(trace::trace))
         .routes(routes!(node::metrics))
         .routes(routes!(node::openapi))

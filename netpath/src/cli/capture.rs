@@ -63,7 +63,15 @@ pub struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let client = global.client();
     let (pod, status) = wait(async {
-        let pod = client.pod(&args.pod).await?;
+        let mut pod = client.pod(&args.pod).await?;
+        if let Some(other) = pod.network.strip_prefix("pod:") {
+            pod = client.pod(other).await?;
+        }
+        anyhow::ensure!(
+            !pod.interface.is_empty(),
+            "capturing packets of pod {}: it is in no network; for the node's own packets use tcpdump",
+            pod.name
+        );
         Ok::<_, anyhow::Error>((pod, client.status().await?))
     })?;
     let capture = Capture::open(options(args, pod, status)?)?;

@@ -15,6 +15,7 @@ mod man;
 mod metrics;
 mod monitor;
 mod network;
+mod node;
 mod output;
 mod pod;
 mod publish;
@@ -98,6 +99,9 @@ pub enum Command {
     /// List networks
     #[command(subcommand)]
     Network(network::Command),
+    /// List the nodes of the cluster, and take some out
+    #[command(subcommand)]
+    Node(node::Command),
     /// List tracked connections and their translations
     #[command(subcommand)]
     Flow(flow::Command),
@@ -173,6 +177,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(command) => agent::run(global, &command)?,
         Command::Pod(command) => return pod::run(global, command),
         Command::Network(command) => return network::run(global, command),
+        Command::Node(command) => node::run(global, command)?,
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Deny(command) => return deny::run(global, command),

@@ -90,11 +90,14 @@ pub enum Command {
   netpath pod add db --ip 10.244.0.9 --label tier=data
   netpath pod add ct --netns /proc/4711/ns/net
   netpath pod add web --publish 8080:80 --publish 53:53/udp
+  netpath pod add side --network pod:web
   netpath pod add router --network front --network back --allow-address 203.0.113.80")]
 pub struct AddArgs {
     /// Name of the pod, unique on the node
     name: String,
     /// Network to join; repeated, the pod has an interface in each: eth0, eth1, … [default: the default network]
+    ///
+    /// Or one of: none, a loopback interface and nothing else; host, the node's own namespace; pod:NAME, that pod's namespace.
     #[arg(long = "network", value_name = "NETWORK")]
     networks: Vec<String>,
     /// Address wanted; may be given once a network and family [default: the agent chooses]
@@ -159,7 +162,8 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
             let request = args.request()?;
             global.output.show(&wait(client.pod_add(&request))?, |pod| {
                 let addresses = all(pod, &pod.addresses, |one| &one.addresses);
-                format!("pod {} has {} in {}\n", pod.name, list(&addresses), pod.netns)
+                let has = if pod.interface.is_empty() { &pod.network } else { &list(&addresses) };
+                format!("pod {} has {has} in {}\n", pod.name, pod.netns)
             })?;
         }
         Command::Set { name, masquerade, mode, publish, unpublish } => {
@@ -200,7 +204,7 @@ pub(super) fn render(pods: &[Pod]) -> String {
             pod.name.clone(),
             list(&all(pod, std::slice::from_ref(&pod.network), |one| std::slice::from_ref(&one.network))),
             list(&all(pod, &pod.addresses, |one| &one.addresses)),
-            list(&all(pod, std::slice::from_ref(&pod.interface), |one| std::slice::from_ref(&one.interface))),
+            list(&all(pod, own(&pod.interface), |one| std::slice::from_ref(&one.interface))),
             pod.state.clone(),
             bytes(pod.rx_bytes),
             bytes(pod.tx_bytes),
@@ -216,6 +220,7 @@ pub(super) fn render_one(pod: &Pod) -> String {
         .attachment
         .as_ref()
         .map(|own| ("container", format!("{} in {} as {}", own.container, own.network, own.interface)));
+    let index = own(&pod.interface).iter().map(|_| format!(" ({})", pod.ifindex)).collect::<String>();
     let mut shown = fields(
         [
             ("name", pod.name.clone()),
@@ -224,11 +229,11 @@ pub(super) fn render_one(pod: &Pod) -> String {
             ("addresses", list(&pod.addresses)),
             ("allowed", list(&pod.allowed_addresses)),
             ("masquerade", if pod.no_masquerade { "never" } else { "as its networks say" }.to_owned()),
-            ("mac", pod.mac.clone()),
+            ("mac", list(own(&pod.mac))),
             ("mtu", pod.mtu.to_string()),
             ("mode", pod.mode.clone()),
             ("published", list(&pod.published)),
-            ("interface", format!("{} ({})", pod.interface, pod.ifindex)),
+            ("interface", list(own(&pod.interface)) + &index),
             ("netns", pod.netns.clone()),
             ("received", traffic(pod.rx_packets, pod.rx_bytes)),
             ("sent", traffic(pod.tx_packets, pod.tx_bytes)),
@@ -262,6 +267,11 @@ fn interfaces(interfaces: &[PodInterface]) -> String {
         ]
     });
     table(&columns, rows)
+}
+
+/// What a pod without an interface of its own does not have.
+fn own(text: &String) -> &[String] {
+    if text.is_empty() { &[] } else { std::slice::from_ref(text) }
 }
 
 /// Of all its interfaces.

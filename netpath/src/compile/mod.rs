@@ -257,6 +257,7 @@ mod tests {
             id: 9,
             name: "web".parse().unwrap(),
             interfaces: vec![interface],
+            unattached: None,
             masquerade: true,
             slot: 4,
             netns: "/run/netns/web".into(),

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) node: Option<Spanned<String>>,
     pub(super) uplinks: Option<Vec<Spanned<String>>>,
     pub(super) block: Option<Spanned<OneOrMore>>,
+    pub(super) cluster: Option<Spanned<Cluster>>,
     pub(super) masquerade: Option<bool>,
     pub(super) no_masquerade: Option<Vec<Spanned<String>>>,
     pub(super) inbound: Option<Spanned<String>>,
@@ -41,6 +42,22 @@ pub(super) struct File {
     /// Byte offsets at which lines end.
     #[serde(skip)]
     line_ends: Vec<usize>,
+}
+
+/// `[cluster]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) endpoints: Option<Vec<Spanned<String>>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) pools: Option<Vec<Spanned<String>>>,
+    pub(super) block_length_v4: Option<Spanned<u8>>,
+    pub(super) block_length_v6: Option<Spanned<u8>>,
+    pub(super) ca: Option<Spanned<PathBuf>>,
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
 }
 
 /// `[snat]`.

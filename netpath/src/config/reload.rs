@@ -9,6 +9,7 @@ impl Config {
         let fixed = [
             ("node", self.node == wanted.node),
             ("uplinks", self.uplinks == wanted.uplinks),
+            ("cluster", self.cluster == wanted.cluster),
             ("block", self.network.blocks == wanted.network.blocks),
             ("flows.capacity", self.flow_entries == wanted.flow_entries),
             ("datapath.attach", self.attach == wanted.attach),

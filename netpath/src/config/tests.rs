@@ -230,3 +230,50 @@ fn instances() {
         assert!(Instance::new(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_cluster_is_whole_or_refused() {
+    let config = load(
+        "node = \"n\"\n[cluster]\nendpoints = [\"https://10.0.0.1:2379\", \"https://[fd00::1]:2379\"]\nname = \"prod\"
+         pools = [\"fd00:64::/48\", \"10.64.0.0/16\"]\nblock_length_v4 = 24\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"
+         user = \"u\"\npassword_file = \"/password\"\n",
+        |_| (),
+    );
+    let config = config.unwrap();
+    assert!(config.network.blocks.is_empty());
+    let cluster = config.cluster.unwrap();
+    let pools: Vec<_> =
+        cluster.pools.iter().map(|pool| (pool.prefix.to_string(), pool.block_length)).collect();
+    assert_eq!(pools, [("10.64.0.0/16".to_owned(), 24), ("fd00:64::/48".to_owned(), 122)]);
+    assert_eq!((cluster.name.as_str(), cluster.etcd.endpoints.len()), ("prod", 2));
+    let one = "[cluster]\nendpoints = [\"http://10.0.0.1:2379\"]\n";
+    assert_eq!(load(&format!("node = \"n\"\n{one}"), |_| ()).unwrap().cluster.unwrap().name, "default");
+    for (text, words) in [
+        ("[cluster]\n", "line 1): cluster.endpoints is empty"),
+        (
+            "[cluster]\nendpoints = [\"10.0.0.1:2379\"]\n",
+            "line 2): cluster.endpoints has '10.0.0.1:2379', which is no such URL",
+        ),
+        ("[cluster]\nendpoints = [\"http://10.0.0.1\"]\n", "which has no port"),
+        (
+            "[cluster]\nendpoints = [\"http://a:1\", \"https://b:1\"]\n",
+            "has 'https://b:1', which is no such URL",
+        ),
+        ("[cluster]\nendpoints = [\"http://a:1\", \"http://a:1\"]\n", "twice"),
+        ("[cluster]\nendpoints = [\"https://a:1\"]\n", "cluster.ca is missing"),
+        (&format!("{one}cert = \"/c\"\n"), "only one of cluster.cert and cluster.key"),
+        (&format!("{one}cert = \"/c\"\nkey = \"/k\"\n"), "cluster.cert is for https"),
+        (&format!("{one}user = \"u\"\n"), "only one of cluster.user and cluster.password_file"),
+        (
+            &format!("{one}user = \"u\"\npassword_file = \"p\"\n"),
+            "line 4): cluster.password_file is 'p', which is not absolute",
+        ),
+        (&format!("{one}name = \"a/b\"\n"), "line 3): cluster.name may hold only"),
+        (&format!("{one}pools = [\"10.64.0.0/28\"]\n"), "with blocks of /26"),
+        (&format!("{one}pools = [\"10.64.0.0/16\", \"10.65.0.0/16\"]\n"), "two of one family"),
+        (&format!("block = \"10.7.0.0/24\"\n{one}"), "line 1): block is named beside [cluster]"),
+    ] {
+        let said = refused(text);
+        assert!(said.contains(words), "{said}");
+    }
+}

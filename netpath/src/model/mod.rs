@@ -1,6 +1,7 @@
 //! Pure domain: what a node, a network and a pod are. No I/O, no kernel types.
 
 mod block;
+mod cluster;
 mod mac;
 mod name;
 mod network;
@@ -10,11 +11,12 @@ mod publication;
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
 };
+pub use cluster::{EtcdAccess, Holder, Node, Pool};
 pub use mac::{GATEWAY_MAC, Mac, MacError};
 pub use name::{NameError, NetworkName, PodName, interface_name, is_interface_of};
 pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange,
 };
-pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState};
+pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState, Unattached};
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

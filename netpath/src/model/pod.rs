@@ -1,10 +1,10 @@
 //! Pods as the store keeps them.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, PodName, Publication};
+use super::{Mac, NameError, PodName, Publication};
 
 /// Interfaces a pod can have. The kernel does not care; names and tables of more would not fit.
 pub const MAX_INTERFACES: usize = 8;
@@ -50,6 +50,42 @@ impl Mode {
     }
 }
 
+/// What a pod has in place of networks, and of interfaces in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unattached {
+    /// Nothing: a namespace of its own with a loopback interface.
+    None,
+    /// The node's own namespace.
+    Host,
+    /// The namespace of another pod.
+    Pod(PodName),
+}
+
+impl Unattached {
+    /// Reads what stands in the place of a network's name; absent if that is one.
+    ///
+    /// # Errors
+    /// [`NameError`] for `pod:` before what is no name of a pod.
+    pub fn parse(text: &str) -> Result<Option<Self>, NameError> {
+        Ok(match text {
+            "none" => Some(Self::None),
+            "host" => Some(Self::Host),
+            _ => text.strip_prefix("pod:").map(str::parse).transpose()?.map(Self::Pod),
+        })
+    }
+}
+
+impl fmt::Display for Unattached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Host => f.write_str("host"),
+            Self::Pod(other) => write!(f, "pod:{other}"),
+        }
+    }
+}
+
 /// A pod: a network namespace attached by interfaces with addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
@@ -59,6 +95,9 @@ pub struct Pod {
     pub name: PodName,
     /// Its interfaces, each in a network of its own; the first has the pod's default routes.
     pub interfaces: Vec<Interface>,
+    /// What it has instead; absent if it has interfaces.
+    #[serde(default)]
+    pub unattached: Option<Unattached>,
     /// Row in the table of pods' counters.
     pub slot: u32,
     /// File of its network namespace.
@@ -126,6 +165,14 @@ impl Pod {
     /// Every address that leads to the pod.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.interfaces.iter().flat_map(Interface::all_addresses)
+    }
+
+    /// The pod whose namespace it shares.
+    pub fn shares(&self) -> Option<&PodName> {
+        match &self.unattached {
+            Some(Unattached::Pod(other)) => Some(other),
+            _ => None,
+        }
     }
 }
 

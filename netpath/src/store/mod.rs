@@ -1,11 +1,13 @@
-//! Where desired state is kept.
+//! Where desired state is kept: in a file of the node (`embedded`), and what nodes share in etcd (`etcd`, `cluster`).
 //!
 //! [`Store`] is what a node needs of a store: bytes by key, and compare-and-swap. The methods of `dyn Store` read and
 //! write JSON with a version number, so that a later netpath can tell what it reads.
 
+pub mod cluster;
 mod copy;
 mod dir;
 mod embedded;
+mod etcd;
 #[cfg(test)]
 pub(crate) mod memory;
 mod open;
@@ -15,7 +17,11 @@ use std::path::{Path, PathBuf};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use self::{dir::private_dir, embedded::EmbeddedStore};
+pub use self::{
+    dir::private_dir,
+    embedded::EmbeddedStore,
+    etcd::{Change, Check, EtcdStore, Watch, Write},
+};
 
 /// Version of the values' JSON.
 const VERSION: u32 = 1;

@@ -47,7 +47,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<Choice> {
     }
     if matches!(purpose, Purpose::Test | Purpose::Vm | Purpose::Everything) {
         missing.note(nextest::ensure(), "cargo-nextest, which runs the tests");
-        missing.note(packages::prometheus(), "prometheus, which the tests of metrics ask");
+        missing.note(packages::servers(), "prometheus and etcd, which tests ask");
     }
     if matches!(purpose, Purpose::Lint | Purpose::Everything) {
         missing.note(components(), "rustfmt and clippy for stable Rust");

@@ -41,6 +41,8 @@ struct Program {
 /// Each needs what the ones before it need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Need {
+    /// Building.
+    Build,
     /// `run`.
     Lab,
     /// `package`.
@@ -52,6 +54,18 @@ enum Need {
 }
 
 const PROGRAMS: &[Program] = &[
+    Program {
+        name: "protoc",
+        package: "protobuf-compiler",
+        why: "makes etcd's messages into Rust while the agent is built",
+        need: Need::Build,
+    },
+    Program {
+        name: "google/protobuf/descriptor.proto",
+        package: "libprotobuf-dev",
+        why: "what etcd's messages are described with",
+        need: Need::Build,
+    },
     Program {
         name: "nft",
         package: "nftables",
@@ -110,6 +124,12 @@ const PROGRAMS: &[Program] = &[
         name: "tracepath",
         package: "iputils-tracepath",
         why: "tests look at the path's MTU with a client that is not ours",
+        need: Need::Test,
+    },
+    Program {
+        name: "openssl",
+        package: "openssl",
+        why: "tests make certificates for etcd",
         need: Need::Test,
     },
     Program {
@@ -197,22 +217,22 @@ pub(crate) fn toolchain() -> Vec<Package> {
 /// Packages of the programs that are not there.
 pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
     let most = match purpose {
-        Purpose::Lint => None,
-        Purpose::Run => Some(Need::Lab),
-        Purpose::Package => Some(Need::Package),
-        Purpose::Test | Purpose::Everything => Some(Need::Test),
-        Purpose::Vm => Some(Need::Vm),
+        Purpose::Lint => Need::Build,
+        Purpose::Run => Need::Lab,
+        Purpose::Package => Need::Package,
+        Purpose::Test | Purpose::Everything => Need::Test,
+        Purpose::Vm => Need::Vm,
     };
     PROGRAMS
         .iter()
-        .filter(|program| Some(program.need) <= most)
+        .filter(|program| program.need <= most)
         .filter(|program| !is_there(program.name))
         .map(|program| Package::new(program.package, program.why))
         .collect()
 }
 
-/// Where Debian keeps what only root runs, plugins of CNI, and sources for Go.
-const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src"];
+/// Where Debian keeps what only root runs, plugins of CNI, sources for Go, and messages for protoc.
+const PLACES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src", "/usr/include"];
 
 /// On `PATH`, or in one of [`PLACES`].
 fn is_there(program: &str) -> bool {
@@ -277,18 +297,25 @@ pub(crate) fn unpack(package: &str, dir: &Path) -> Result<()> {
     fs::remove_dir_all(&download).with_context(|| format!("removing {}", download.display()))
 }
 
-/// Prometheus and promtool, which the tests of metrics ask. Unpacked only: an installed one would serve on the machine.
+/// Packages that tests ask programs of, each with one of these. Unpacked only: installed ones would serve on the machine.
+const UNPACKED: [(&str, &str); 3] =
+    [("prometheus", "promtool"), ("etcd-server", "etcd"), ("etcd-client", "etcdctl")];
+
+/// Prometheus and etcd, which tests ask.
 ///
 /// # Errors
 /// apt has none, or it cannot be fetched.
-pub(crate) fn prometheus() -> Result<()> {
-    let dir = workspace::state().join("prometheus");
-    if is_there("promtool") || dir.join("usr/bin/promtool").is_file() {
-        return Ok(());
+pub(crate) fn servers() -> Result<()> {
+    for (package, program) in UNPACKED {
+        let dir = workspace::state().join(package);
+        if is_there(program) || dir.join("usr/bin").join(program).is_file() {
+            continue;
+        }
+        update()?;
+        say(format!("fetching and unpacking {package}, once: tests ask it; nothing of it is installed"));
+        unpack(package, &dir)?;
     }
-    update()?;
-    say("fetching and unpacking prometheus, once: tests of metrics ask it; nothing of it is installed");
-    unpack("prometheus", &dir)
+    Ok(())
 }
 
 /// apt-get as root, never asking.
@@ -313,10 +340,10 @@ mod tests {
     #[test]
     fn run_needs_fewer_programs_than_test() {
         assert!(
-            [Need::Lab, Need::Package, Need::Test, Need::Vm]
+            [Need::Build, Need::Lab, Need::Package, Need::Test, Need::Vm]
                 .map(|need| PROGRAMS.iter().any(|program| program.need == need))
-                == [true; 4]
+                == [true; 5]
         );
-        assert!(missing(Purpose::Lint).is_empty());
+        assert!(Need::Build < Need::Lab && missing(Purpose::Lint).len() <= missing(Purpose::Test).len());
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     agent::{blocking, notify::Loop, problems::Turn, registry::Entry},
     compile,
     datapath::{AttachKind, Datapath},
-    model::{Mode, PodState},
+    model::{Mode, Pod, PodState},
     net::{NetError, PodLink, Survey},
 };
 
@@ -78,14 +78,16 @@ impl Agent {
         };
         self.note("pods in the tables", &wrong.as_ref().map(drop));
         let wrong = wrong.unwrap_or_default();
-        let doubt = |pod: u32| {
-            let concerned = concerned.contains(&pod);
-            let inside = has_turn(pod) || concerned;
+        let doubt = |pod: &Pod| {
+            let concerned = concerned.contains(&pod.id);
+            // Nothing announces what becomes of a file.
+            let by_file = pod.unattached.is_some() && extent != Extent::Announced;
+            let inside = has_turn(pod.id) || concerned || by_file;
             // What is announced of a filter is not looked into.
             let unknown = concerned && self.attach.pods == AttachKind::Clsact;
-            Doubt { inside, datapath: unknown || wrong.contains(&pod) }
+            Doubt { inside, datapath: unknown || wrong.contains(&pod.id) }
         };
-        let doubted = entries.into_iter().map(|entry| (doubt(entry.pod.id), entry));
+        let doubted = entries.into_iter().map(|entry| (doubt(&entry.pod), entry));
         // Most are well, and a thousand of them are not worth a thousand tasks.
         let pending: Vec<_> =
             doubted.filter(|(doubt, entry)| !self.is_well(entry, *doubt, &survey)).collect();
@@ -259,6 +261,7 @@ impl Agent {
             // What cannot be looked at is repaired, and that tells why.
             let right = match doubt {
                 None => false,
+                Some(doubt) if doubt.inside && entry.pod.unattached.is_some() => false,
                 Some(doubt) => !doubt.inside || blocking(look).await.unwrap_or(false),
             };
             match doubt {

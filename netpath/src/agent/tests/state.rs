@@ -28,3 +28,33 @@ fn a_state_that_no_agent_wrote_is_refused_by_its_mistake() {
         node.start(store).await.unwrap().stop().await;
     });
 }
+
+/// An earlier netpath let networks have the names that stand for none now.
+#[test]
+fn a_network_with_a_reserved_name_keeps_its_pods() {
+    with_node(async |node| {
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&node.config.paths.store()).unwrap());
+        let running = node.start(Arc::clone(&store)).await.unwrap();
+        let network = NetworkAdd {
+            name: "old".into(),
+            subnets: vec!["10.62.0.0/24".parse().unwrap()],
+            ..NetworkAdd::default()
+        };
+        running.agent.network_add(&network).await.unwrap();
+        let old = PodAdd { networks: vec!["old".into()], ..named("a") };
+        running.agent.pod_add(&old).await.unwrap();
+        running.stop().await;
+        let mut network: model::Network = store.read("networks/old").await.unwrap().unwrap();
+        let mut pod: model::Pod = store.read("pods/a").await.unwrap().unwrap();
+        network.name = "none".into();
+        pod.interfaces[0].network = "none".into();
+        store.delete("networks/old").await.unwrap();
+        store.write("networks/none", &network).await.unwrap();
+        store.write("pods/a", &pod).await.unwrap();
+        let agent = node.start(store).await.unwrap().agent;
+        let a = agent.pod("a").await.unwrap();
+        assert_eq!((&a.network[..], &a.state[..], a.addresses.len()), ("none", "ready", 1));
+        agent.pod_rm("a").await.unwrap();
+        agent.network_rm("none").await.unwrap();
+    });
+}

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::types::{Protocol, TraceRequest},
     compile::Uplink,
-    model::{Family, GATEWAY_MAC, Mac, PodState},
+    model::{Family, GATEWAY_MAC, Mac, PodState, Unattached},
     net::Netns,
 };
 
@@ -164,7 +164,12 @@ impl View {
     /// Whom a name or an address stands for.
     fn end(&self, name: &str) -> Result<End, String> {
         if let Some(entry) = self.pods.iter().find(|entry| entry.pod.name.as_str() == name) {
-            return Ok(End { who: Who::Pod(Box::new(entry.clone())), address: None });
+            return match &entry.pod.unattached {
+                None => Ok(End { who: Who::Pod(Box::new(entry.clone())), address: None }),
+                Some(Unattached::None) => Err(format!("pod '{name}' is in no network")),
+                Some(Unattached::Host) => Ok(End { who: Who::Node, address: None }),
+                Some(Unattached::Pod(other)) => self.end(other.as_str()),
+            };
         }
         if name == NODE {
             return Ok(End { who: Who::Node, address: None });

@@ -13,7 +13,8 @@ use super::Attachment;
 pub struct PodAdd {
     /// Name of the pod, unique on the node.
     pub name: String,
-    /// Networks to join, each with an interface of its own; the default network if empty.
+    /// Networks to join, each with an interface of its own; the default network if empty. Or one of `none` (a loopback
+    /// interface only), `host` (the node's namespace) and `pod:NAME` (that pod's namespace), with a name and labels only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<String>,
     /// Addresses wanted, one of each network and family at most; the agent chooses the others.
@@ -77,9 +78,9 @@ pub struct PodSet {
 pub struct Pod {
     /// Name.
     pub name: String,
-    /// Network of its first interface.
+    /// Network of its first interface; `none`, `host` or `pod:NAME` if it has no interface of its own.
     pub network: String,
-    /// Addresses of its first interface.
+    /// Addresses of its first interface; those of the pod whose namespace it shares.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// MAC of its first interface.

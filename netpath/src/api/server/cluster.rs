@@ -1,0 +1,41 @@
+//! `/v1/nodes`.
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::*},
+    http::StatusCode,
+};
+
+use super::{Answer, App, failure::Refusal};
+use crate::api::types::ClusterNode;
+
+/// The nodes of the cluster, as last heard of
+#[utoipa::path(
+    get, path = "/v1/nodes", tag = "nodes", operation_id = "listNodes",
+    responses(
+        (status = 200, body = Vec<ClusterNode>, description = "By name"),
+        (status = 404, description = "This node is in no cluster"),
+    ),
+)]
+pub(super) async fn list(State(app): State<App>) -> Answer<Vec<ClusterNode>> {
+    Ok(Json(app.agent.nodes()?))
+}
+
+/// Take a node out of the cluster: the one that is asked, without pods, or one that is away
+#[utoipa::path(
+    delete, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "removeNode",
+    params(("name" = String, Path, description = "Name of the node")),
+    responses(
+        (status = 204, description = "Its records are gone, its blocks are anybody's"),
+        (status = 404, description = "There is no such node, or this one is in no cluster"),
+        (status = 409, description = "It has pods, or is another one that is alive"),
+    ),
+)]
+pub(super) async fn leave(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Path(name) = name?;
+    app.agent.node_leave(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,24 @@
+//! Nodes of a cluster.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A node of the cluster, in `GET /v1/nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterNode {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// The addresses of its uplinks.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// The blocks that its pods have addresses of.
+    #[schema(value_type = Vec<String>)]
+    pub blocks: Vec<IpNet>,
+    /// `ready`, or `away` when etcd has not heard of it for 30 s; as this node has last heard.
+    pub state: String,
+    /// Whether it is the one that answers.
+    pub own: bool,
+}

@@ -1,0 +1,56 @@
+//! `netpath node`.
+
+use clap::Subcommand;
+
+use super::{
+    Global,
+    output::{Column, Format, print, table},
+    units::list,
+    wait,
+};
+use crate::api::types::ClusterNode;
+
+/// The nodes of the cluster that this one is in.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List nodes, with their blocks and whether they are there
+    #[command(after_help = "Examples:
+  netpath node ls
+  netpath node ls -o json | jq -r '.[] | select(.state == \"away\") | .name'")]
+    Ls,
+    /// Take a node out of the cluster and give its blocks back
+    ///
+    /// This node must have no pods. Another one must be away, and must not come back with pods: somebody else may have its
+    /// addresses by then.
+    #[command(after_help = "Examples:
+  netpath node leave
+  netpath node leave worker-7")]
+    Leave {
+        /// Name of the node [default: this one]
+        name: Option<String>,
+    },
+}
+
+pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
+    let client = global.client();
+    match command {
+        Command::Ls => global.output.show(&wait(client.nodes())?[..], render),
+        Command::Leave { name } => {
+            let name = match name {
+                Some(name) => name,
+                None => wait(client.status())?.node,
+            };
+            wait(client.node_leave(&name))?;
+            let told = || print(&format!("node {name} has left the cluster\n"));
+            if global.output == Format::Table { told() } else { Ok(()) }
+        }
+    }
+}
+
+pub(super) fn render(nodes: &[ClusterNode]) -> String {
+    let columns =
+        [Column::Left("NAME"), Column::Left("ADDRESSES"), Column::Left("BLOCKS"), Column::Left("STATE")];
+    let row =
+        |one: &ClusterNode| [one.name.clone(), list(&one.addresses), list(&one.blocks), one.state.clone()];
+    table(&columns, nodes.iter().map(row))
+}

@@ -1,0 +1,149 @@
+//! `[cluster]`: whom this node shares pools with, and how its etcd is reached.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::{
+    ConfigError,
+    file::Cluster,
+    value::{Given, Source, within},
+};
+use crate::model::{EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix};
+
+/// Endpoints that a node goes round.
+const MAX_ENDPOINTS: usize = 16;
+/// Addresses of a node's block if nothing else is configured: 64.
+const BLOCK_LENGTHS: (u8, u8) = (26, 122);
+
+/// A cluster that the node is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Its name.
+    pub name: String,
+    /// How its etcd is reached.
+    pub etcd: EtcdAccess,
+    /// Where nodes' blocks come from, at most one of each family; what the cluster has if empty.
+    pub pools: Vec<Pool>,
+}
+
+pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
+    let Some(spanned) = source.file.cluster.as_ref() else { return Ok(None) };
+    let file = spanned.get_ref();
+    if let Some(block) = &source.file.block {
+        return Err(source.in_file("block", &Spanned::new(block.span(), ())).error(
+            "is named beside [cluster]",
+            "remove it: a node of a cluster claims its block from cluster.pools",
+        ));
+    }
+    let endpoints = source.list("cluster.endpoints", ("", &[]), file.endpoints.as_ref());
+    let secure = endpoints.first().is_some_and(|first| first.value.starts_with("https://"));
+    for (at, given) in endpoints.iter().enumerate() {
+        let instead = "write one like \"https://10.0.0.1:2379\", all of http or all of https";
+        let refused = |reason: &str| Err(given.error(format!("has '{}', {reason}", given.value), instead));
+        let scheme = if secure { "https://" } else { "http://" };
+        let Some(place) = given.value.strip_prefix(scheme) else { return refused("which is no such URL") };
+        let port = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return refused("which has no port");
+        }
+        if endpoints[..at].iter().any(|earlier| earlier.value == given.value) || at >= MAX_ENDPOINTS {
+            return refused("twice, or more than sixteen");
+        }
+    }
+    if endpoints.is_empty() {
+        let place = source.in_file("cluster.endpoints", &Spanned::new(spanned.span(), ()));
+        return Err(place.error("is empty", "write endpoints = [\"http://ADDRESS:2379\"], or no [cluster]"));
+    }
+    let path = |key, value: &Option<Spanned<PathBuf>>| {
+        absolute(value.as_ref().map(|value| source.in_file(key, value)))
+    };
+    let ca = path("cluster.ca", &file.ca)?;
+    let (cert, key) = (path("cluster.cert", &file.cert)?, path("cluster.key", &file.key)?);
+    let password = path("cluster.password_file", &file.password_file)?;
+    let user = file.user.as_ref().map(|user| source.in_file("cluster.user", user));
+    if secure != ca.is_some() {
+        return Err(endpoints[0].error(
+            if secure {
+                "are https, and cluster.ca is missing"
+            } else {
+                "are http, and cluster.ca is for https"
+            },
+            "name the certificate that etcd's is signed by in ca with https, and none with http",
+        ));
+    }
+    let identity = pair(cert, key, &endpoints[0], "cluster.cert and cluster.key")?;
+    if identity.is_some() && !secure {
+        return Err(endpoints[0]
+            .error("are http, and cluster.cert is for https", "write https endpoints, or no cert"));
+    }
+    let user =
+        pair(user.map(|user| user.value), password, &endpoints[0], "cluster.user and cluster.password_file")?;
+    Ok(Some(ClusterConfig {
+        name: name(source, file)?,
+        pools: pools(source, file)?,
+        etcd: EtcdAccess {
+            endpoints: endpoints.into_iter().map(|given| given.value).collect(),
+            ca,
+            identity,
+            user,
+        },
+    }))
+}
+
+/// Both or none.
+fn pair<A, B>(
+    a: Option<A>,
+    b: Option<B>,
+    at: &Given<String>,
+    keys: &str,
+) -> Result<Option<(A, B)>, ConfigError> {
+    match (a, b) {
+        (Some(a), Some(b)) => Ok(Some((a, b))),
+        (None, None) => Ok(None),
+        _ => Err(at.error(format!("come with only one of {keys}"), "write both, or none")),
+    }
+}
+
+fn absolute(given: Option<Given<PathBuf>>) -> Result<Option<PathBuf>, ConfigError> {
+    match given {
+        Some(given) if !given.value.is_absolute() => {
+            let reason = format!("is '{}', which is not absolute", given.value.display());
+            Err(given.error(reason, "write a path like /etc/netpath/ca.pem"))
+        }
+        given => Ok(given.map(|given| given.value)),
+    }
+}
+
+fn name(source: &Source<'_>, file: &Cluster) -> Result<String, ConfigError> {
+    let given = file.name.as_ref().map(|name| source.in_file("cluster.name", name));
+    let Some(given) = given else { return Ok("default".to_owned()) };
+    match given.value.parse::<NetworkName>() {
+        Ok(name) => Ok(name.into()),
+        Err(wrong) => Err(given.error(wrong.reason, "write letters, digits, '.', '_' and '-'")),
+    }
+}
+
+fn pools(source: &Source<'_>, file: &Cluster) -> Result<Vec<Pool>, ConfigError> {
+    let length = |key, value: &Option<Spanned<u8>>, most, usual| {
+        let given = value.as_ref().map(|value| source.in_file(key, value));
+        Ok::<_, ConfigError>(within(given, &(8..=most), "such as 26 or 122")?.unwrap_or(usual))
+    };
+    let v4 = length("cluster.block_length_v4", &file.block_length_v4, 30, BLOCK_LENGTHS.0)?;
+    let v6 = length("cluster.block_length_v6", &file.block_length_v6, 126, BLOCK_LENGTHS.1)?;
+    let given = source.list("cluster.pools", ("", &[]), file.pools.as_ref());
+    let mut all: Vec<Pool> = Vec::new();
+    for one in &given {
+        let pool = parse_prefix(&one.value).and_then(|prefix: IpNet| {
+            Pool::new(prefix, if Family::of(prefix.addr()) == Family::V4 { v4 } else { v6 })
+        });
+        all.push(pool.map_err(|wrong| one.error(wrong.reason, wrong.instead))?);
+    }
+    if let Some(first) = given.first() {
+        order_blocks(all.iter().map(|pool| pool.prefix).collect())
+            .map_err(|wrong| first.error(wrong.reason, wrong.instead))?;
+    }
+    all.sort_by_key(|pool| pool.prefix);
+    Ok(all)
+}

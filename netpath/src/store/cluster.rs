@@ -1,0 +1,313 @@
+//! The records of a cluster in its etcd: docs/CLUSTER.md has the table of keys.
+
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::view::View;
+use super::{
+    Store, StoreError, encode,
+    etcd::{Check, EtcdStore, Watch, Write},
+};
+use crate::model::{Holder, Node, Pool};
+
+const POOLS: &str = "pools";
+const BLOCKS: &str = "blocks/";
+const NODES: &str = "nodes/";
+const ADDRESSES: &str = "addresses/";
+const ALIVE: &str = "alive/";
+
+/// How long a node counts as alive that nothing is heard of.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How often others may come in between before a change is given up.
+const RACES: usize = 100;
+
+/// Why a record of a cluster cannot be as wanted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else has it.
+    #[error("another node of the cluster has {what}: '{}', uid {}", .holder.node, .holder.uid)]
+    Taken {
+        /// Which name, address or block, in words.
+        what: String,
+        /// The block, if it is one.
+        block: Option<IpNet>,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// The pools of the cluster are others than this node is to use.
+    #[error("the pools of the cluster are {there}, and not {here}")]
+    OtherPools {
+        /// Those of the cluster, in words.
+        there: String,
+        /// Those of the configuration.
+        here: String,
+    },
+    /// The first node of a cluster has none.
+    #[error("the cluster has no pools yet, and none are configured")]
+    NoPools,
+    /// All blocks are held.
+    #[error("all blocks of the pool {0} are held")]
+    Full(IpNet),
+    /// No such node.
+    #[error("node '{0}' is not in the cluster")]
+    NoNode(String),
+    /// A node that is there takes itself out.
+    #[error("node '{0}' is alive")]
+    Alive(String),
+    /// Others were faster, every time.
+    #[error("{0}: others changed the same records all the time")]
+    Races(&'static str),
+}
+
+/// A cluster.
+pub struct Cluster {
+    etcd: EtcdStore,
+    root: String,
+}
+
+impl Cluster {
+    /// The cluster of a name in an etcd.
+    pub fn new(etcd: EtcdStore, name: &str) -> Self {
+        Self { etcd, root: format!("/netpath/{name}/") }
+    }
+
+    /// Agrees on pools: what the first node has said, which all others say as well or leave out.
+    ///
+    /// # Errors
+    /// [`ClusterError::OtherPools`], [`ClusterError::NoPools`], or the store's.
+    pub async fn pools(&self, here: &[Pool]) -> Result<Vec<Pool>, ClusterError> {
+        let key = self.key(POOLS);
+        if !here.is_empty() && self.store().create(&key, &here).await? {
+            return Ok(here.to_vec());
+        }
+        let there: Vec<Pool> = self.store().read(&key).await?.ok_or(ClusterError::NoPools)?;
+        if here.is_empty() || here == there {
+            return Ok(there);
+        }
+        Err(ClusterError::OtherPools { there: in_words(&there), here: in_words(here) })
+    }
+
+    /// A block of each pool, which nobody else has: those that the node holds already, and new ones.
+    ///
+    /// # Errors
+    /// [`ClusterError::Full`], or the store's.
+    pub async fn claim(&self, holder: &Holder, pools: &[Pool]) -> Result<Vec<IpNet>, ClusterError> {
+        let mut blocks = Vec::new();
+        for pool in pools {
+            blocks.push(self.claim_in(holder, pool).await?);
+        }
+        Ok(blocks)
+    }
+
+    async fn claim_in(&self, holder: &Holder, pool: &Pool) -> Result<IpNet, ClusterError> {
+        for _ in 0..RACES {
+            let mut taken = BTreeSet::new();
+            for (key, bytes) in self.store().list(&self.key(BLOCKS)).await? {
+                let Some(block) = block_of(&key, &self.root) else { continue };
+                if pool.prefix.contains(&block) {
+                    let theirs: Holder = self.store().decode(&key, &bytes)?;
+                    if theirs.uid == holder.uid {
+                        return Ok(block);
+                    }
+                    taken.insert(block);
+                }
+            }
+            let block = pool.free(&taken, &holder.uid).ok_or(ClusterError::Full(pool.prefix))?;
+            if self.store().create(&self.block_key(block), holder).await? {
+                return Ok(block);
+            }
+        }
+        Err(ClusterError::Races("claiming a block"))
+    }
+
+    /// Whether nobody else has a node's name.
+    ///
+    /// # Errors
+    /// [`ClusterError::Taken`], or the store's.
+    pub async fn check_name(&self, holder: &Holder) -> Result<(), ClusterError> {
+        match self.store().read::<Node>(&self.node_key(&holder.node)).await? {
+            Some(node) if node.holder.uid != holder.uid => Err(taken_name(node.holder)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down a node with its addresses and blocks, in one transaction, and that it is alive as long as the lease is.
+    ///
+    /// # Errors
+    /// [`ClusterError::Taken`] by name, address or block: nothing has changed then; or the store's.
+    pub async fn register(&self, node: &Node, blocks: &[IpNet], lease: i64) -> Result<(), ClusterError> {
+        let holder = &node.holder;
+        for _ in 0..RACES {
+            let mut change = Transaction::default();
+            let found = self.store().get(&self.node_key(&holder.node)).await?;
+            let earlier: Option<Node> = self.decoded(&self.node_key(&holder.node), found.as_deref())?;
+            if let Some(other) = earlier.as_ref().filter(|other| other.holder.uid != holder.uid) {
+                return Err(taken_name(other.holder.clone()));
+            }
+            change.put(self.node_key(&holder.node), found, node)?;
+            let mut own = BTreeMap::new();
+            for address in &node.addresses {
+                own.insert(format!("{ADDRESSES}{address}"), (format!("the address {address}"), None));
+            }
+            for block in blocks {
+                own.insert(block_name(*block), (format!("the block {block}"), Some(*block)));
+            }
+            for (key, (what, block)) in own {
+                let key = self.key(&key);
+                let found = self.store().get(&key).await?;
+                let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
+                if let Some(theirs) = theirs.filter(|theirs| theirs.uid != holder.uid) {
+                    return Err(ClusterError::Taken { what, block, holder: theirs });
+                }
+                change.put(key, found, holder)?;
+            }
+            let lost = earlier.into_iter().flat_map(|earlier| earlier.addresses);
+            for address in lost.filter(|address| !node.addresses.contains(address)) {
+                let key = self.key(&format!("{ADDRESSES}{address}"));
+                let found = self.store().get(&key).await?;
+                let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
+                change.delete_if(key, found, theirs, holder);
+            }
+            let alive = self.key(&format!("{ALIVE}{}", holder.node));
+            change.writes.push(Write::Put(alive.clone(), encode(&alive, holder)?, Some(lease)));
+            if self.etcd.commit(change.checks, change.writes).await? {
+                return Ok(());
+            }
+        }
+        Err(ClusterError::Races("registering the node"))
+    }
+
+    /// Takes a node with all its records out, in one transaction: this one if `own`, else one that is not alive.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoNode`], [`ClusterError::Alive`], or the store's; nothing has changed then.
+    pub async fn leave(&self, name: &str, own: Option<&Holder>) -> Result<(), ClusterError> {
+        let (key, alive) = (self.node_key(name), self.key(&format!("{ALIVE}{name}")));
+        for _ in 0..RACES {
+            let found = self.store().get(&key).await?;
+            let node: Option<Node> = self.decoded(&key, found.as_deref())?;
+            let recorded = node.as_ref().map(|node| &node.holder);
+            let holder = own.or(recorded).cloned().ok_or_else(|| ClusterError::NoNode(name.to_owned()))?;
+            let mut change = Transaction::default();
+            let sign = self.store().get(&alive).await?;
+            match own {
+                Some(_) => {
+                    let theirs = self.decoded(&alive, sign.as_deref())?;
+                    change.delete_if(alive.clone(), sign, theirs, &holder);
+                }
+                None if sign.is_some() => return Err(ClusterError::Alive(name.to_owned())),
+                None => change.checks.push(Check::Absent(alive.clone())),
+            }
+            change.delete_if(key.clone(), found, node.map(|node| node.holder), &holder);
+            for prefix in [BLOCKS, ADDRESSES] {
+                for (key, bytes) in self.store().list(&self.key(prefix)).await? {
+                    let theirs = self.store().decode(&key, &bytes)?;
+                    change.delete_if(key, Some(bytes), Some(theirs), &holder);
+                }
+            }
+            if self.etcd.commit(change.checks, change.writes).await? {
+                return Ok(());
+            }
+        }
+        Err(ClusterError::Races("taking a node out"))
+    }
+
+    /// A lease to be alive by: the one given if it can be kept, else a new one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn lease(&self, lease: Option<i64>) -> Result<i64, StoreError> {
+        match lease {
+            Some(lease) if self.etcd.keep_alive(lease).await? => Ok(lease),
+            _ => self.etcd.grant(LEASE).await,
+        }
+    }
+
+    /// Watches all records, for a [`View`].
+    pub fn watch(&self) -> (Watch, View) {
+        (self.etcd.watch(&self.root), View::new(&self.root))
+    }
+
+    fn store(&self) -> &(dyn Store + 'static) {
+        &self.etcd
+    }
+
+    fn decoded<T: DeserializeOwned>(&self, key: &str, bytes: Option<&[u8]>) -> Result<Option<T>, StoreError> {
+        bytes.map(|bytes| self.store().decode(key, bytes)).transpose()
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.root)
+    }
+
+    fn node_key(&self, name: &str) -> String {
+        self.key(&format!("{NODES}{name}"))
+    }
+
+    fn block_key(&self, block: IpNet) -> String {
+        self.key(&block_name(block))
+    }
+}
+
+/// Checks and writes of one commit.
+#[derive(Default)]
+struct Transaction {
+    checks: Vec<Check>,
+    writes: Vec<Write>,
+}
+
+impl Transaction {
+    /// Puts a record if it is what was found.
+    fn put(
+        &mut self,
+        key: String,
+        found: Option<Vec<u8>>,
+        record: &impl Serialize,
+    ) -> Result<(), StoreError> {
+        let value = encode(&key, record)?;
+        self.checks.push(match found {
+            Some(found) => Check::Is(key.clone(), found),
+            None => Check::Absent(key.clone()),
+        });
+        self.writes.push(Write::Put(key, value, None));
+        Ok(())
+    }
+
+    /// Deletes a record that a node has.
+    fn delete_if(&mut self, key: String, found: Option<Vec<u8>>, theirs: Option<Holder>, holder: &Holder) {
+        if let (Some(found), true) = (found, theirs.is_some_and(|theirs| theirs.uid == holder.uid)) {
+            self.checks.push(Check::Is(key.clone(), found));
+            self.writes.push(Write::Delete(key));
+        }
+    }
+}
+
+fn taken_name(holder: Holder) -> ClusterError {
+    ClusterError::Taken { what: "the name".to_owned(), block: None, holder }
+}
+
+fn in_words(pools: &[Pool]) -> String {
+    let one = |pool: &Pool| format!("{} with blocks of /{}", pool.prefix, pool.block_length);
+    pools.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Keys have no slash but between their parts.
+fn block_name(block: IpNet) -> String {
+    format!("{BLOCKS}{}-{}", block.network(), block.prefix_len())
+}
+
+fn block_of(key: &str, root: &str) -> Option<IpNet> {
+    let (address, length) = key.strip_prefix(root)?.strip_prefix(BLOCKS)?.split_once('-')?;
+    IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()
+}

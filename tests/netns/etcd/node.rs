@@ -1,0 +1,184 @@
+//! A node with a real agent in a cluster, whose etcd is outside behind a router.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netpath::{
+    api::types::{ClusterNode, PodAdd},
+    lab::topology::{self, OUTSIDE},
+    model::{self, Family, Holder, Pool},
+    store::{EtcdStore, cluster::Cluster},
+};
+use netpath_tests::{etcd::Etcd, node::Node, wait};
+use tokio::runtime::Builder;
+
+use super::{DIR, holder};
+
+const POOLS: [(&str, u8); 2] = [("10.64.0.0/16", 26), ("fd00:64::/48", 122)];
+
+/// A node that has joined, and its etcd.
+fn joined() -> (Node, Etcd) {
+    let (topology, runtime) = Node::without_agent();
+    let etcd = Etcd::start(&topology.outside.netns, OUTSIDE.into(), DIR);
+    let mut node = Node::with_agent(topology, runtime, &configuration(&etcd, "one"));
+    node.wait_ready();
+    (node, etcd)
+}
+
+/// The comment keeps the harness from writing a block.
+fn configuration(etcd: &Etcd, name: &str) -> String {
+    format!(
+        "node = \"{name}\"\n# no block = here\n[cluster]\nendpoints = {:?}\npools = [\"{}\", \"{}\"]\n",
+        etcd.endpoints(),
+        POOLS[0].0,
+        POOLS[1].0
+    )
+}
+
+/// Does something as another node would, from where etcd is.
+fn beside<T: Send>(node: &Node, etcd: &Etcd, work: impl AsyncFnOnce(Cluster, EtcdStore) -> T + Send) -> T {
+    let access = etcd.access();
+    let inside = || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
+        let store = EtcdStore::new(&access).expect("store");
+        runtime.block_on(work(Cluster::new(store.clone(), "default"), store))
+    };
+    node.topology.outside.netns.enter(inside).expect("namespace")
+}
+
+fn nodes(node: &Node) -> Vec<ClusterNode> {
+    node.runtime.block_on(node.client.nodes()).expect("nodes")
+}
+
+fn problems(node: &Node) -> String {
+    node.runtime.block_on(node.client.status()).expect("status").problems.join("\n")
+}
+
+fn pod(node: &Node, name: &str) -> Result<Vec<std::net::IpAddr>, String> {
+    let wanted = PodAdd { name: name.into(), ..PodAdd::default() };
+    let pod = node.runtime.block_on(node.client.pod_add(&wanted)).map_err(|error| error.to_string())?;
+    Ok(pod.addresses)
+}
+
+fn state(node: &Node, name: &str) -> Option<String> {
+    nodes(node).into_iter().find(|one| one.name == name).map(|one| one.state)
+}
+
+#[test]
+fn etcd_down_and_pods_are_added_from_the_own_block_ipv4_and_ipv6() {
+    let (mut node, mut etcd) = joined();
+    wait::until("the node is seen", || state(&node, "one").as_deref() == Some("ready"));
+    let own = nodes(&node).remove(0);
+    assert_eq!(own.addresses, [Family::V4, Family::V6].map(topology::node));
+    assert!(own.own, "{own:?}");
+    let inside = |name: &str, addresses: &[std::net::IpAddr]| {
+        let held = |address| own.blocks.iter().any(|block: &IpNet| block.contains(address));
+        assert!(
+            addresses.len() == 2 && addresses.iter().all(held),
+            "{name}: {addresses:?} of {:?}",
+            own.blocks
+        );
+    };
+    inside("a", &pod(&node, "a").expect("added"));
+    etcd.kill_all();
+    inside("b", &pod(&node, "b").expect("added without etcd"));
+    for address in pod(&node, "c").expect("added") {
+        let outcome =
+            node.netpath(&["pod", "exec", "b", "--", "ping", "-c", "1", "-W", "3", &address.to_string()]);
+        assert!(outcome.status.success(), "{outcome:?}");
+    }
+    wait::until("status tells", || problems(&node).contains("cluster: "));
+    assert_eq!(nodes(&node).len(), 1, "what was last known");
+    node.kill();
+    node.restart();
+    inside("e", &pod(&node, "e").expect("added by an agent that began without etcd"));
+    etcd.restart();
+    wait::until("nothing is wrong any more", || problems(&node).is_empty());
+    wait::until("the node is seen again", || state(&node, "one").as_deref() == Some("ready"));
+    assert_eq!(nodes(&node)[0].blocks, own.blocks);
+}
+
+#[test]
+fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
+    let (mut node, etcd) = joined();
+    let register = |other: &Holder, addresses: &[&str], ttl: u64| {
+        let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
+        let other = model::Node { holder: other.clone(), addresses };
+        beside(&node, &etcd, async |cluster, store| {
+            let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
+            let pools = cluster.pools(&[]).await.expect("pools");
+            let blocks = cluster.claim(&other.holder, &pools).await.expect("claimed");
+            cluster.register(&other, &blocks, lease).await.map(|()| blocks).map_err(|error| error.to_string())
+        })
+    };
+    wait::until("the node is seen", || state(&node, "one").is_some());
+    let error = register(&holder("one"), &[], 60).expect_err("its name");
+    assert!(error.contains("another node of the cluster has the name: 'one'"), "{error}");
+    let error =
+        register(&holder("two"), &[&topology::node(Family::V6).to_string()], 60).expect_err("its address");
+    assert!(error.contains("has the address 2001:") && error.contains("'one'"), "{error}");
+    let theirs = register(&holder("two"), &["198.18.7.7"], 60).expect("its own");
+    wait::until("the other is seen", || state(&node, "two").as_deref() == Some("ready"));
+    let error = node.runtime.block_on(node.client.node_leave("two")).expect_err("alive").to_string();
+    assert!(error.contains("node 'two' is alive"), "{error}");
+    // Only until its lease ends.
+    register(&holder("two"), &["198.18.7.7"], 2).expect("again");
+    wait::until("the other is away", || state(&node, "two").as_deref() == Some("away"));
+    let left = node.netpath(&["node", "leave", "two"]);
+    assert!(left.status.success(), "{left:?}");
+    wait::until("the other is gone", || state(&node, "two").is_none());
+    let free = theirs.clone();
+    let taken = beside(&node, &etcd, async |cluster, _| cluster.claim(&holder("two"), &pools()).await)
+        .expect("free again");
+    assert_eq!(taken, free, "its place is empty again");
+    // A node of a name that another has does not start.
+    node.stop();
+    std::fs::remove_dir_all("/mnt/state").expect("state");
+    let said = node.refused(&[]);
+    assert!(said.contains("another node of the cluster has the name"), "{said}");
+}
+
+#[test]
+fn etcd_gets_a_block_back_from_a_node_that_leaves() {
+    let (mut node, etcd) = joined();
+    wait::until("the node is seen", || state(&node, "one").is_some());
+    pod(&node, "a").expect("added");
+    let error = node.runtime.block_on(node.client.node_leave("one")).expect_err("pods").to_string();
+    assert!(error.contains("this node has 1 pods"), "{error}");
+    node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+    let left = node.netpath(&["node", "leave"]);
+    assert!(left.status.success(), "{left:?}");
+    wait::until("it is gone", || nodes(&node).is_empty());
+    assert!(pod(&node, "b").expect_err("no block").contains("has left its cluster"));
+    let keys = etcd.ctl(&["get", "--prefix", "--keys-only", "/netpath/"]);
+    assert_eq!(keys.trim(), "/netpath/default/pools", "nothing else is left");
+    node.stop();
+    node.restart();
+    pod(&node, "b").expect("joined again");
+    // Under another name it would leave its block behind.
+    node.stop();
+    node.configure(&configuration(&etcd, "other"));
+    let said = node.refused(&[]);
+    assert!(said.contains("this node is 'one' in the cluster 'default', and not 'other'"), "{said}");
+    node.configure(&configuration(&etcd, "one"));
+    node.restart();
+    // Somebody has taken it out, wrongly, and another has its block: it gives no address of it any more.
+    let blocks = nodes(&node).into_iter().find(|one| one.own).map(|one| one.blocks);
+    wait::until("the node is seen", || state(&node, "one").is_some());
+    let blocks = blocks.filter(|blocks| !blocks.is_empty()).unwrap_or_else(|| nodes(&node)[0].blocks.clone());
+    node.kill();
+    let key = format!("/netpath/default/blocks/{}-{}", blocks[0].network(), blocks[0].prefix_len());
+    let value = "{\"version\":1,\"value\":{\"node\":\"thief\",\"uid\":\"x\"}}";
+    assert_eq!(etcd.ctl(&["put", &key, value]).trim(), "OK");
+    node.restart();
+    wait::until("status tells who has it", || problems(&node).contains("'thief'"));
+    assert!(
+        pod(&node, "c")
+            .expect_err("somebody else's")
+            .contains("another node of the cluster has this node's block")
+    );
+}
+
+fn pools() -> [Pool; 2] {
+    POOLS.map(|(prefix, length)| Pool::new(prefix.parse().unwrap(), length).unwrap())
+}
