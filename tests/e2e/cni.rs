@@ -266,7 +266,6 @@ fn cni_check_tells_what_is_not_as_it_was_made() {
     namespace("c2");
     assert_eq!(code(check(&result, &Container::new("c2"))).0, 3, "never added");
     // The agent would put its interface back, but not over somebody else's of that name.
-    // As often as it is put back in between.
     let script = "until ip link add eth0 type veth peer name other; do ip link del eth0; done";
     run_in(&netns, "sh", &["-c", script]);
     let (number, said) = code(check(&result, &container));

@@ -160,7 +160,7 @@ impl Agent {
         let is_earlier = |entry: &&Entry| {
             container(&entry.pod).is_some()
                 && container(&entry.pod) == wanted.attachment.as_ref().map(|own| own.container.as_str())
-                && entry.pod.netns_inode != wanted.netns_inode
+                && entry.pod.netns_inode.is_some_and(|inode| Some(inode) != wanted.netns_inode)
         };
         let earlier: Vec<Entry> = lock(&self.registry).pods().filter(is_earlier).cloned().collect();
         for entry in earlier {

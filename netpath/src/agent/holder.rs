@@ -1,16 +1,24 @@
 //! Who has a port of the node: an engine that binds what a container publishes, to keep it from others, is no obstacle to it.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::model::Transport;
 
-/// Whether what has a port of the node, on any of its addresses, are processes alone that have the container's ID among
-/// their arguments: podman's conmon (`-c ID`). It keeps the port as long as the container runs, so it has it when a network is
-/// connected to it or reloaded. Processes of another PID namespace are not seen, and so are somebody else's.
-pub(super) fn is_of(container: &str, protocol: Transport, port: u16) -> bool {
+/// Inodes of the sockets that processes have which have a container's ID among their arguments: podman's conmon (`-c ID`). It
+/// keeps the container's ports as long as that runs, so it has them when a network is connected or reloaded. Processes of another
+/// PID namespace are not seen, and so are somebody else's.
+pub(super) fn sockets_of(container: &str) -> HashSet<u64> {
+    processes_of(container).flat_map(|process| open_sockets(&process)).collect()
+}
+
+/// Whether a port of the node, on any of its addresses, is in use by some of these sockets and by no others.
+pub(super) fn have(own: &HashSet<u64>, protocol: Transport, port: u16) -> bool {
     let sockets = sockets_on(protocol, port);
-    let own: HashSet<u64> = processes_of(container).flat_map(|process| sockets_of(&process)).collect();
-    !sockets.is_empty() && sockets.is_subset(&own)
+    !sockets.is_empty() && sockets.is_subset(own)
 }
 
 /// Inodes of the sockets that keep a port from others. Of SCTP none are known: podman binds none.
@@ -37,7 +45,7 @@ fn on(line: &str, protocol: Transport, port: u16) -> Option<u64> {
 }
 
 /// Directories of processes that have the container's ID among their arguments.
-fn processes_of(container: &str) -> impl Iterator<Item = std::path::PathBuf> {
+fn processes_of(container: &str) -> impl Iterator<Item = PathBuf> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     all.filter(move |process| {
         let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
@@ -46,7 +54,7 @@ fn processes_of(container: &str) -> impl Iterator<Item = std::path::PathBuf> {
 }
 
 /// Inodes of a process's sockets.
-fn sockets_of(process: &Path) -> HashSet<u64> {
+fn open_sockets(process: &Path) -> HashSet<u64> {
     let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let inode = |name: &str| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
     open.filter_map(|file| inode(fs::read_link(file.path()).ok()?.to_str()?)).collect()
@@ -79,7 +87,7 @@ mod tests {
         let id = format!("container-{}", std::process::id());
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let is_own = || is_of(&id, Transport::Tcp, port);
+        let is_own = || have(&sockets_of(&id), Transport::Tcp, port);
         assert!(!is_own(), "this process has it, and no such argument");
         assert!(with_holder(tcp.try_clone().unwrap().into(), &["-c", &id], is_own));
         assert!(!with_holder(tcp.try_clone().unwrap().into(), &["-c", "another"], is_own));
@@ -89,6 +97,6 @@ mod tests {
         assert!(!is_own(), "nobody has it");
         let udp = UdpSocket::bind("[::1]:0").unwrap();
         let port = udp.local_addr().unwrap().port();
-        assert!(with_holder(udp.into(), &["-c", &id], || is_of(&id, Transport::Udp, port)));
+        assert!(with_holder(udp.into(), &["-c", &id], || have(&sockets_of(&id), Transport::Udp, port)));
     }
 }

@@ -4,6 +4,7 @@
 //! binds what it has published itself, to keep it from others.
 
 use std::{
+    cell::LazyCell,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -67,14 +68,15 @@ impl Agent {
             return Ok(());
         }
         let (all, container) = (wanted.to_vec(), container.map(str::to_owned));
-        let is_free = move |one: &Publication, port| {
-            container.as_deref().is_some_and(|container| holder::is_of(container, one.protocol, port))
+        let used = move || {
+            // Mostly there is no socket, and nobody has to know.
+            let own = LazyCell::new(|| container.as_deref().map(holder::sockets_of).unwrap_or_default());
+            all.iter().find_map(|one| {
+                let is_own = |socket: &SocketAddr| holder::have(&own, one.protocol, socket.port());
+                Some((one.clone(), used_ports(one).find(|socket| !is_own(socket))?))
+            })
         };
-        let used = move |one: &Publication| {
-            let socket = used_ports(one).find(|socket| !is_free(one, socket.port()))?;
-            Some((one.clone(), socket))
-        };
-        match blocking(move || all.iter().find_map(used)).await {
+        match blocking(used).await {
             None => Ok(()),
             Some((publication, socket)) => Err(AgentError::PortInUse {
                 pod: pod.to_owned(),

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::time::sleep;
@@ -49,10 +49,9 @@ impl Agent {
         match serde_json::from_slice::<types::Attachment>(&text) {
             Ok(attachment) => {
                 let attachment = of_request(attachment);
-                let mut turn = self.hold(&attachment).await?;
-                self.take_up(&attachment, &file).await?;
-                *turn = Some(Instant::now());
-                Ok(())
+                // When it was removed is not noted: it was asked for earlier, and what came since is to be added.
+                let _held = self.hold(&attachment).await?;
+                self.take_up(&attachment, &file).await
             }
             Err(error) => {
                 tracing::warn!(file = %file.display(), %error, "no queued removal; it is deleted");
