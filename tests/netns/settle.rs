@@ -2,8 +2,16 @@
 
 use std::{fs, thread, time::Duration};
 
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    tc::{NlOptions, TcAttachOptions, TcHandle},
+};
 use futures::future::join_all;
-use netpath::api::types::{PodAdd, Status};
+use netpath::{
+    api::types::{Pod, PodAdd, Status},
+    net::Netns,
+};
+use netpath_common::abi::Program;
 use netpath_tests::{
     for_both_families,
     kernel::lacks,
@@ -59,11 +67,11 @@ fn sent(node: &Node, pod: &str) -> u64 {
 }
 
 /// A node with all kinds of traffic, and pod `c` that only talks to the node: what goes to the stack meets both programs. On
-/// clsact to begin with. Also tells what `c` had sent before.
-fn under_traffic(side: &Side, mode: &str) -> (Node, Traffic, u64) {
+/// clsact to begin with. Also tells of `c` as it was before.
+fn under_traffic(side: &Side, mode: &str) -> (Node, Traffic, Pod) {
     let (node, a, b) = dual(&attached_by("clsact", mode));
     let c = node.pod("c");
-    let before = sent(&node, "c");
+    let before = Pod { tx_packets: sent(&node, "c"), ..c.pod.clone() };
     let own = Echo::start(&node.topology.node.netns, side.node);
     let mut traffic = traffic(&node, side, &a, &b);
     traffic.datagrams(TO_THE_NODE, &c.netns, own.address);
@@ -83,9 +91,13 @@ fn move_all(node: &mut Node, traffic: &Traffic, mode: &str) {
 }
 
 /// What `c` has sent was counted packet by packet.
-fn all_is_counted(node: &Node, side: &Side, traffic: Traffic, before: u64) {
+fn all_is_counted(node: &Node, side: &Side, traffic: Traffic, c: &Pod) {
     let totals = nothing_is_lost(node, side, traffic);
-    assert_eq!(sent(node, "c") - before, totals.by_sender[TO_THE_NODE], "packets that went to the stack");
+    assert_eq!(
+        sent(node, "c") - c.tx_packets,
+        totals.by_sender[TO_THE_NODE],
+        "packets that went to the stack"
+    );
 }
 
 fn moves(family: &Family, mode: &str) {
@@ -93,7 +105,7 @@ fn moves(family: &Family, mode: &str) {
         return;
     }
     let side = Side::of(family);
-    let (mut node, traffic, before) = under_traffic(&side, mode);
+    let (mut node, traffic, c) = under_traffic(&side, mode);
     for _ in 0..MOVES {
         move_all(&mut node, &traffic, mode);
         let now = status(&node);
@@ -105,7 +117,7 @@ fn moves(family: &Family, mode: &str) {
     node.stop();
     node.restart();
     assert_eq!((status(&node).settling, linked()), (0, 3));
-    all_is_counted(&node, &side, traffic, before);
+    all_is_counted(&node, &side, traffic, &c);
     tidy::check(&node, &["a", "b", "c"]);
 }
 
@@ -117,6 +129,31 @@ fn xdp_pods_move_to_links_and_no_packet_is_lost_or_counted_twice(family: Family)
     moves(&family, "xdp");
 }
 
+/// Makes of a pod's interface on a link what an agent leaves that is killed before it removes the filter.
+fn stand_behind(netns: &Netns, interface: &str) {
+    let link = tidy::attached(netns, interface).into_iter().find(|(_, program, _)| program == "from_pod");
+    let (_, _, id) = link.expect("from_pod");
+    let pin = format!("{PINS}/once");
+    assert_eq!(run_in(netns, "bpftool", &["prog", "pin", "id", &id.to_string(), &pin]), "");
+    // Of an instance's filters the handles differ by the program's number.
+    let filters = run_in(netns, "tc", &["filter", "show", "dev", interface, "egress"]);
+    let handle = filters.split(' ').skip_while(|word| *word != "handle").nth(1).expect("to_pod's filter");
+    let handle = u32::from_str_radix(handle.trim_start_matches("0x"), 16).expect("a number");
+    let handle = TcHandle::from(handle - Program::ToPod as u32 + Program::FromPod as u32);
+    let place = TcAttachOptions::Netlink(NlOptions { priority: 1, handle, classid: None });
+    let attach = || {
+        let mut program = SchedClassifier::from_pin(&pin).expect("program");
+        let link = program.attach_with_options(interface, TcAttachType::Ingress, place).expect("attached");
+        // Dropped, it would detach.
+        std::mem::forget(program.take_link(link).expect("link"));
+    };
+    netns.enter(attach).expect("namespace");
+    fs::remove_file(pin).expect("pin");
+    let kinds = tidy::attached(netns, interface);
+    let kinds = kinds.iter().filter(|(_, program, _)| program == "from_pod").map(|(kind, ..)| *kind);
+    assert_eq!(kinds.collect::<Vec<_>>(), ["tcx", "clsact"]);
+}
+
 fn crash_in_the_middle_of_a_move_loses_no_packet(family: Family) {
     if lacks((6, 6), "tcx") {
         return;
@@ -125,7 +162,7 @@ fn crash_in_the_middle_of_a_move_loses_no_packet(family: Family) {
     println!("seed {seed}");
     let mut random = Random::new(seed);
     let side = Side::of(&family);
-    let (mut node, traffic, before) = under_traffic(&side, "tc");
+    let (mut node, traffic, c) = under_traffic(&side, "tc");
     let netns = node.topology.node.netns.clone();
     let interface = node.pod("d").pod.interface;
     for _ in 0..KILLS {
@@ -153,7 +190,12 @@ fn crash_in_the_middle_of_a_move_loses_no_packet(family: Family) {
     node.stop();
     node.restart();
     settled(&node);
-    all_is_counted(&node, &side, traffic, before);
+    // Both at once are there too shortly to be met by chance.
+    node.kill();
+    stand_behind(&netns, &c.interface);
+    traffic.moves("by both, without an agent");
+    node.restart();
+    all_is_counted(&node, &side, traffic, &c);
     tidy::check(&node, &["a", "b", "c", "d"]);
 }
 

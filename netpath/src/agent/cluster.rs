@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError, blocking, lock, state::State};
 use crate::{
-    api::types::ClusterNode,
+    api::types::{ClusterNode, NodeSet},
     config::Config,
     model::{Holder, Node, order_blocks},
     store::{
@@ -39,13 +39,16 @@ pub(super) struct Identity {
     uid: String,
     /// Its blocks, none until they are claimed.
     blocks: Vec<IpNet>,
+    /// Whether it takes no new pods.
+    #[serde(default)]
+    drained: bool,
 }
 
 /// A node's place in its cluster.
 pub(super) struct Membership {
     cluster: Cluster,
     holder: Holder,
-    blocks: Vec<IpNet>,
+    identity: Mutex<Identity>,
     view: Mutex<View>,
     /// What was last written down, and by which lease. Held by who writes.
     told: tokio::sync::Mutex<Option<(Node, i64)>>,
@@ -78,7 +81,7 @@ pub(super) async fn join(
         _ => {
             let uid = std::fs::read_to_string(UUID).map_err(AgentError::io(format!("reading {UUID}")))?;
             let (node, uid) = (config.node.clone(), uid.trim().to_owned());
-            let new = Identity { cluster: wanted.name, node, uid, blocks: Vec::new() };
+            let new = Identity { cluster: wanted.name, node, uid, blocks: Vec::new(), drained: false };
             // Before anything is claimed by it.
             state.save_identity(&new).await?;
             new
@@ -98,7 +101,10 @@ pub(super) async fn join(
     let view = Mutex::new(cluster.watch().1);
     let (holds, left) = (AtomicBool::new(true), AtomicBool::new(false));
     let told = tokio::sync::Mutex::default();
-    Ok((config, Some(Membership { cluster, holder, blocks: identity.blocks, view, told, holds, left })))
+    Ok((
+        config,
+        Some(Membership { cluster, holder, identity: Mutex::new(identity), view, told, holds, left }),
+    ))
 }
 
 impl Agent {
@@ -111,6 +117,7 @@ impl Agent {
         match &self.membership {
             Some(member) if member.left.load(Ordering::Relaxed) => Err(AgentError::LeftCluster),
             Some(member) if !member.holds.load(Ordering::Relaxed) => Err(AgentError::BlockLost),
+            Some(member) if lock(&member.identity).drained => Err(AgentError::Drained),
             _ => Ok(()),
         }
     }
@@ -153,10 +160,11 @@ impl Agent {
         let lease = member.cluster.lease(told.as_ref().map(|(_, lease)| *lease)).await?;
         let uplinks = lock(&self.node).seen.uplinks.clone();
         let addresses = uplinks.into_iter().flat_map(|uplink| uplink.addresses).collect();
-        let now = (Node { holder: member.holder.clone(), addresses }, lease);
+        let Identity { blocks, drained, .. } = lock(&member.identity).clone();
+        let now = (Node { holder: member.holder.clone(), addresses, drained }, lease);
         if told.as_ref() != Some(&now) {
             *told = None;
-            member.cluster.register(&now.0, &member.blocks, lease).await?;
+            member.cluster.register(&now.0, &blocks, lease).await?;
             *told = Some(now);
         }
         Ok(())
@@ -191,10 +199,34 @@ impl Agent {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
             blocks,
-            state: if alive { "ready" } else { "away" }.to_owned(),
+            state: match (alive, node.drained) {
+                (false, _) => "away",
+                (true, true) => "drained",
+                (true, false) => "ready",
+            }
+            .to_owned(),
             own: node.holder.uid == member.holder.uid,
         };
         Ok(view.nodes().map(row).collect())
+    }
+
+    /// Has this node take no new pods, or take some again; those that it has stay. The cluster is told at once if it can be.
+    ///
+    /// # Errors
+    /// [`AgentError::NoCluster`], [`AgentError::OtherNode`], or the state's; nothing has changed then.
+    pub async fn node_set(&self, name: &str, request: &NodeSet) -> Result<(), AgentError> {
+        let member = self.membership()?;
+        if name != member.holder.node {
+            return Err(AgentError::OtherNode(name.to_owned()));
+        }
+        // Whoever adds a pod now is waited for.
+        let change = self.changes.write().await;
+        let identity = Identity { drained: request.drained, ..lock(&member.identity).clone() };
+        self.state.save_identity(&identity).await?;
+        *lock(&member.identity) = identity;
+        drop(change);
+        self.beat(member).await;
+        Ok(())
     }
 
     /// Takes a node out of the cluster: this one, which must have no pods, or one that is away.

@@ -201,6 +201,12 @@ pub enum AgentError {
     /// Another node has the block.
     #[error("another node of the cluster has this node's block")]
     BlockLost,
+    /// The node takes no new pods.
+    #[error("this node is drained: it takes no new pods")]
+    Drained,
+    /// What only the node itself does.
+    #[error("node '{0}' is another one")]
+    OtherNode(String),
     /// A node with pods does not leave its cluster.
     #[error("this node has {0} pods, with addresses of the block that it would give back")]
     HasPods(usize),
@@ -292,6 +298,8 @@ impl AgentError {
             Self::BlockLost => {
                 "'netpath status' tells who; remove this node's pods, 'netpath node leave', and restart the agent"
             }
+            Self::Drained => "add it on another node, or 'netpath node drain --undo' here",
+            Self::OtherNode(_) => "run it there",
             Self::HasPods(_) => "remove them first; 'netpath pod ls' lists them",
             Self::Cluster(ClusterError::Taken { .. }) => {
                 "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
@@ -349,6 +357,8 @@ impl From<&AgentError> for Failure {
             | E::NetnsShared { .. }
             | E::LeftCluster
             | E::BlockLost
+            | E::Drained
+            | E::OtherNode(_)
             | E::HasPods(_)
             | E::Cluster(ClusterError::Alive(_))
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
     attachment::{Attachment, AttachmentFilter},
-    cluster::ClusterNode,
+    cluster::{ClusterNode, NodeSet},
     deny::{Denied, DenyAdd},
     event::Event,
     failure::{Failure, FailureCode},

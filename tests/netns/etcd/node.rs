@@ -103,7 +103,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let (mut node, etcd) = joined();
     let register = |other: &Holder, addresses: &[&str], ttl: u64| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let other = model::Node { holder: other.clone(), addresses };
+        let other = model::Node { holder: other.clone(), addresses, drained: false };
         beside(&node, &etcd, async |cluster, store| {
             let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
             let pools = cluster.pools(&[]).await.expect("pools");
@@ -143,6 +143,16 @@ fn etcd_gets_a_block_back_from_a_node_that_leaves() {
     let (mut node, etcd) = joined();
     wait::until("the node is seen", || state(&node, "one").is_some());
     pod(&node, "a").expect("added");
+    let drained = node.netpath(&["node", "drain"]);
+    assert!(drained.status.success(), "{drained:?}");
+    wait::until("it is seen to be drained", || state(&node, "one").as_deref() == Some("drained"));
+    node.kill();
+    node.restart();
+    assert!(pod(&node, "b").expect_err("drained").contains("takes no new pods"));
+    assert!(node.netpath(&["node", "drain", "--undo"]).status.success());
+    wait::until("it is seen to take pods", || state(&node, "one").as_deref() == Some("ready"));
+    pod(&node, "b").expect("added");
+    node.runtime.block_on(node.client.pod_rm("b")).expect("removed");
     let error = node.runtime.block_on(node.client.node_leave("one")).expect_err("pods").to_string();
     assert!(error.contains("this node has 1 pods"), "{error}");
     node.runtime.block_on(node.client.pod_rm("a")).expect("removed");

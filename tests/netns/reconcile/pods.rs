@@ -45,7 +45,7 @@ fn rows_outside(scene: &Scene) -> Vec<Row> {
             false,
         ),
         ("host end down", format!("ip link set {host} down"), link.clone(), "state UP".into(), true),
-        ("host end renamed", rename, link.clone(), format!("{host}@"), netpath_tests::kernel::older((6, 2))),
+        ("host end renamed", rename, link.clone(), format!("{host}@"), older((6, 2))),
         ("MTU changed", format!("ip link set {host} mtu 1300"), link.clone(), "mtu 1500".into(), false),
         (
             "MAC changed",
@@ -92,7 +92,7 @@ fn rows_inside(scene: &Scene) -> Vec<Row> {
     let (gateway, length) = if scene.side.v6 { ("fe80::1", 128) } else { ("169.254.1.1", 32) };
     let rename =
         "ip link set eth0 name other 2>/dev/null || { ip link set eth0 down; ip link set eth0 name other; }";
-    let old = netpath_tests::kernel::older((6, 2));
+    let old = older((6, 2));
     vec![
         (
             "gateway's neighbour flushed",
