@@ -1,6 +1,7 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
 mod attachment;
+mod bandwidth;
 mod deny;
 mod event;
 mod failure;
@@ -18,6 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
     attachment::{Attachment, AttachmentFilter},
+    bandwidth::Bandwidth,
     deny::{Denied, DenyAdd},
     event::Event,
     failure::{Failure, FailureCode},
