@@ -1,13 +1,14 @@
 //! Published ports: by `from_uplink` from outside, by `from_pod` from pods of the node, and what the pods answer.
 
 mod errors;
+mod own;
 
 use std::net::IpAddr;
 
 use netpath_common::abi::{DropReason, ENDPOINT_PUBLISHES, HAIRPIN_V4, HAIRPIN_V6, TrafficClass};
 use netpath_tests::{
     for_both_families,
-    packet::{ACK, ErrorKind, Frame, RST, SYN, SYN_ACK, Seen, fragments, reassemble, see},
+    packet::{ACK, ErrorKind, Frame, SYN, SYN_ACK, Seen, fragments, reassemble, see},
     scene::{Family, GATEWAY_MAC, REDIRECT, ROUTER_MAC, Ran, Scene, Talk, from_router},
 };
 
@@ -23,7 +24,6 @@ for_both_families!(
     a_pods_flow_is_not_reached_from_the_wire,
     two_ports_that_lead_to_one_have_clients_apart,
     no_binding_gets_a_published_port,
-    what_the_node_asks_from_such_a_port_is_answered_to_the_node,
     datagrams_in_pieces,
     a_pod_that_publishes_does_not_take_the_short_way_of_xdp,
     a_table_that_is_full_refuses_it,
@@ -306,40 +306,6 @@ fn no_binding_gets_a_published_port(f: Family) {
     let answer = scene.router_says(Talk::Udp.answer(f.outside, (f.node, live)));
     assert_eq!(ends(&see(&answer.packet)).1, (f.a, 40_000));
     assert!(scene.pairs().iter().all(|pair| pair.reply.is_some()), "{:?}", scene.pairs());
-}
-
-fn what_the_node_asks_from_such_a_port_is_answered_to_the_node(f: Family) {
-    let scene = scene(&f);
-    let (b, own) = (scene.b, (f.node, PORT));
-    for talk in TALKS {
-        for (name, ingress) in [("its own", 0), ("masqueraded for others", scene.vpn)] {
-            let client = (f.outside, if ingress == 0 { 7000 } else { 7001 });
-            let name = format!("{talk:?}, {name}");
-            for _ in 0..2 {
-                let question = packet(talk, own, client, false).bytes();
-                let leaves = |scene: &Scene| scene.leaves(&question, ingress, 0);
-                scene.expect_no_drop(&name, leaves).assert_untouched(&name, &question);
-                let answer = from_router(packet(talk, client, own, true));
-                scene
-                    .expect_no_drop(&name, |scene| scene.from_wire(&answer))
-                    .assert_untouched(&name, &answer);
-            }
-        }
-        let name = format!("{talk:?}, to a pod");
-        let question = packet(talk, own, (f.b, 7000), false).bytes();
-        scene.to_pod(b, &question, 0).assert_untouched(&name, &question);
-        let answer = packet(talk, (f.b, 7000), own, true).macs(b.mac, GATEWAY_MAC).bytes();
-        scene.from(b, &answer).assert_untouched(&name, &answer);
-    }
-    // What the node refuses opens nothing: who asks again is led to the pod.
-    let knock = |port| scene.router_says(Frame::tcp((f.outside, port), own, SYN));
-    let refusal = Frame::tcp(own, (f.outside, CLIENT), RST).bytes();
-    scene.leaves(&refusal, 0, 0).assert_untouched("a refusal", &refusal);
-    assert_eq!(knock(CLIENT).code, REDIRECT);
-    // And what a client has opened by the port is not the node's to send on: it gets another port.
-    assert_eq!(knock(CLIENT + 1).code, REDIRECT);
-    let own = Frame::tcp(own, (f.outside, CLIENT + 1), SYN).bytes();
-    assert_ne!(see(&scene.leaves(&own, 0, 0).packet).source_port, PORT);
 }
 
 fn datagrams_in_pieces(f: Family) {
