@@ -191,7 +191,7 @@ fn cni_install_and_uninstall() {
     );
     assert_eq!(
         conflist["plugins"][0]["capabilities"],
-        json!({"ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true})
+        json!({"ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true, "bandwidth": true})
     );
     let run = |arguments: &[&str]| {
         let output = node.netpath(arguments);

@@ -3,6 +3,7 @@
 mod bench;
 mod cni;
 mod cni_agent;
+mod cni_bandwidth;
 mod command_line;
 mod containerd;
 mod cri;

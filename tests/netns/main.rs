@@ -1,6 +1,7 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
 mod api;
+mod bandwidth;
 mod capture;
 mod changes;
 mod crowd;

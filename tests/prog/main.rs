@@ -18,6 +18,7 @@ mod nd;
 mod packets;
 mod pool;
 mod publish;
+mod rate;
 mod refused;
 mod reset;
 mod scene;

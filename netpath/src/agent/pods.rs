@@ -16,12 +16,12 @@ use super::{
     links::open_netns,
     lock,
     registry::Entry,
-    wanted::{Wanted, parse_mode},
+    wanted::{Wanted, limit_of, parse_mode},
 };
 use crate::{
-    api::types::{PodAdd, PodSet},
+    api::types::{Bandwidth, PodAdd, PodSet},
     ipam::IpamError,
-    model::{Pod, PodState},
+    model::{self, Pod, PodState},
     net::Undo,
 };
 
@@ -76,8 +76,11 @@ impl Agent {
             return Err(AgentError::Invalid { pod: name.to_owned(), reason });
         }
         let masquerade = request.no_masquerade.map(|never| !never);
-        let mode = request.mode.as_deref().map(parse_mode).transpose();
-        let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
+        let invalid = |reason| AgentError::Invalid { pod: name.to_owned(), reason };
+        let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
+        let limit = |wanted: &Option<Bandwidth>| wanted.as_ref().map(changed_limit).transpose();
+        let ingress = limit(&request.ingress_bandwidth).map_err(invalid)?;
+        let egress = limit(&request.egress_bandwidth).map_err(invalid)?;
         let (agent, request) = (Arc::clone(self), request.clone());
         finish(tokio::spawn(async move {
             let _change = change;
@@ -90,7 +93,13 @@ impl Agent {
             let masquerade = masquerade.unwrap_or(there.pod.masquerade);
             let publications = agent.changed_publications(&there.pod, &request).await?;
             let mode = mode.or(there.pod.mode);
-            let pod = Pod { masquerade, mode, publications, ..there.pod.clone() };
+            let (ingress, egress) =
+                (ingress.unwrap_or(there.pod.ingress), egress.unwrap_or(there.pod.egress));
+            let taken_off = |before: Option<_>, now: Option<_>| before.is_some() && now.is_none();
+            let fewer = taken_off(there.pod.ingress, ingress) || taken_off(there.pod.egress, egress);
+            let stale_queues = there.pod.stale_queues || fewer;
+            let pod =
+                Pod { masquerade, mode, publications, ingress, egress, stale_queues, ..there.pod.clone() };
             agent.save_settings(&there.pod, &pod).await?;
             let outcome = agent.ensure_held(&there).await;
             if pod.publications != there.pod.publications {
@@ -275,6 +284,11 @@ impl Agent {
         tracing::info!(pod = %pod.name, "pod removed");
         Ok(())
     }
+}
+
+/// What a limit becomes by a request; a rate of 0 takes it off.
+fn changed_limit(wanted: &Bandwidth) -> Result<Option<model::Bandwidth>, String> {
+    if wanted.rate == 0 { Ok(None) } else { limit_of(wanted).map(Some) }
 }
 
 /// What a pod is called among the problems.

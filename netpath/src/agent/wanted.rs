@@ -7,8 +7,8 @@ use crate::{
     api::types::{self, PodAdd},
     config::Config,
     model::{
-        Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication, PublicationError,
-        Unattached, check_host,
+        Attachment, Bandwidth, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication,
+        PublicationError, Unattached, check_host,
     },
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Wanted {
     /// Whether its offloads will be set for XDP.
     pub(super) offloads: bool,
     pub(super) publications: Vec<Publication>,
+    pub(super) ingress: Option<Bandwidth>,
+    pub(super) egress: Option<Bandwidth>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) attachment: Option<Attachment>,
     /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
@@ -82,6 +84,9 @@ impl Wanted {
         let publications =
             request.publish.iter().map(|text| text.parse()).collect::<Result<Vec<_>, PublicationError>>();
         let publications = publications.map_err(|error| invalid(error.to_string()))?;
+        let limit = |wanted: &Option<types::Bandwidth>| wanted.as_ref().map(limit_of).transpose();
+        let ingress = limit(&request.ingress_bandwidth).map_err(invalid)?;
+        let egress = limit(&request.egress_bandwidth).map_err(invalid)?;
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -96,6 +101,8 @@ impl Wanted {
             offloads: unattached.is_none() && mode.unwrap_or(config.mode) == Mode::Xdp,
             unattached,
             publications,
+            ingress,
+            egress,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
             netns_inode: None,
@@ -154,6 +161,11 @@ fn check_attachment(
 pub(super) fn of_request(attachment: types::Attachment) -> Attachment {
     let types::Attachment { container, interface, network } = attachment;
     Attachment { container, interface, network }
+}
+
+/// A limit of a request.
+pub(super) fn limit_of(wanted: &types::Bandwidth) -> Result<Bandwidth, String> {
+    Bandwidth::new(wanted.rate, wanted.burst).map_err(|error| error.to_string())
 }
 
 /// A pod's mode by its name.

@@ -1,6 +1,7 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
 mod attachment;
+mod bandwidth;
 mod cluster;
 mod deny;
 mod event;
@@ -19,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
     attachment::{Attachment, AttachmentFilter},
+    bandwidth::Bandwidth,
     cluster::{ClusterNode, NodeSet},
     deny::{Denied, DenyAdd},
     event::Event,

@@ -111,7 +111,9 @@ fn conflist_of(instance: &Instance, args: &InstallArgs, paths: &Paths) -> String
     let mut plugin = json!({
         "type": PLUGIN,
         "network": args.network,
-        "capabilities": { "ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true },
+        "capabilities": {
+            "ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true, "bandwidth": true,
+        },
     });
     let usual = instance.paths();
     if *instance != Instance::default() {
@@ -162,7 +164,7 @@ mod tests {
         };
         let usual = plugin("default", None);
         assert_eq!((&usual["type"], &usual["network"]), (&PLUGIN.into(), &"back".into()));
-        assert!(usual["capabilities"]["bandwidth"].is_null() && usual["instance"].is_null());
+        assert!(usual["capabilities"]["bandwidth"] == true && usual["instance"].is_null());
         assert!(usual["socket"].is_null() && usual["spool"].is_null());
         let two = plugin("two", Some("/elsewhere"));
         assert_eq!((&two["instance"], &two["spool"]), (&"two".into(), &"/elsewhere/cni-del".into()));

@@ -9,7 +9,7 @@ use super::{
     request::{Command, Request},
     result::{self, Version},
 };
-use crate::api::types::{Attachment, Pod};
+use crate::api::types::{Attachment, Bandwidth, Pod};
 
 /// A request of these variables and this configuration.
 fn read(variables: &[(&str, &str)], config: &Value) -> (Result<Request, CniError>, Version) {
@@ -229,20 +229,26 @@ fn names_of_pods_are_readable_different_and_not_too_long() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_and_not_forgotten() {
-    let refused = |runtime: Value| {
+fn bandwidths_are_in_bits_and_a_burst_that_nobody_chose_is_the_agents_to_choose() {
+    let of = |limits: Value| {
+        let runtime = json!({"bandwidth": limits});
         let config: Config =
             serde_json::from_value(json!({"name": "net", "runtimeConfig": runtime})).unwrap();
-        config.check_supported().err()
+        config.runtime.limits()
     };
-    let limit = refused(json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 10}})).unwrap();
-    assert!(limit.code == 2 && limit.message.contains("ingress"), "{limit:?}");
-    for nothing in [
-        json!({}),
-        json!({"portMappings": null, "bandwidth": {"ingressRate": 0}}),
-        json!({"portMappings": []}),
+    let limit = |rate, burst| Some(Bandwidth { rate, burst });
+    for (limits, ingress, egress) in [
+        (json!(null), None, None),
+        (json!({"ingressRate": 0, "ingressBurst": 4_294_967_295_u64}), None, None),
+        (json!({"ingressRate": 10_000_000, "ingressBurst": 800_001}), limit(10_000_000, Some(100_001)), None),
+        (json!({"egressRate": 1000, "egressBurst": 4_294_967_295_u64}), None, limit(1000, None)),
+        (
+            json!({"ingressRate": 5000, "ingressBurst": 0, "egressRate": 1000, "egressBurst": 2_147_483_647}),
+            limit(5000, None),
+            limit(1000, None),
+        ),
     ] {
-        assert_eq!(refused(nothing.clone()), None, "{nothing}");
+        assert_eq!(of(limits.clone()), (ingress, egress), "{limits}");
     }
 }
 

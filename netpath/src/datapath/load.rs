@@ -58,7 +58,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 31] = [
+pub const TABLES: [Table; 32] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -70,6 +70,7 @@ pub const TABLES: [Table; 31] = [
     table::<FragmentKey, Fragment>("FRAGMENTS", true, true),
     table::<u32, u64>("POD_OPENED", true, true),
     table::<u32, PodLimit>("POD_LIMITS", true, true),
+    table::<u32, u64>("POD_BUCKETS", true, true),
     table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
     table::<u32, u64>("SNAT_TRIES", true, true),
     table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),

@@ -1,5 +1,6 @@
 //! Pure domain: what a node, a network and a pod are. No I/O, no kernel types.
 
+mod bandwidth;
 mod block;
 mod cluster;
 mod mac;
@@ -8,6 +9,7 @@ mod network;
 mod pod;
 mod publication;
 
+pub use bandwidth::{Bandwidth, BandwidthError};
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
 };

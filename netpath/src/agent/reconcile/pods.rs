@@ -214,6 +214,7 @@ impl Agent {
         !doubt.inside
             && !doubt.datapath
             && entry.pod.state == PodState::Ready
+            && !entry.pod.stale_queues
             && lock(&self.problems).turn(&object(&entry.pod)) == Turn::Well
             && right()
     }
