@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{Agent, AgentError, blocking, lock, reconcile::FULL_PASS, registry::Entry};
 use crate::{
-    datapath::{Attachment, Settler},
+    datapath::{AttachKind, Attachment, Settler},
     model::{Pod, PodState},
 };
 
@@ -29,7 +29,8 @@ impl Agent {
 
     /// Whether a program is still to be moved.
     pub(super) fn is_settling(&self, one: &Attachment) -> bool {
-        self.attach.settles && self.attach.is_unsettled(one)
+        // A link of `to_pod` from before, when tcx was asked for on pods, stays as it is.
+        self.attach.settles && one.kind == Some(AttachKind::Clsact) && self.attach.is_unsettled(one)
     }
 
     /// Runs until the agent ends; a move that is under way comes to its end.

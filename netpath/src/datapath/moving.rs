@@ -63,7 +63,7 @@ impl Datapath {
 /// what this build cannot go on with, and the flows with it.
 pub(super) fn plan(pins: &Pins, wanted: u32, forget: bool) -> Result<Plan, DatapathError> {
     match prepare(pins, wanted) {
-        Err(refused @ DatapathError::Layout { .. }) if forget => {
+        Err(refused) if forget => {
             tracing::warn!(%refused, "all flows are forgotten, as was asked for");
             for name in [FLOWS, BEFORE, STATE] {
                 remove(pins, name)?;
@@ -173,7 +173,10 @@ fn insert_with_room(own: &mut FlowTable, key: &FlowKey, flow: &Flow) -> Result<b
             Inserted::Stands => return Ok(true),
             Inserted::Taken => return Ok(false),
             Inserted::NoRoom if Instant::now() >= deadline => {
-                let full = io::Error::other("it is full of flows that have been answered");
+                let full = io::Error::other(
+                    "it is full of flows that have been answered; start again when some have ended, or this once with \
+                     --forget-flows: every connection through this node's translation is lost then",
+                );
                 return Err(kernel("moving a flow to the new flow table")(full));
             }
             Inserted::NoRoom => {
