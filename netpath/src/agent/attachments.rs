@@ -188,4 +188,6 @@ fn is_as_wanted(pod: &Pod, wanted: &Wanted) -> bool {
         && wanted.addresses.iter().all(|address| own.addresses.contains(address))
         && wanted.mac.is_none_or(|mac| mac == own.mac)
         && wanted.publications == pod.publications
+        && (wanted.ingress, wanted.egress) == (pod.ingress, pod.egress)
+        && wanted.mtu == pod.mtu
 }

@@ -345,7 +345,6 @@ impl From<&AgentError> for Failure {
             | E::NoCluster
             | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
-            | E::PodBusy(_)
             | E::PodDown { .. }
             | E::NetnsExists { .. }
             | E::AddressTaken { .. }
@@ -366,7 +365,7 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending => FailureCode::Unavailable,
+            E::Ending | E::PodBusy(_) => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

@@ -101,9 +101,11 @@ impl Agent {
             let pod =
                 Pod { masquerade, mode, publications, ingress, egress, stale_queues, ..there.pod.clone() };
             agent.save_settings(&there.pod, &pod).await?;
-            let outcome = agent.ensure_held(&there).await;
+            let mut outcome = agent.ensure_held(&there).await;
             if pod.publications != there.pod.publications {
-                agent.note("table of published ports", &agent.republish(&there.pod, &pod).await);
+                let republished = agent.republish(&there.pod, &pod).await;
+                agent.note("table of published ports", &republished);
+                outcome = outcome.and(republished);
             }
             tracing::info!(pod = %pod.name, "pod changed");
             outcome
@@ -225,12 +227,14 @@ impl Agent {
             Ok(()) => self.finish_add(&pod).await,
             Err(error) => Err(error),
         };
+        let built = match built {
+            // Who is told that a port is published may rely on it.
+            Ok(ready) if !pod.publications.is_empty() => self.follow_published().await.map(|()| ready),
+            built => built,
+        };
         let error = match built {
             Ok(ready) => {
                 undo.commit();
-                if !pod.publications.is_empty() {
-                    self.note("table of published ports", &self.follow_published().await);
-                }
                 tracing::info!(pod = %pod.name, "pod added");
                 return Ok(ready);
             }

@@ -72,16 +72,19 @@ impl Agent {
             // Mostly there is no socket, and nobody has to know.
             let own = LazyCell::new(|| container.as_deref().map(holder::sockets_of).unwrap_or_default());
             all.iter().find_map(|one| {
-                let is_own = |socket: &SocketAddr| holder::have(&own, one.protocol, socket.port());
-                Some((one.clone(), used_ports(one).find(|socket| !is_own(socket))?))
+                let is_own = |socket: SocketAddr| holder::have(&own, one.protocol, socket);
+                Some((one.clone(), used_ports(one).find(|(socket, _)| !is_own(*socket))?))
             })
         };
         match blocking(used).await {
             None => Ok(()),
-            Some((publication, socket)) => Err(AgentError::PortInUse {
+            Some((publication, (socket, error))) => Err(AgentError::PortInUse {
                 pod: pod.to_owned(),
                 publication: publication.to_string(),
-                who: format!("a socket of the node, which has {socket}"),
+                who: match error.kind() {
+                    io::ErrorKind::AddrInUse => format!("a socket of the node, which has {socket}"),
+                    _ => format!("perhaps a socket of the node: asking for {socket}: {error}"),
+                },
             }),
         }
     }
@@ -122,7 +125,7 @@ impl Agent {
 
     /// Makes the programs lead what is published, and nothing else; ends flows by what a pod no longer publishes.
     pub(super) async fn republish(&self, before: &Pod, now: &Pod) -> Result<(), AgentError> {
-        self.follow_published().await?;
+        let followed = self.follow_published().await;
         let gone = before.publications.iter().filter(|one| !now.publications.contains(one));
         let gone: Vec<Publication> = gone.cloned().collect();
         let id = now.id;
@@ -133,7 +136,7 @@ impl Agent {
             };
             self.on_flows(move |flows| flows.remove_if(is_gone)).await?;
         }
-        Ok(())
+        followed
     }
 
     /// Makes the table of published ports right, whoever has changed it.
@@ -215,9 +218,9 @@ fn count_connections(
     Ok(())
 }
 
-/// Those of a publication's ports that a socket of the node has, each with its address. Of what cannot be asked for, such as
-/// an address that the node does not have, nothing is known.
-fn used_ports(one: &Publication) -> impl Iterator<Item = SocketAddr> {
+/// Those of a publication's ports that a socket of the node has, or that may not be asked for (`CAP_NET_BIND_SERVICE`), each with
+/// its address. Of an address that the node does not have, or a protocol that the kernel has not, nothing is known.
+fn used_ports(one: &Publication) -> impl Iterator<Item = (SocketAddr, io::Error)> {
     let addresses: Vec<IpAddr> = match one.address {
         Some(address) => vec![address],
         None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
@@ -226,8 +229,10 @@ fn used_ports(one: &Publication) -> impl Iterator<Item = SocketAddr> {
     let all = addresses
         .into_iter()
         .flat_map(move |address| ports.clone().map(move |port| SocketAddr::new(address, port)));
-    all.filter(move |socket| {
-        bind(protocol, *socket).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    all.filter_map(move |socket| {
+        let error = bind(protocol, socket).err()?;
+        let tells = matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
+        tells.then_some((socket, error))
     })
 }
 
@@ -256,7 +261,7 @@ mod tests {
     use super::*;
 
     fn used(text: &str) -> Option<SocketAddr> {
-        used_ports(&text.parse().unwrap()).next()
+        used_ports(&text.parse().unwrap()).next().map(|(socket, _)| socket)
     }
 
     #[test]

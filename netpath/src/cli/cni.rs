@@ -125,8 +125,11 @@ fn conflist_of(instance: &Instance, args: &InstallArgs, paths: &Paths) -> String
     if paths.spool() != usual.spool() {
         plugin["spool"] = json!(paths.spool());
     }
-    // The newest version that engines of Debian 12 know.
-    let list = json!({ "cniVersion": "1.0.0", "name": args.name, "plugins": [plugin] });
+    // `cniVersion` is the newest that engines of Debian 12 know; later ones take the newest of `cniVersions`, and earlier ones
+    // pass over it.
+    let list = json!({
+        "cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0", "1.1.0"], "name": args.name, "plugins": [plugin],
+    });
     format!("{list:#}\n")
 }
 

@@ -13,6 +13,9 @@ use serde_json::Value;
 use super::error::{CniError, Code};
 use crate::api::types::Bandwidth;
 
+/// The least burst that the agent takes, bytes. Engines may ask for less, and get no less than a packet.
+const LEAST_BURST: u64 = 2048;
+
 /// What this plugin reads of it; engines and other plugins put more into it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -201,7 +204,8 @@ impl Runtime {
         // What engines say where nobody has chosen a burst: it would let half a gigabyte pass before the limit holds.
         let chosen = |bits: u64| bits != 0 && bits != u64::from(u32::MAX) && bits != u64::from(u32::MAX >> 1);
         let limit = |rate, burst| {
-            let burst = Some(burst).filter(|bits| chosen(*bits)).map(|bits| bits.div_ceil(8));
+            let burst =
+                Some(burst).filter(|bits| chosen(*bits)).map(|bits| bits.div_ceil(8).max(LEAST_BURST));
             (rate != 0).then_some(Bandwidth { rate, burst })
         };
         let Some(limits) = &self.bandwidth else { return (None, None) };
