@@ -53,7 +53,7 @@ mod tests {
         assert!(
             reach(&facts).seen.contains("wg0") == facts.net.addresses.iter().any(|one| one.ifindex == index)
         );
-        let mut address = facts.net.addresses[0].clone();
+        let mut address = facts.net.addresses[0];
         (address.ifindex, address.net) = (index, "10.9.0.1/24".parse().unwrap());
         facts.net.addresses.push(address);
         let told = reach(&facts);
