@@ -84,9 +84,7 @@ impl Wanted {
         let publications =
             request.publish.iter().map(|text| text.parse()).collect::<Result<Vec<_>, PublicationError>>();
         let publications = publications.map_err(|error| invalid(error.to_string()))?;
-        let limit = |wanted: &Option<types::Bandwidth>| wanted.as_ref().map(limit_of).transpose();
-        let ingress = limit(&request.ingress_bandwidth).map_err(invalid)?;
-        let egress = limit(&request.egress_bandwidth).map_err(invalid)?;
+        let limit = |one: Option<types::Bandwidth>| one.as_ref().map(limit_of).transpose().map_err(invalid);
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -101,8 +99,8 @@ impl Wanted {
             offloads: unattached.is_none() && mode.unwrap_or(config.mode) == Mode::Xdp,
             unattached,
             publications,
-            ingress,
-            egress,
+            ingress: limit(request.ingress_bandwidth)?,
+            egress: limit(request.egress_bandwidth)?,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
             netns_inode: None,
