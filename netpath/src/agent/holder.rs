@@ -84,6 +84,7 @@ fn open_sockets(process: &Path) -> HashSet<u64> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::Read as _,
         net::{TcpListener, UdpSocket},
         os::fd::OwnedFd,
         process::{Command, Stdio},
@@ -94,9 +95,11 @@ mod tests {
     /// Passes a socket on to a process with these arguments, as podman does to conmon.
     fn with_holder<T>(socket: OwnedFd, arguments: &[&str], look: impl FnOnce() -> T) -> T {
         let mut holder = Command::new("sh");
-        holder.args(["-c", "read -r line", "holder"]).args(arguments);
-        holder.stdin(Stdio::piped()).stdout(Stdio::from(socket));
+        holder.args(["-c", "echo >&2; read -r line", "holder"]).args(arguments);
+        holder.stdin(Stdio::piped()).stdout(Stdio::from(socket)).stderr(Stdio::piped());
         let mut holder = holder.spawn().unwrap();
+        // Its arguments can be read only some time after it was started.
+        holder.stderr.take().unwrap().read_exact(&mut [0]).unwrap();
         let seen = look();
         holder.kill().unwrap();
         holder.wait().unwrap();

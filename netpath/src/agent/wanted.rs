@@ -63,20 +63,7 @@ impl Wanted {
         if networks.len() > MAX_INTERFACES {
             return Err(invalid(format!("{} networks; a pod can have {MAX_INTERFACES}", networks.len())));
         }
-        if let Some(address) = twice(&[&request.addresses[..], &request.allowed_addresses].concat()) {
-            return Err(invalid(format!("address {address} is named twice")));
-        }
-        for address in &request.allowed_addresses {
-            check_host(*address).map_err(|reason| invalid(format!("address {address} {reason}")))?;
-        }
-        if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
-            return Err(invalid(format!("MTU {mtu} is not {} to {}", MTU.start(), MTU.end())));
-        }
-        if let Some(path) = request.netns.as_deref().filter(|path| !path.starts_with('/')) {
-            return Err(invalid(format!(
-                "namespace '{path}' is not an absolute path; give one like /run/netns/NAME"
-            )));
-        }
+        check_interface(request).map_err(invalid)?;
         if let Some(attachment) = &request.attachment {
             check_attachment(request, attachment, &networks).map_err(invalid)?;
         }
@@ -108,6 +95,23 @@ impl Wanted {
             name,
         })
     }
+}
+
+/// Whether the interfaces of a pod can be as asked for.
+fn check_interface(request: &PodAdd) -> Result<(), String> {
+    if let Some(address) = twice(&[&request.addresses[..], &request.allowed_addresses].concat()) {
+        return Err(format!("address {address} is named twice"));
+    }
+    for address in &request.allowed_addresses {
+        check_host(*address).map_err(|reason| format!("address {address} {reason}"))?;
+    }
+    if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
+        return Err(format!("MTU {mtu} is not {} to {}", MTU.start(), MTU.end()));
+    }
+    if let Some(path) = request.netns.as_deref().filter(|path| !path.starts_with('/')) {
+        return Err(format!("namespace '{path}' is not an absolute path; give one like /run/netns/NAME"));
+    }
+    Ok(())
 }
 
 /// What a request names in place of networks. An engine's pod has a network, whatever its name.

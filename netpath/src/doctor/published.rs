@@ -38,6 +38,8 @@ pub(super) fn reach(facts: &Facts) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::doctor::report::Outcome;
 
@@ -45,7 +47,12 @@ mod tests {
     fn interfaces_that_are_no_uplinks_are_named_where_something_is_published() {
         let mut facts = Facts::healthy();
         assert_eq!(reach(&facts).status, Outcome::NotApplicable);
-        facts.agent.pods[0].published = vec!["8080:80/tcp".into()];
+        let pod = json!({
+            "name": "a", "network": "default", "addresses": [], "mac": "", "interface": "np1", "ifindex": 5,
+            "netns": "/run/netns/a", "state": "ready", "rx_packets": 0, "rx_bytes": 0, "tx_packets": 0, "tx_bytes": 0,
+            "mtu": 1500, "published": ["8080:80/tcp"],
+        });
+        facts.agent.pods.push(serde_json::from_value(pod).unwrap());
         let told = reach(&facts);
         assert!(told.status == Outcome::Ok && told.seen.contains("wherever the node is"), "{}", told.seen);
         let index = facts.net.link_mut("lo").link.index;

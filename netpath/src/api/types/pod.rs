@@ -113,7 +113,7 @@ pub struct Pod {
     pub no_masquerade: bool,
     /// Path of its network namespace, as the agent sees it.
     pub netns: String,
-    /// `ready`, `creating`, or `failed: REASON`.
+    /// `ready`, `creating`, `removing`, or `failed: REASON`.
     pub state: String,
     /// Packets delivered to it.
     pub rx_packets: u64,
