@@ -199,7 +199,7 @@ pub enum AgentError {
     #[error("this node has left its cluster, and its block with it")]
     LeftCluster,
     /// Another node has the block.
-    #[error("another node of the cluster has this node's block")]
+    #[error("another node of the cluster has this node's block, or may have it")]
     BlockLost,
     /// The node takes no new pods.
     #[error("this node is drained: it takes no new pods")]
@@ -296,7 +296,7 @@ impl AgentError {
                 "restart the agent to join again, or take [cluster] out of its configuration"
             }
             Self::BlockLost => {
-                "'netpath status' tells who; remove this node's pods, 'netpath node leave', and restart the agent"
+                "'netpath status' tells why; if it is another's, remove this node's pods, 'netpath node leave', and restart the agent"
             }
             Self::Drained => "add it on another node, or 'netpath node drain --undo' here",
             Self::OtherNode(_) => "run it there",

@@ -268,6 +268,7 @@ impl Agent {
     pub(super) async fn begin(self: &Arc<Self>) -> Result<JoinSet<()>, AgentError> {
         self.look().await?;
         self.check_node()?;
+        self.first_beat().await?;
         self.take_over().await?;
         self.pass(Extent::Full).await;
         self.take_up_all().await;

@@ -63,6 +63,12 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
     }
     let user =
         pair(user.map(|user| user.value), password, &endpoints[0], "cluster.user and cluster.password_file")?;
+    if user.is_some() && !secure {
+        return Err(endpoints[0].error(
+            "are http, and would have the password of cluster.user for all to read",
+            "write https endpoints, or no user",
+        ));
+    }
     Ok(Some(ClusterConfig {
         name: name(source, file)?,
         pools: pools(source, file)?,
@@ -85,6 +91,10 @@ fn endpoints(source: &Source<'_>, spanned: &Spanned<Cluster>) -> Result<Vec<Give
         let scheme = if secure { "https://" } else { "http://" };
         let Some(place) = given.value.strip_prefix(scheme) else { return refused("which is no such URL") };
         let port = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if place.contains('@') {
+            let instead = "write the name as user, and the password into a file, password_file";
+            return Err(given.error("name a user: that would be told to whoever reads messages", instead));
+        }
         if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return refused("which has no port");
         }
