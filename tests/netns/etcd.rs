@@ -57,7 +57,7 @@ fn pools() -> [Pool; 2] {
 /// 50 nodes claim at once a block of each of two pools with 64 blocks; then a member dies, and 16 more want one of the 14 that are left.
 #[test]
 fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
-    let (etcd, _, runtime) = etcd();
+    let (mut etcd, _, runtime) = etcd();
     let access = etcd.access();
     let claim = async |name: String| {
         // Each with connections of its own, as nodes have.
