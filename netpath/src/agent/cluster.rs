@@ -78,18 +78,8 @@ pub(super) async fn join(
     mut config: Config,
     state: &State,
 ) -> Result<(Config, Option<Membership>), AgentError> {
-    let known = state.identity().await?.filter(|known| !known.blocks.is_empty());
     let Some(wanted) = config.cluster.clone() else {
-        return match known {
-            None => Ok((config, None)),
-            Some(known) => Err(AgentError::unfit(
-                format!(
-                    "this node is '{}' in the cluster '{}', and [cluster] is missing",
-                    known.node, known.cluster
-                ),
-                "give it back its [cluster], or take it out with 'netpath node leave' before that goes",
-            )),
-        };
+        return stay_alone(state.identity().await?).map(|()| (config, None));
     };
     let access = wanted.etcd.clone();
     let etcd = blocking(move || EtcdStore::new(&access)).await?;
@@ -133,6 +123,15 @@ pub(super) async fn join(
     Ok((
         config,
         Some(Membership { cluster, holder, identity: Mutex::new(identity), view, told, fresh, left }),
+    ))
+}
+
+/// A configuration without a cluster is for a node that is in none.
+fn stay_alone(known: Option<Identity>) -> Result<(), AgentError> {
+    let Some(known) = known.filter(|known| !known.blocks.is_empty()) else { return Ok(()) };
+    Err(AgentError::unfit(
+        format!("this node is '{}' in the cluster '{}', and [cluster] is missing", known.node, known.cluster),
+        "give it back its [cluster], or take it out with 'netpath node leave' before that goes",
     ))
 }
 
