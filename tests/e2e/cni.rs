@@ -190,8 +190,8 @@ fn cni_takes_addresses_and_mac_and_keeps_what_it_is_told() {
     assert!(taken == 101 && said.contains("10.61.0.78"), "{taken} {said}");
     let (outside, said) = refused(json!({"ips": ["192.0.2.1"]}));
     assert!(outside == 7 && said.contains("10.61.0.0/24"), "{outside} {said}");
-    let (limit, said) = refused(json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 10}}));
-    assert!(limit == 7 && said.contains("burst of 2 bytes"), "{limit} {said}");
+    let (limit, said) = refused(json!({"bandwidth": {"ingressRate": 10, "ingressBurst": 10}}));
+    assert!(limit == 7 && said.contains("a bandwidth of 10 bits"), "{limit} {said}");
     let (ports, said) =
         refused(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "hostIP": "nowhere"}]}));
     assert!(ports == 7 && said.contains("nowhere:8080:80/tcp"), "{ports} {said}");

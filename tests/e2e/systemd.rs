@@ -92,8 +92,8 @@ fn systemd_unit_keeps_traffic_over_reload_restart_crash_and_watchdog() {
     let of_agent = |what: &str| machine.run(&format!("readlink /proc/{}/ns/{what}", pid()));
     assert_eq!(of_agent("mnt"), machine.run("readlink /proc/1/ns/mnt"), "the host's mounts");
     let status = machine.run(&format!("grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/{}/status", pid()));
-    // CAP_CHOWN 0, CAP_NET_BROADCAST 11, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21.
-    let capabilities = [0, 11, 12, 19, 21].map(|number| 1_u64 << number).iter().sum::<u64>();
+    // CAP_CHOWN 0, CAP_NET_BIND_SERVICE 10, CAP_NET_BROADCAST 11, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21.
+    let capabilities = [0, 10, 11, 12, 19, 21].map(|number| 1_u64 << number).iter().sum::<u64>();
     let expected = format!("CapEff:\t{capabilities:016x}\nNoNewPrivs:\t1\nSeccomp:\t2");
     assert_eq!(status, expected);
     machine.run("netpath pod add web");

@@ -52,7 +52,7 @@ fn what_is_refused_changes_nothing() {
             FailureCode::Invalid,
             "10.61.0",
         ),
-        (PodAdd { networks: vec!["none".into()], ..add("b") }, FailureCode::NotFound, "network"),
+        (PodAdd { networks: vec!["nowhere".into()], ..add("b") }, FailureCode::NotFound, "network"),
         (PodAdd { mac: Some("01:00:5e:00:00:01".into()), ..add("b") }, FailureCode::Invalid, "group"),
     ];
     for (wanted, code, word) in rows {

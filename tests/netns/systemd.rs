@@ -11,7 +11,7 @@ use netpath::{api::types::PodAdd, lab::checks::LabPod};
 use netpath_tests::{
     cgroup::Cgroup,
     node::{Node, PATIENCE, run_in},
-    wait,
+    tidy, wait,
 };
 use nix::sys::signal::Signal;
 
@@ -124,6 +124,8 @@ fn work(capabilities: &[&str], attach: &str) {
     let pods = ["a", "b", "c"].map(|name| node.pod(name)).to_vec();
     let socket = std::fs::metadata(node.client.socket()).expect("socket");
     assert_eq!(socket.gid(), GROUP);
+    // What is announced while programs are moved has the agent look at pods, too.
+    tidy::settled(&node);
     // Had the first waited for a full pass, the second would wait for the next one, seven seconds later.
     for _ in 0..2 {
         let began = Instant::now();
