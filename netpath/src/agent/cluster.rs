@@ -1,6 +1,7 @@
 //! The node as a member of a cluster: its block, its records, and what it sees of others. Nothing here is waited for by pods.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,12 +11,13 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::{Agent, AgentError, blocking, lock, state::State};
 use crate::{
     api::types::ClusterNode,
     config::Config,
-    model::{Holder, Node, order_blocks},
+    model::{Holder, Node, Peers, order_blocks},
     store::{
         EtcdStore,
         cluster::{Cluster, ClusterError, LEASE, View},
@@ -43,10 +45,16 @@ pub(super) struct Identity {
 
 /// A node's place in its cluster.
 pub(super) struct Membership {
-    cluster: Cluster,
-    holder: Holder,
+    pub(super) cluster: Cluster,
+    pub(super) holder: Holder,
     blocks: Vec<IpNet>,
-    view: Mutex<View>,
+    pub(super) view: Mutex<View>,
+    /// The view has changed.
+    pub(super) changed: Notify,
+    /// The others, as last known.
+    pub(super) peers: Mutex<Arc<Peers>>,
+    /// Those, by uid, that neither etcd nor this node hears of.
+    pub(super) lost: Mutex<BTreeSet<String>>,
     /// What was last written down, and by which lease. Held by who writes.
     told: tokio::sync::Mutex<Option<(Node, i64)>>,
     /// Whether addresses of the blocks may be given to pods: not any more when others have them.
@@ -98,7 +106,17 @@ pub(super) async fn join(
     let view = Mutex::new(cluster.watch().1);
     let (holds, left) = (AtomicBool::new(true), AtomicBool::new(false));
     let told = tokio::sync::Mutex::default();
-    Ok((config, Some(Membership { cluster, holder, blocks: identity.blocks, view, told, holds, left })))
+    let peers = Mutex::new(Arc::new(state.peers().await?));
+    let (changed, lost, blocks) = (Notify::new(), Mutex::default(), identity.blocks);
+    let member = Membership { cluster, holder, blocks, view, changed, peers, lost, told, holds, left };
+    Ok((config, Some(member)))
+}
+
+impl Membership {
+    /// Whether the node has left the cluster.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
 }
 
 impl Agent {
@@ -109,7 +127,7 @@ impl Agent {
     /// Whether pods can have addresses of the node's block.
     pub(super) fn check_member(&self) -> Result<(), AgentError> {
         match &self.membership {
-            Some(member) if member.left.load(Ordering::Relaxed) => Err(AgentError::LeftCluster),
+            Some(member) if member.has_left() => Err(AgentError::LeftCluster),
             Some(member) if !member.holds.load(Ordering::Relaxed) => Err(AgentError::BlockLost),
             _ => Ok(()),
         }
@@ -133,7 +151,7 @@ impl Agent {
 
     async fn beat(&self, member: &Membership) {
         let mut told = member.told.lock().await;
-        if member.left.load(Ordering::Relaxed) {
+        if member.has_left() {
             return;
         }
         let outcome = self.tell_cluster(member, &mut told).await;
@@ -174,7 +192,11 @@ impl Agent {
             };
             self.note("watch of the cluster", &changes.as_ref().map(drop));
             match changes {
-                Ok(changes) => changes.into_iter().for_each(|change| lock(&member.view).apply(change)),
+                Ok(changes) => {
+                    let mut view = lock(&member.view);
+                    changes.into_iter().for_each(|change| view.apply(change));
+                    member.changed.notify_one();
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -186,10 +208,13 @@ impl Agent {
     /// [`AgentError::NoCluster`].
     pub fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
         let member = self.membership()?;
+        let seen = lock(&self.node).seen.clone();
+        let direct: BTreeSet<IpNet> = self.ways(&seen).direct.into_iter().map(|way| way.block).collect();
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
+            backend: blocks.iter().any(|block| direct.contains(block)).then(|| "direct".to_owned()),
             blocks,
             state: if alive { "ready" } else { "away" }.to_owned(),
             own: node.holder.uid == member.holder.uid,
@@ -216,6 +241,7 @@ impl Agent {
         member.cluster.leave(name, Some(&member.holder)).await?;
         *told = None;
         member.left.store(true, Ordering::Relaxed);
+        self.set_peers(member, Peers::default()).await?;
         self.state.forget_identity().await
     }
 }

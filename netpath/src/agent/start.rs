@@ -282,6 +282,8 @@ impl Agent {
         tasks.spawn(Arc::clone(self).spool_loop());
         tasks.spawn(Arc::clone(self).beat_loop());
         tasks.spawn(Arc::clone(self).watch_loop());
+        tasks.spawn(Arc::clone(self).follow_loop());
+        tasks.spawn(Arc::clone(self).lost_loop());
         Ok(tasks)
     }
 
