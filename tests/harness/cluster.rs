@@ -198,14 +198,14 @@ impl ClusterMember {
     }
 
     /// Adds a pod.
-    pub fn pod(&self, wanted: PodAdd) -> LabPod {
-        let pod = self.runtime.block_on(self.client.pod_add(&wanted));
+    pub fn pod(&self, wanted: &PodAdd) -> LabPod {
+        let pod = self.runtime.block_on(self.client.pod_add(wanted));
         LabPod::open(pod.unwrap_or_else(|error| panic!("{}: {error}", self.name))).expect("pod")
     }
 
     /// Adds a pod that needs nothing but a name.
     pub fn named(&self, name: &str) -> LabPod {
-        self.pod(PodAdd { name: name.into(), ..PodAdd::default() })
+        self.pod(&PodAdd { name: name.into(), ..PodAdd::default() })
     }
 
     /// The nodes that it knows, itself included.

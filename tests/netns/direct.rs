@@ -136,7 +136,7 @@ pub(super) fn etcd_nodes_and_pods_of_others_reach_each_other(family: Family) {
         publish: vec![format!("8080:{port}/udp"), "8081:81".into()],
         ..PodAdd::default()
     };
-    let c = two.pod(public);
+    let c = two.pod(&public);
     let served = c.netns.enter(|| UdpSocket::bind((address(&c, &family), port))).expect("namespace");
     let served = served.expect("server");
     served.set_read_timeout(Some(Duration::from_secs(5))).expect("time-out");
@@ -189,7 +189,7 @@ pub(super) fn etcd_path_mtu_and_hops_between_nodes(family: Family) {
     let cluster = Cluster::start(2);
     let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
     let a = one.named("a");
-    let b = two.pod(PodAdd { name: "b".into(), mtu: Some(1300), ..PodAdd::default() });
+    let b = two.pod(&PodAdd { name: "b".into(), mtu: Some(1300), ..PodAdd::default() });
     let (from, to) = (address(&a, &family), address(&b, &family));
     let header = if family.is_v4() { 20 } else { 40 };
     let gateway = if family.is_v4() { "169.254.1.1" } else { "fe80::1" };

@@ -50,10 +50,24 @@ pub(super) fn etcd_direct_routes_follow_nodes_and_come_back(family: Family) {
     let to = address(&c, &family);
     wait::until("the new node's pod answers", || reaches(&a.netns, to));
     assert!(reaches(&c.netns, address(&a, &family)));
-    // It gets another address.
+    moves(&cluster, &family);
+    wait::until("its pod answers", || reaches(&a.netns, to) && reaches(&c.netns, address(&a, &family)));
+    // It leaves, and what it put on its own node goes as well.
+    let three = &cluster.nodes[2];
+    cluster.runtime.block_on(three.client.pod_rm("c")).expect("removed");
+    let left = three.netpath(&["node", "leave"]);
+    assert!(left.status.success(), "{left:?}");
+    wait::until("its routes are gone", || {
+        routes(&cluster.nodes[0], &family) == before && routes(three, &family).is_empty()
+    });
+    drops_stale_ones(&mut cluster, &block, &family);
+}
+
+/// The third node gets another address.
+fn moves(cluster: &Cluster, family: &Family) {
     let three = &cluster.nodes[2];
     let (old, new) =
-        (on_link(three, &family), if family.is_v4() { "198.18.0.77/24" } else { "2001:db8:18::77/64" });
+        (on_link(three, family), if family.is_v4() { "198.18.0.77/24" } else { "2001:db8:18::77/64" });
     let length = if family.is_v4() { 24 } else { 64 };
     three.run("ip", &["address", "del", &format!("{old}/{length}"), "dev", "up0"]);
     let nodad: &[&str] = if family.is_v4() { &[] } else { &["nodad"] };
@@ -64,39 +78,33 @@ pub(super) fn etcd_direct_routes_follow_nodes_and_come_back(family: Family) {
     }
     let moved = format!("via {} dev up0", new.split('/').next().expect("address"));
     wait::until("the route follows", || {
-        routes(&cluster.nodes[0], &family).iter().any(|route| route.contains(&moved))
+        routes(&cluster.nodes[0], family).iter().any(|route| route.contains(&moved))
     });
-    wait::until("its pod answers", || reaches(&a.netns, to) && reaches(&c.netns, address(&a, &family)));
-    // It leaves, and what it put on its own node goes as well.
-    let three = &cluster.nodes[2];
-    cluster.runtime.block_on(three.client.pod_rm("c")).expect("removed");
-    let left = three.netpath(&["node", "leave"]);
-    assert!(left.status.success(), "{left:?}");
-    wait::until("its routes are gone", || {
-        routes(&cluster.nodes[0], &family) == before && routes(three, &family).is_empty()
-    });
-    // An agent that was away while a node left removes what is stale when it begins.
-    let (stale, kept) = (&block, "10.99.0.0/24");
+}
+
+/// An agent that was away while a node left removes what is stale when it begins, and an uninstallation all.
+fn drops_stale_ones(cluster: &mut Cluster, block: &str, family: &Family) {
+    let (stale, kept) = (block, "10.99.0.0/24");
     cluster.nodes[0].kill();
     let one = &cluster.nodes[0];
     let pools = netpath_tests::cluster::POOLS[usize::from(!family.is_v4())];
     let gone = if family.is_v4() { "10.64.254.0/26" } else { "fd00:64::fe00/122" };
-    let next = on_link(&cluster.nodes[1], &family).to_string();
+    let next = on_link(&cluster.nodes[1], family).to_string();
     assert_eq!(one.run("ip", &["route", "add", gone, "via", &next, "proto", "110"]), "", "{pools}");
     if family.is_v4() {
         assert_eq!(one.run("ip", &["route", "add", kept, "via", &next, "proto", "110"]), "");
     }
     cluster.nodes[0].restart();
     let one = &cluster.nodes[0];
-    wait::until("the stale one is gone", || !routes(one, &family).iter().any(|route| route.contains(gone)));
-    let now = routes(one, &family);
-    assert!(now.iter().any(|route| route.starts_with(stale.as_str())), "{now:?}");
+    wait::until("the stale one is gone", || !routes(one, family).iter().any(|route| route.contains(gone)));
+    let now = routes(one, family);
+    assert!(now.iter().any(|route| route.starts_with(stale)), "{now:?}");
     assert!(!family.is_v4() || now.iter().any(|route| route.starts_with(kept)), "not of a pool: {now:?}");
     // Uninstalling takes all of them.
     cluster.runtime.block_on(one.client.pod_rm("a")).expect("removed");
     let done = one.netpath(&["uninstall"]);
     assert!(done.status.success(), "{done:?}");
-    let rest = routes(one, &family);
+    let rest = routes(one, family);
     assert_eq!(rest.len(), usize::from(family.is_v4()), "{rest:?}");
     let unreachable = one.run("ip", &[if family.is_v4() { "-4" } else { "-6" }, "route"]);
     assert!(!unreachable.contains("unreachable"), "{unreachable}");
