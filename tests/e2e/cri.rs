@@ -22,7 +22,7 @@ conf_dir = "/etc/cni/net.d"
 snapshotter = "native"
 "#;
 
-/// A message of protocol buffers, as far as these requests need one: texts and messages, by the number of their field.
+/// A message of protocol buffers, as far as these requests need one: texts, numbers and messages, by the number of their field.
 #[derive(Clone, Default)]
 struct Message(Vec<u8>);
 
@@ -31,16 +31,23 @@ impl Message {
         Self::default()
     }
 
-    fn bytes(mut self, field: u8, bytes: &[u8]) -> Self {
-        self.0.push(field << 3 | 2);
-        let mut length = bytes.len();
-        while length > 0x7f {
-            self.0.push(length as u8 | 0x80);
-            length >>= 7;
+    fn varint(mut self, mut value: usize) -> Self {
+        while value > 0x7f {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
         }
-        self.0.push(length as u8);
-        self.0.extend_from_slice(bytes);
+        self.0.push(value as u8);
         self
+    }
+
+    fn number(self, field: u8, number: u16) -> Self {
+        self.varint(usize::from(field) << 3).varint(usize::from(number))
+    }
+
+    fn bytes(self, field: u8, bytes: &[u8]) -> Self {
+        let mut message = self.varint(usize::from(field) << 3 | 2).varint(bytes.len());
+        message.0.extend_from_slice(bytes);
+        message
     }
 
     fn text(self, field: u8, text: &str) -> Self {
@@ -150,7 +157,35 @@ impl Cri {
 
     /// Runs a sandbox; its ID.
     fn run(&self, name: &str) -> String {
-        text(&self.sure("RunPodSandbox", &Message::new().message(1, &sandbox(name))), 1)
+        self.run_with(&sandbox(name))
+    }
+
+    fn run_with(&self, config: &Message) -> String {
+        text(&self.sure("RunPodSandbox", &Message::new().message(1, config)), 1)
+    }
+
+    /// Runs a container in a sandbox; its ID.
+    fn container(&self, sandbox: &str, config: &Message) -> String {
+        let metadata = Message::new().text(1, "main");
+        let image = Message::new().text(1, "localhost/image:latest");
+        let own = Message::new().message(1, &metadata).message(2, &image).text(3, "sleep").text(4, "1000");
+        let own = own.text(11, "main.log").message(15, &Message::new());
+        let create = Message::new().text(1, sandbox).message(2, &own).message(3, config);
+        let id = text(&self.sure("CreateContainer", &create), 1);
+        self.of("StartContainer", &id);
+        id
+    }
+
+    /// What a command in a container prints.
+    fn exec(&self, container: &str, command: &[&str]) -> String {
+        let request = command.iter().fold(Message::new().text(1, container), |all, word| all.text(2, word));
+        text(&self.sure("ExecSync", &request), 1)
+    }
+
+    /// Removes a sandbox as kubelet does.
+    fn remove(&self, id: &str) {
+        self.of("StopPodSandbox", id);
+        self.of("RemovePodSandbox", id);
     }
 
     fn of(&self, method: &str, id: &str) -> Vec<u8> {
@@ -180,19 +215,9 @@ fn cri_sandboxes_run_and_go_with_a_second_del_ipv4_and_ipv6() {
     assert_eq!(text(&network, 1), pod.addresses[0].to_string());
     assert_eq!(text(&values(&network, 2)[0], 1), pod.addresses[1].to_string());
 
-    let metadata = Message::new().text(1, "main");
-    let image = Message::new().text(1, "localhost/image:latest");
-    let config = Message::new().message(1, &metadata).message(2, &image).text(3, "sleep").text(4, "1000");
-    let config = config.text(11, "main.log").message(15, &Message::new());
-    let create = Message::new().text(1, &id).message(2, &config).message(3, &sandbox("web-0"));
-    let container = text(&cri.sure("CreateContainer", &create), 1);
-    cri.of("StartContainer", &container);
-    let exec = |command: &[&str]| {
-        let request = command.iter().fold(Message::new().text(1, &container), |all, word| all.text(2, word));
-        text(&cri.sure("ExecSync", &request), 1)
-    };
+    let container = cri.container(&id, &sandbox("web-0"));
     for address in ["198.18.1.2", "2001:db8:18:1::2"] {
-        let said = exec(&["ping", "-c", "1", "-W", "3", address]);
+        let said = cri.exec(&container, &["ping", "-c", "1", "-W", "3", address]);
         assert!(said.contains(" 0% packet loss"), "{said}");
     }
     host.agent("restart");
@@ -214,15 +239,68 @@ fn cri_sandboxes_go_while_the_agent_is_away() {
     host.agent("stop");
     let refused = cri.ask("RunPodSandbox", &Message::new().message(1, &sandbox("c"))).expect_err("no agent");
     assert!(refused.contains("agent"), "{refused}");
-    for id in &ids {
-        cri.of("StopPodSandbox", id);
-        cri.of("RemovePodSandbox", id);
-    }
+    ids.iter().for_each(|id| cri.remove(id));
     host.agent("start");
     host.is_clean();
     let id = cri.run("c");
     host.serves(&host.pod("shop.c"));
-    cri.of("StopPodSandbox", &id);
-    cri.of("RemovePodSandbox", &id);
+    cri.remove(&id);
+    host.is_clean();
+}
+
+#[test]
+fn cri_host_ports_are_published_ipv4_and_ipv6() {
+    let cri = Cri::start();
+    let host = &cri.host;
+    // PortMapping: protocol (TCP is 0, and so absent), container_port, host_port. One without a port of the node is none.
+    let port = Message::new().number(2, 80).number(3, 8080);
+    let web = sandbox("web").message(5, &port).message(5, &Message::new().number(2, 81));
+    let ids = [cri.run_with(&web), cri.run("client")];
+    let containers = [cri.container(&ids[0], &web), cri.container(&ids[1], &sandbox("client"))];
+    let [itself, another] = containers.each_ref().map(|id| {
+        let cri = &cri;
+        move |line: &str| cri.exec(id, &["sh", "-c", line])
+    });
+    assert_eq!(host.pod("shop.web").published, ["8080:80/tcp"]);
+    host.is_published(8080, &[("another container", &another), ("itself", &itself)]);
+    let refused = cri.ask("RunPodSandbox", &Message::new().message(1, &sandbox("other").message(5, &port)));
+    assert!(refused.as_ref().is_err_and(|error| error.contains("it is in use")), "{refused:?}");
+    ids.iter().for_each(|id| cri.remove(id));
+    host.is_clean();
+}
+
+#[test]
+fn cri_containerd_killed_in_the_middle_leaves_nothing() {
+    let cri = Cri::start();
+    let host = &cri.host;
+    let mut unit = "engine".to_owned();
+    for round in 0..6_u32 {
+        // From before it asks for a network until after the sandbox runs.
+        let pause = f64::from(round) * 0.1;
+        host.run(&format!(
+            "systemd-run --quiet --unit killer-{round} sh -c 'sleep {pause}; kill -KILL $(pidof containerd)'"
+        ));
+        let run = cri.ask("RunPodSandbox", &Message::new().message(1, &sandbox(&format!("web-{round}"))));
+        wait::until("containerd is dead", || {
+            !host.machine.try_run(&format!("systemctl is-active {unit}")).status.success()
+        });
+        unit = format!("engine-{round}");
+        host.run(&format!(
+            "systemd-run --quiet --unit {unit} --property Delegate=yes --property KillMode=process containerd"
+        ));
+        wait::until("containerd answers", || cri.ask("Status", &Message::new()).is_ok());
+        let listed = cri.sure("ListPodSandbox", &Message::new());
+        for one in values(&listed, 1) {
+            cri.remove(&text(&one, 1));
+        }
+        let left: Vec<_> = host.pods().into_iter().map(|pod| pod.name).collect();
+        println!("round {round}: {:?}, then {left:?}", run.map(|_| "it ran"));
+    }
+    // What it had not written down yet it asks nobody to remove. Collecting does.
+    host.collect();
+    host.is_clean();
+    let id = cri.run("after");
+    host.serves(&host.pod("shop.after"));
+    cri.remove(&id);
     host.is_clean();
 }

@@ -36,6 +36,9 @@ pids_limit = 0
 const STORAGE: &str =
     "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n";
 
+/// Prints what a line prints in a container.
+pub(crate) type Shell<'a> = &'a dyn Fn(&str) -> String;
+
 /// A running machine with an image called `image`.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
@@ -46,8 +49,7 @@ impl Host {
     /// Boots it, and starts the agent. Engines have it as their only network.
     pub(crate) fn start() -> Self {
         let (surroundings, machine) = machine_with(|root| {
-            // The cgroups are those of the machine that the tests run on: no hooks there; netns::publish_node tries those.
-            install(root, "[Service]\nEnvironment=NETPATH_DATAPATH_CGROUP=none\n");
+            install(root, "");
             let engines = root.join("etc/containers");
             fs::create_dir_all(&engines).expect("engines");
             fs::write(engines.join("containers.conf"), PODMAN).expect("podman");
@@ -99,6 +101,36 @@ impl Host {
                     .expect("namespace")
                     .is_ok_and(|said| said.ends_with(PAGE))
             });
+        }
+    }
+
+    /// Has the page of a container asked for by a port of the node, from each place: outside, the node itself, and shells in
+    /// containers, by all addresses of the node that lead there.
+    pub(crate) fn is_published(&self, port: u16, shells: &[(&str, Shell<'_>)]) {
+        let outside = &self.surroundings.0.outside.netns;
+        for address in ["198.18.0.2", "2001:db8:18::2"] {
+            let to = SocketAddr::new(address.parse().expect("address"), port);
+            wait::until(&format!("outside reaches {to}"), || {
+                outside.enter(|| page(to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE))
+            });
+            for (who, shell) in shells {
+                let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}");
+                wait::until(&format!("{who} reaches {to}"), || shell(&ask).ends_with(PAGE));
+            }
+        }
+        for host in ["localhost", "127.0.0.1", "[::1]", "198.18.0.2", "[2001:db8:18::2]"] {
+            // In a cgroup of the machine, as its processes are: what a test starts there is in none.
+            let own = "mkdir -p /sys/fs/cgroup/asks && echo 0 > /sys/fs/cgroup/asks/cgroup.procs";
+            let said = self.run(&format!("{own} && curl -gsS -m 5 http://{host}:{port}/"));
+            assert_eq!(said, PAGE.trim_end(), "the node asks {host}");
+        }
+    }
+
+    /// A shell in a container of podman's, for [`is_published`](Self::is_published).
+    pub(crate) fn shell(&self, name: &'static str) -> impl Fn(&str) -> String + '_ {
+        move |line| {
+            let output = self.machine.try_run(&format!("podman exec {name} sh -c \"{line}\""));
+            String::from_utf8_lossy(&output.stdout).into_owned()
         }
     }
 

@@ -3,10 +3,12 @@
 mod bench;
 mod cni;
 mod cni_agent;
+mod cni_bandwidth;
 mod command_line;
 mod containerd;
 mod cri;
 mod engine;
+mod kubernetes;
 mod lab_run;
 mod libcni;
 mod package;

@@ -1,11 +1,11 @@
 //! podman with its CNI backend, netpath its network.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use netpath::net::Netns;
 use netpath_tests::wait;
 
-use crate::engine::{Host, PAGE, page};
+use crate::engine::{Host, page};
 
 /// Starts a container that serves a page; flags first, then its name.
 fn serve(host: &Host, flags: &str, name: &str) {
@@ -141,29 +141,58 @@ fn podman_killed_in_the_middle_leaves_nothing() {
 #[test]
 fn podman_publishes_ports_ipv4_and_ipv6() {
     let host = Host::start();
+    serve(&host, "-p 8080:80", "web");
+    serve(&host, "", "client");
+    let (client, web) = (host.shell("client"), host.shell("web"));
+    let is_published = || host.is_published(8080, &[("another container", &client), ("itself", &web)]);
+    is_published();
+    host.agent("restart");
+    is_published();
+    // What podman itself binds is no obstacle, neither when the container is started again nor while it runs.
+    host.run("podman restart -t 0 web");
+    is_published();
+    host.run("podman network reload web");
+    is_published();
+    host.run("podman network disconnect netpath web && podman network connect netpath web");
+    is_published();
+    let refused = |line: &str, reason: &str| {
+        let taken = host.machine.try_run(line);
+        let said = String::from_utf8_lossy(&[taken.stderr, taken.stdout].concat()).into_owned();
+        assert!(!taken.status.success() && said.contains(reason), "{said}");
+    };
+    refused("podman run -d -p 8080:80 --name other image", "8080:80/tcp: it is in use");
+    host.run("systemd-run --quiet --unit listener busybox nc -l -p 8081 -e true");
+    wait::until("it listens", || host.run("ss -Hltn 'sport = :8081'").contains("8081"));
+    refused("podman run -d -p 8081:80 --name listening image", "a socket of the node");
+    host.run("podman rm -f -t 0 -a");
+    assert_eq!(host.run("netpath publish ls -o json"), "[]");
+    let left = host.surroundings.0.outside.netns.enter(|| page("198.18.0.2:8080".parse().expect("address")));
+    assert!(left.expect("namespace").is_err());
+    host.is_clean();
+}
+
+#[test]
+fn podman_ports_stay_as_long_as_one_network_ipv4_and_ipv6() {
+    let host = Host::start();
     host.run("netpath network add back --subnet 10.62.0.0/24 --subnet fd00:62::/64");
     host.run("netpath cni install --name back --network back");
     // On both networks podman asks for the same ports.
     serve(&host, "-p 8080:80 --network netpath --network back", "web");
-    let listed = || host.run("netpath publish ls -o json");
-    let rows: serde_json::Value = serde_json::from_str(&listed()).expect("JSON");
-    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
-    let outside = &host.surroundings.0.outside.netns;
-    let node =
-        ["198.18.0.2", "2001:db8:18::2"].map(|text| SocketAddr::new(text.parse().expect("address"), 8080));
-    let reached = || {
-        node.iter()
-            .all(|to| outside.enter(|| page(*to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE)))
+    let inside = host.shell("web");
+    let leads_to = |network: &str| {
+        host.is_published(8080, &[("itself", &inside)]);
+        let rows: serde_json::Value =
+            serde_json::from_str(&host.run("netpath publish ls -o json")).expect("JSON");
+        let pods = host.pods();
+        let pod = pods.iter().find(|pod| pod.name == rows[0]["pod"]).expect("pod");
+        assert_eq!((rows.as_array().map(Vec::len), pod.network.as_str()), (Some(1), network), "{rows}");
     };
-    wait::until("outside reaches it by the node", reached);
-    // What podman itself binds is no obstacle, neither now nor when the container is started again.
-    host.run("podman restart -t 0 web");
-    wait::until("again", reached);
-    let taken = host.machine.try_run("podman run -d -p 8080:80 --name other image");
-    let taken = String::from_utf8_lossy(&taken.stderr).into_owned() + &String::from_utf8_lossy(&taken.stdout);
-    assert!(taken.contains("8080:80/tcp: it is in use"), "{taken}");
-    host.run("podman rm -f -t 0 -a");
-    assert_eq!(listed(), "[]");
-    assert!(!reached());
+    host.run("podman network disconnect netpath web");
+    leads_to("back");
+    host.run("podman network connect netpath web");
+    leads_to("back");
+    host.run("podman network disconnect back web");
+    leads_to("default");
+    host.run("podman rm -f -t 0 web");
     host.is_clean();
 }

@@ -36,14 +36,24 @@ pub fn let_go(node: &Node) {
     });
 }
 
+/// Waits until all programs are attached as they are to stay.
+///
+/// # Panics
+/// If they do not become so.
+pub fn settled(node: &Node) -> Status {
+    let status = || node.runtime.block_on(node.client.status()).expect("status");
+    until("programs have settled", || status().settling == 0);
+    status()
+}
+
 /// Checks all of it. `pods` are those that must be there; the list may have others.
 ///
 /// # Panics
 /// If something is left over, or missing.
 pub fn check(node: &Node, pods: &[&str]) {
     let_go(node);
+    let status = settled(node);
     let listed = node.runtime.block_on(node.client.pods()).expect("pods");
-    let status = node.runtime.block_on(node.client.status()).expect("status");
     assert_eq!(status.problems, [""; 0]);
     for name in pods {
         assert!(listed.iter().any(|pod| pod.name == *name), "pod {name} is gone: {listed:?}");
@@ -80,8 +90,8 @@ fn links(node: &Node, ends: &BTreeMap<String, u32>) {
     assert_eq!(found, wanted, "links");
 }
 
-/// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; on all
-/// pods of one kind, with pins only where it is tcx, and those of pods in mode xdp; and all of it told by `status`.
+/// On every interface one program a hook, on uplinks that of a later build besides, and everywhere the same loading; each on all
+/// interfaces of one kind, with pins only where it is tcx, and those of pods in mode xdp; and all of it told by `status`.
 fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String, u32>) {
     let netns = &node.topology.node.netns;
     let uplink = node.runtime.block_on(node.topology.node.netlink.link("up0")).expect("up0").expect("up0");
@@ -92,13 +102,12 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
     let by_xdp = listed.iter().filter(|pod| pod.mode == "xdp").flat_map(|pod| &pod.interfaces);
     let by_xdp: BTreeSet<_> = by_xdp.map(|one| format!("{}-xdp_pod", one.ifindex)).collect();
     assert_eq!(xdp.len(), by_xdp.len(), "{xdp:?}");
-    let kind_of = |uplinks: bool| {
-        let some = tc.iter().filter(|one| (one.interface == "up0") == uplinks);
-        let kinds: BTreeSet<&str> = some.map(|one| one.attach.as_str()).collect();
+    let kind_of = |program: &str| {
+        let kinds: BTreeSet<&str> =
+            tc.iter().filter(|one| one.name == program).map(|one| one.attach.as_str()).collect();
         assert!(kinds.len() <= 1, "not of one kind: {tc:?}");
         kinds.into_iter().next().unwrap_or("none")
     };
-    let (of_pods, of_uplinks) = (kind_of(false), kind_of(true));
     let later: &[&str] = if node.binary == binary() { &[] } else { &["later"] };
     let (mut wanted, mut found, mut pins, mut indexes) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -108,8 +117,8 @@ fn programs(node: &Node, listed: &[Pod], status: &Status, ends: &BTreeMap<String
     {
         let own: &[&str] =
             if name == "up0" { &["from_uplink", "to_uplink"] } else { &["from_pod", "to_pod"] };
-        let kind = if name == "up0" { of_uplinks } else { of_pods };
         for program in own.iter().chain(later.iter().filter(|_| name == "up0")) {
+            let kind = kind_of(program);
             wanted.insert(format!("{program} on {name} by {kind}"));
             pins.extend((kind == "tcx").then(|| format!("{ifindex}-{program}")));
         }

@@ -22,6 +22,7 @@ use netpath_tests::{
     etcd::Etcd,
     namespace::isolate,
     node::{PATIENCE, run_in},
+    wait,
 };
 use nix::mount::{MsFlags, mount};
 use tokio::runtime::{Builder, Runtime};
@@ -53,7 +54,7 @@ fn pools() -> [Pool; 2] {
         .map(|(prefix, length)| Pool::new(prefix.parse().unwrap(), length).unwrap())
 }
 
-/// 50 nodes claim at once a block of each of two pools with 64 blocks, while a member dies; and then there are 14 left.
+/// 50 nodes claim at once a block of each of two pools with 64 blocks; then a member dies, and 16 more want one of the 14 that are left.
 #[test]
 fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
     let (mut etcd, _, runtime) = etcd();
@@ -64,10 +65,17 @@ fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
         cluster.claim(&holder(&name), &pools()).await
     };
     let race = async |names: std::ops::Range<u32>| join_all(names.map(|at| claim(format!("node{at}")))).await;
-    let first = runtime.block_on(race(0..25));
-    etcd.kill(0);
-    let claimed = first.into_iter().chain(runtime.block_on(race(25..50)));
-    let claimed: Vec<Vec<IpNet>> = claimed.map(|one| one.expect("claimed")).collect();
+    // The member that all ask dies in the middle of it.
+    let first = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun =
+                || !etcd.ctl(&["get", "--prefix", "--keys-only", "/netpath/race/blocks/"]).trim().is_empty();
+            wait::until("the first block is claimed", begun);
+            etcd.kill(0);
+        });
+        runtime.block_on(race(0..50))
+    });
+    let claimed: Vec<Vec<IpNet>> = first.into_iter().map(|one| one.expect("claimed")).collect();
     let all: BTreeSet<&IpNet> = claimed.iter().flatten().collect();
     assert_eq!((claimed.len(), all.len()), (50, 100), "no two have one: {all:?}");
     assert_eq!(
@@ -83,6 +91,12 @@ fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
     runtime.block_on(cluster.leave("node7", Some(&gives_back))).expect("left");
     let last = runtime.block_on(claim("late".into())).expect("there is room again");
     assert_eq!(last, claimed[7], "the only ones");
+    // None of them was ever registered.
+    runtime.block_on(cluster.leave("node8", None)).expect("taken out");
+    let keys = etcd.ctl(&["get", "--prefix", "/netpath/race/blocks/"]);
+    assert!(keys.contains("node9") && !keys.contains("\"node8\""), "{keys}");
+    let error = runtime.block_on(cluster.leave("node8", None)).expect_err("has nothing").to_string();
+    assert!(error.contains("node 'node8' is not in the cluster"), "{error}");
 }
 
 #[test]
@@ -136,6 +150,7 @@ fn etcd_watches_miss_nothing() {
         runtime.block_on(async {
             loop {
                 match tokio::time::timeout(PATIENCE, watch.next()).await.expect("a change") {
+                    Ok(changes) if changes.is_empty() => {}
                     Ok(changes) => return changes,
                     Err(error) => assert!(Instant::now() < deadline, "{error}"),
                 }

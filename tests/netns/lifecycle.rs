@@ -168,22 +168,6 @@ fn an_interface_removed_by_somebody_else_comes_back(family: Family) {
     assert_ne!(now.ifindex, pod.pod.ifindex);
 }
 
-/// Filters on what is new, tcx on what others use.
-#[test]
-fn pods_have_filters_and_uplinks_tcx() {
-    if lacks((6, 6), "tcx") {
-        return;
-    }
-    let node = Node::start("");
-    node.pod("a");
-    let programs = node.runtime.block_on(node.client.status()).expect("status").programs;
-    let kinds: std::collections::BTreeMap<_, _> =
-        programs.iter().map(|one| (one.name.as_str(), one.attach.as_str())).collect();
-    let expected =
-        [("from_pod", "clsact"), ("from_uplink", "tcx"), ("to_pod", "clsact"), ("to_uplink", "tcx")];
-    assert_eq!(kinds, expected.into());
-}
-
 /// A pod of a name comes and goes without anybody waiting for the removals, and the agent dies in the middle of one.
 #[test]
 fn what_nobody_waited_for_is_gone_after_a_crash() {

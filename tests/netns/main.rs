@@ -1,6 +1,7 @@
 //! Tier "netns": behaviour on the wire, with a real agent in namespaces.
 
 mod api;
+mod bandwidth;
 mod capture;
 mod changes;
 mod crowd;
@@ -24,6 +25,7 @@ mod reconcile;
 mod restart;
 mod routing;
 mod sctp;
+mod settle;
 mod snat;
 mod state;
 mod systemd;

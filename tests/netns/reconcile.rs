@@ -18,7 +18,7 @@ use netpath_tests::{
     node::{Node, run_in},
     scene::Family,
     side::Side,
-    tidy::attached,
+    tidy::{attached, settled},
 };
 
 /// Longest time until what netlink announces is repaired.
@@ -52,6 +52,7 @@ impl Scene {
         let node = Node::start(configuration);
         let (a, b) = (node.pod("a"), node.pod("b"));
         let live = Live::start(&node, &side, &a, &b);
+        settled(&node);
         Self { live, side, a, node }
     }
 

@@ -131,7 +131,7 @@ fn work(capabilities: &[&str], attach: &str) {
         assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     }
     let stranger = Stranger::start();
-    let publish = vec!["8080:80".to_owned()];
+    let publish = vec!["80:80".to_owned()];
     node.add(&PodAdd { name: "d".into(), netns: Some(stranger.netns()), publish, ..PodAdd::default() });
     node.check_connectivity(pods);
     node.kill();

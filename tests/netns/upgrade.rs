@@ -3,7 +3,9 @@
 
 use std::{path::Path, thread, time::Duration};
 
+use aya::maps::{Array, Map, MapData};
 use netpath::api::types::Flow;
+use netpath_common::abi::Move;
 use netpath_tests::{
     for_both_families,
     node::{Node, binary, log, run_in},
@@ -21,6 +23,7 @@ for_both_families!(
     upgrade_to_a_changed_build_and_downgrade_lose_no_packet,
     upgrade_across_layouts_loses_no_packet_and_downgrade_is_refused,
     crash_in_the_middle_of_an_upgrade_loses_no_packet,
+    crash_while_flows_move_is_finished_by_any_later_build,
     upgrade_to_another_size_of_the_flow_table_loses_no_packet,
     upgrade_and_downgrade_on_clsact_lose_no_packet,
     restart_with_another_kind_of_attachment_loses_no_packet,
@@ -88,7 +91,7 @@ fn are_kept(before: &[Flow], node: &Node, when: &str) {
 }
 
 /// Ends the traffic: nothing was lost, and the flow of a sender has counted every one of its packets.
-fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) {
+pub(super) fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) -> Totals {
     let totals = traffic.finish();
     let Totals { sent, lost, connections, reset, ref by_sender, .. } = totals;
     println!("sent {sent} lost {lost}, connections {connections} reset {reset}");
@@ -98,6 +101,7 @@ fn nothing_is_lost(node: &Node, side: &Side, traffic: Traffic) {
     let counted: Vec<(u64, u64)> =
         flows.iter().filter(to_outside).map(|flow| (flow.packets, flow.reply_packets)).collect();
     assert_eq!(counted, [(by_sender[LASTING], by_sender[LASTING])], "counted to the packet");
+    totals
 }
 
 /// One restart into another build or configuration, under traffic.
@@ -179,6 +183,43 @@ fn crash_in_the_middle_of_an_upgrade_loses_no_packet(family: Family) {
     are_kept(&before, &node, "after all");
     tidy::check(&node, &["a", "b"]);
     nothing_is_lost(&node, &side, traffic);
+}
+
+/// An agent dies while its flows move into a table of another size; what comes next has yet another layout.
+fn crash_while_flows_move_is_finished_by_any_later_build(family: Family) {
+    let side = Side::of(&family);
+    let (mut node, a, b) = dual(&capacity(CAPACITY));
+    let traffic = traffic(&node, &side, &a, &b);
+    let before = lasting(&node);
+    node.stop();
+    let mut entries = CAPACITY;
+    // The move takes some milliseconds: not every kill meets it.
+    wait::until("an agent that died while flows moved", || {
+        entries += 1024;
+        node.configure(&capacity(entries));
+        node.spawn();
+        wait::until("a move", || {
+            how_far_flows_moved().is_some_and(|state| state != Move::Stay as u32)
+                || node.runtime.block_on(node.client.status()).is_ok()
+        });
+        node.kill();
+        how_far_flows_moved() == Some(Move::Pull as u32)
+    });
+    traffic.moves("without an agent");
+    build(&mut node, "netpath-grown");
+    node.restart();
+    assert!(log().contains("that an earlier agent had not come to"), "{}", log());
+    assert_eq!(flow_tables(), ["FLOWS"]);
+    are_kept(&before, &node, "after all");
+    tidy::check(&node, &["a", "b"]);
+    nothing_is_lost(&node, &side, traffic);
+}
+
+/// What FLOWS_MOVE says, if it is there.
+fn how_far_flows_moved() -> Option<u32> {
+    let data = MapData::from_pin(Path::new(tidy::PINS).join("v2/maps/FLOWS_MOVE")).ok()?;
+    let state: Array<_, u32> = Map::Array(data).try_into().expect("FLOWS_MOVE");
+    Some(state.get(&0, 0).expect("its entry"))
 }
 
 fn flow_tables() -> Vec<String> {

@@ -160,7 +160,7 @@ fn xdp_lets_a_pod_of_two_interfaces_send_by_either(f: Family) {
     let second = Pod { ifindex: scene.vpn, ..a };
     assert_eq!(sends(&scene, second, &packet).code, NEXT, "nobody's interface");
     for (pod, code) in [(b.id, NEXT), (a.id, REDIRECT)] {
-        scene.datapath.set_link(scene.vpn, Link { pod, mac, pad: 0 }).expect("link");
+        scene.datapath.set_link(scene.vpn, Link { pod, mac, ..Link::default() }).expect("link");
         assert_eq!(sends(&scene, second, &packet).code, code, "pod {pod}'s interface");
     }
     let own = Frame::udp((f.a, 1), (f.b, 2)).macs(a.mac, GATEWAY_MAC).bytes();

@@ -83,6 +83,8 @@ drop_reasons! {
     /// To a published port, from an address and port that a flow to the pod's port has already: by another published port,
     /// or straight to the pod.
     PublishedTaken = 20, "Let the client choose its source port, or use one published port only. It passes when the other flow ends: 'netpath flow ls --pod POD' shows it.";
+    /// The pod sent more than the bandwidth that it is limited to, past the queue that keeps it below.
+    RateLimited = 21, "'netpath pod show POD' has its limits; 'netpath pod set POD --egress-bandwidth RATE' changes them. In the pod, somebody has removed or changed the queue of its interface ('tc qdisc').";
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! ENDPOINTS: hash, [`Addr`](super::Addr) → [`Endpoint`]. Local pods only.
 //! LINKS: hash, interface index (u32) → [`Link`]. Host ends of local pods only.
+//! POD_BUCKETS: array, [`Endpoint::slot`] → when what the pod may send at once is whole again, CLOCK_MONOTONIC, ns (u64).
 
 /// Flag of [`Endpoint::flags`]: what the pod sends to outside may carry the node's address, if the route says so too.
 pub const ENDPOINT_MASQUERADE: u16 = 1;
@@ -12,6 +13,12 @@ pub const ENDPOINT_XDP: u16 = 4;
 
 /// Flag of [`Endpoint::flags`]: ports of the node lead to the pod, so that what it says may be the answer to who came by one.
 pub const ENDPOINT_PUBLISHES: u16 = 8;
+
+/// Flag of [`Endpoint::flags`]: what goes to the pod has to go by the queue of its link's host end, which is limited.
+pub const ENDPOINT_LIMITED_IN: u16 = 16;
+
+/// Flag of [`Endpoint::flags`]: what the pod sends is limited, as [`Link::rate`] says.
+pub const ENDPOINT_LIMITED_OUT: u16 = 32;
 
 /// Where a local pod's address lives.
 #[repr(C)]
@@ -31,7 +38,8 @@ pub struct Endpoint {
     pub mtu: u16,
     /// The network, as numbered by the agent: whose ROUTES hold. Never 0.
     pub network: u32,
-    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`], [`ENDPOINT_XDP`], [`ENDPOINT_PUBLISHES`].
+    /// [`ENDPOINT_MASQUERADE`], [`ENDPOINT_INBOUND_ANY`], [`ENDPOINT_XDP`], [`ENDPOINT_PUBLISHES`], [`ENDPOINT_LIMITED_IN`],
+    /// [`ENDPOINT_LIMITED_OUT`].
     pub flags: u16,
     /// Room to grow; 0.
     pub reserved: u16,
@@ -40,7 +48,7 @@ pub struct Endpoint {
 super::record!(Endpoint, 32);
 
 /// Whose an interface is. Asked only where a packet's source address does not tell: it may belong to another interface
-/// of the same pod, or be link-local.
+/// of the same pod, or be link-local; and of a pod whose bandwidth is limited.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Link {
@@ -49,7 +57,11 @@ pub struct Link {
     /// MAC of the interface inside the pod.
     pub mac: [u8; 6],
     /// Zero.
-    pub pad: u16,
+    pub pad: [u8; 6],
+    /// What the pod may send by all its interfaces together, bytes a second; 0 is no limit.
+    pub rate: u64,
+    /// What it may send at once after a pause, as the time that the rate takes for that, ns.
+    pub burst: u64,
 }
 
-super::record!(Link, 12);
+super::record!(Link, 32);

@@ -1,5 +1,6 @@
 //! Pure logic that the programs run and the host tests.
 
+pub mod bucket;
 pub mod checksum;
 pub mod flow_state;
 pub mod port_choice;

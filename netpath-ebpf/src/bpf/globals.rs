@@ -23,9 +23,13 @@ static DRY_RUN: u32 = 0;
 #[unsafe(no_mangle)]
 static FLOW_BEFORE_BYTES: u32 = 0;
 
-/// 1 while what is attached changes from tcx to clsact or back: both may be on a hook, tcx first.
+/// Programs that a hook may have twice, by tcx and behind that by clsact: the bit of each one's number.
 #[unsafe(no_mangle)]
 static TWO_KINDS: u32 = 0;
+
+/// What such programs mark a packet with; nobody else knows it.
+#[unsafe(no_mangle)]
+static NOTE: u64 = 0;
 
 /// Cookie of the node's network namespace; 0, which none has, in programs that are no node's.
 #[unsafe(no_mangle)]
@@ -38,11 +42,18 @@ pub fn node_cookie() -> u64 {
     unsafe { core::ptr::read_volatile(&NODE_COOKIE) }
 }
 
-/// Whether the same program may be on the hook twice.
+/// Whether the program with this number may be on its hook twice.
 #[inline(always)]
-pub fn two_kinds() -> bool {
+pub fn two_kinds(program: u32) -> bool {
     // SAFETY: a valid static; volatile, because the loader changes it after the compiler has looked.
-    unsafe { core::ptr::read_volatile(&TWO_KINDS) != 0 }
+    unsafe { core::ptr::read_volatile(&TWO_KINDS) & 1 << program != 0 }
+}
+
+/// What a program that may be twice on its hook marks a packet with.
+#[inline(always)]
+pub fn note() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&NOTE) }
 }
 
 /// Bytes of a record in FLOWS_BEFORE; 0 if no flows are to be moved from there.

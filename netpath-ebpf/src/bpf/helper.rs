@@ -45,7 +45,7 @@ pub fn redirect_peer(ifindex: u32) -> i32 {
     unsafe { raw::bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
-/// Sends the frame of an XDP program out of an interface, as it is.
+/// Sends the frame out of an interface, as it is; from tc by that interface's queue, from XDP past it.
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> i32 {
     // SAFETY: only numbers.

@@ -9,15 +9,12 @@ use aya_ebpf::{
 };
 
 use super::AnyPacket;
+use crate::bpf::globals;
 
 /// Mark on packets that `from_pod` has finished with, so that `to_uplink` lets them leave without a second look. It
 /// exists only between the two: `redirect_neigh` leads through neither routing nor netfilter, `to_uplink` clears it, and
 /// a pod cannot set it (a mark does not survive the crossing of namespaces).
 const FINISHED: u32 = 0x6e70_0001;
-
-/// Begins the note that a program leaves beside a packet that goes on. Whoever else uses these bytes has flags of its own
-/// there, none of which are these (IPSKB_*, IP6SKB_*).
-const JUDGED: u32 = 0x6e70;
 
 /// A packet of a tc program.
 pub struct Packet {
@@ -116,22 +113,27 @@ impl Packet {
 
     /// Notes that a program has judged the packet at this hook: if it goes on from the tcx program to the clsact filter, which
     /// are next to each other, the second finds the note. Everybody after them uses these bytes for something else.
+    ///
+    /// The bytes cross from a pod's namespace to its host end with what was written there: sch_choke puts addresses of the packet into
+    /// them, and who may add a qdisc inside could write a note that he knows. Hence the secret.
     #[inline(always)]
     pub fn set_judged(&self, program: u32) {
+        let note = globals::note();
         // SAFETY: these words are writable for tc programs.
         unsafe {
-            (*self.skb).cb[3] = JUDGED | program << 16;
-            (*self.skb).cb[4] = (*self.skb).ifindex;
+            (*self.skb).cb[3] = note as u32 ^ program;
+            (*self.skb).cb[4] = (note >> 32) as u32 ^ (*self.skb).ifindex;
         }
     }
 
     /// Whether there is such a note; takes it away.
     #[inline(always)]
     pub fn take_judged(&self, program: u32) -> bool {
+        let note = globals::note();
         // SAFETY: as above.
         unsafe {
-            let judged =
-                (*self.skb).cb[3] == JUDGED | program << 16 && (*self.skb).cb[4] == (*self.skb).ifindex;
+            let judged = (*self.skb).cb[3] == note as u32 ^ program
+                && (*self.skb).cb[4] == (note >> 32) as u32 ^ (*self.skb).ifindex;
             if judged {
                 (*self.skb).cb[3] = 0;
             }

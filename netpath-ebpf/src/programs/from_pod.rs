@@ -1,6 +1,8 @@
 //! tc ingress of a pod's host interface: everything the pod sends.
 
-use netpath_common::abi::{DropReason, ENDPOINT_PUBLISHES, Endpoint, Program, RouteKind, TrafficClass};
+use netpath_common::abi::{
+    DropReason, ENDPOINT_LIMITED_OUT, ENDPOINT_PUBLISHES, Endpoint, Program, RouteKind, TrafficClass,
+};
 
 use super::{
     leave::{self, Leaving},
@@ -12,7 +14,7 @@ use crate::{
         parse::{self, Ethernet},
         tc::Packet,
     },
-    stages::{arp_nd, deliver, endpoint, flow, fragment, gateway, guard, metric, publish, route},
+    stages::{arp_nd, deliver, endpoint, flow, fragment, gateway, guard, metric, publish, rate, route},
     verdict::{self, Outcome, Verdict},
 };
 
@@ -36,6 +38,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return verdict::from_code(answer_nd(packet, headers, &frame));
     }
     let source = guard::check(packet, &frame, endpoint::find(&headers.key.src), endpoint::link)?;
+    if source.flags & ENDPOINT_LIMITED_OUT != 0 && is_over_limit(packet, source) {
+        return Err(DropReason::RateLimited);
+    }
     metric::sent(packet, source);
 
     if headers.transport == Transport::Error && route::publishes() {
@@ -72,6 +77,12 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         None if publish::is_hairpin(&headers.key.dst) => to_gateway(packet, headers, source),
         None => Ok(Verdict::counted(TrafficClass::ToNode)),
     }
+}
+
+/// Not inlined: rare.
+#[inline(never)]
+fn is_over_limit(packet: &Packet, source: &Endpoint) -> bool {
+    endpoint::link(packet.ifindex()).is_some_and(|link| rate::is_over(packet, link, source.slot))
 }
 
 #[inline(always)]

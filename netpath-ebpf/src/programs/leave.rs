@@ -2,7 +2,7 @@
 
 use netpath_common::{
     abi::{Addr, DropReason, Endpoint, FlowKey, Program, Uplink},
-    logic::source_choice::Sources,
+    logic::{source_choice::Sources, tcp::RST},
 };
 
 use super::embedded_headers;
@@ -86,11 +86,25 @@ pub fn bind(
 struct Published;
 
 impl flow::Taken for Published {
-    /// Not inlined: it would stand on the stack of the search for a port.
-    #[inline(never)]
+    #[inline(always)]
     fn is_taken(reply: &FlowKey) -> bool {
-        route::publishes() && publish::find(&reply.dst, reply.dport, reply.proto).is_some()
+        is_published(&reply.dst, reply.dport, reply.proto)
     }
+}
+
+/// Whether a packet of the node opens something from a port that leads to a pod. What refuses a packet opens nothing.
+#[inline(always)]
+pub fn is_from_published(headers: &Headers) -> bool {
+    let key = &headers.key;
+    headers.transport == Transport::Ports
+        && headers.tcp_flags & RST == 0
+        && is_published(&key.src, key.sport, key.proto)
+}
+
+/// Whether a port of the node leads to a pod. Not inlined: it would stand on the stack of the search for a port.
+#[inline(never)]
+fn is_published(addr: &Addr, port: u16, proto: u8) -> bool {
+    route::publishes() && publish::find(addr, port, proto).is_some()
 }
 
 /// Translates an ICMP error that a pod (or the node, number 0) sends about a packet that came for it, as its own packets of

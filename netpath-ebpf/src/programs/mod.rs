@@ -55,7 +55,8 @@ fn not_let_in(headers: &Headers) -> DropReason {
 #[inline(always)]
 pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) -> Outcome) -> i32 {
     let packet = Packet::new(ctx);
-    if globals::two_kinds() && packet.take_judged(program as u32) {
+    let twice = globals::two_kinds(program as u32);
+    if twice && packet.take_judged(program as u32) {
         return Verdict::NEXT.code();
     }
     // The verifier wants the question; the table has this record.
@@ -65,7 +66,7 @@ pub fn run(ctx: &TcContext, program: Program, body: fn(&Packet, &mut Headers) ->
     match told(&packet, headers, program, outcome) {
         Ok(verdict) => {
             let code = verdict.code();
-            if globals::two_kinds() && code == Verdict::NEXT.code() {
+            if twice && code == Verdict::NEXT.code() {
                 packet.set_judged(program as u32);
             }
             code

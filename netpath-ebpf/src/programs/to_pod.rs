@@ -1,6 +1,6 @@
 //! tc egress of a pod's host interface: what the host stack sends to the pod.
 
-use netpath_common::abi::{ENDPOINT_INBOUND_ANY, ENDPOINT_PUBLISHES, Endpoint, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, ENDPOINT_PUBLISHES, Endpoint, TrafficClass};
 
 use super::{embedded_headers, leave, published};
 use crate::{
@@ -15,6 +15,10 @@ use crate::{
 /// The node itself, pods whose packets took the stack, answers, and networks open to outside; nobody else.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
+    // Judged already, and here for the queue alone.
+    if packet.take_finished() {
+        return Ok(Verdict::NEXT);
+    }
     let frame = parse::ethernet(packet)?;
     if !frame.is_ip() {
         return Ok(Verdict::NEXT);
@@ -25,9 +29,8 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Ok(Verdict::NEXT);
     };
     if packet.ingress_ifindex() == 0 {
-        // About what it was left to deliver for a published port.
-        if headers.transport == Transport::Error && route::publishes() {
-            leave::translate_error(packet, headers, NODE, false)?;
+        if route::publishes() {
+            verdict::from_code(of_node(packet, headers))?;
         }
     } else if let Some(source) = endpoint::find(&headers.key.src) {
         if source.flags & ENDPOINT_PUBLISHES != 0 {
@@ -48,6 +51,26 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
 
 /// What stands in a flow for the pod, if it is the node's own.
 const NODE: u32 = 0;
+
+/// A packet of the node itself, where ports are published. Not inlined: rare.
+#[inline(never)]
+fn of_node(packet: &Packet, headers: &mut Headers) -> u64 {
+    verdict::to_code(own(packet, headers).map(|()| Verdict::NEXT))
+}
+
+#[inline(always)]
+fn own(packet: &Packet, headers: &mut Headers) -> Result<(), DropReason> {
+    // About what it was left to deliver for a published port.
+    if headers.transport == Transport::Error {
+        return leave::translate_error(packet, headers, NODE, false).map(drop);
+    }
+    fragment::resolve(headers);
+    // The pod's answers would be led to the pod behind the port. A table without room must not stop the node.
+    if leave::is_from_published(headers) {
+        let _ = flow::track(packet, headers, None);
+    }
+    Ok(())
+}
 
 /// Whether a packet belongs to a flow of this pod that was let through before.
 #[inline(always)]

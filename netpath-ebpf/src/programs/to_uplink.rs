@@ -71,10 +71,7 @@ fn own(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Ok(Verdict::NEXT);
     }
     fragment::resolve(headers);
-    // SCTP keeps its port, whatever that is; all else is translated to ports of the range.
-    if headers.transport != Transport::Ports
-        || (headers.key.proto != SCTP && !route::is_snat_port(headers.key.sport))
-    {
+    if headers.transport != Transport::Ports || !may_meet_a_pods(headers) {
         return Ok(Verdict::NEXT);
     }
     let translation = match flow::lookup(packet, headers) {
@@ -96,4 +93,12 @@ fn own(packet: &Packet, headers: &mut Headers) -> Outcome {
         rewrite::translate(packet, headers, &translation)?;
     }
     Ok(Verdict::NEXT)
+}
+
+/// Whether answers to a packet of the node may be taken for a pod's. SCTP keeps its port, whatever that is; all else is
+/// translated to ports of the range. And to a published port they would be led to the pod behind it.
+#[inline(always)]
+fn may_meet_a_pods(headers: &Headers) -> bool {
+    let key = &headers.key;
+    key.proto == SCTP || route::is_snat_port(key.sport) || leave::is_from_published(headers)
 }

@@ -1,7 +1,9 @@
 //! XDP of a pod's host interface: the short way to another pod that takes frames by XDP. Everything else goes on to
 //! `from_pod`, which judges, translates, counts and drops.
 
-use netpath_common::abi::{ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint};
+use netpath_common::abi::{
+    ENDPOINT_LIMITED_IN, ENDPOINT_LIMITED_OUT, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint,
+};
 
 use crate::{
     packet::{Headers, parse, xdp::Packet},
@@ -29,8 +31,9 @@ fn ends(packet: &Packet, headers: &mut Headers) -> Option<(&'static Endpoint, &'
     }
     let source = guard::check(packet, &frame, endpoint::find(&headers.key.src), endpoint::link).ok()?;
     let pod = endpoint::find(&headers.key.dst)?;
-    // What a pod says that publishes may have to be translated.
-    let plain = source.flags & ENDPOINT_PUBLISHES == 0;
-    let short = plain && pod.flags & ENDPOINT_XDP != 0 && !deliver::needs_stack(packet, headers, pod.mtu);
+    // What a pod says that publishes may have to be translated; and no queue is on this way, nor anybody who counts.
+    let plain = source.flags & (ENDPOINT_PUBLISHES | ENDPOINT_LIMITED_OUT) == 0;
+    let takes = pod.flags & (ENDPOINT_XDP | ENDPOINT_LIMITED_IN) == ENDPOINT_XDP;
+    let short = plain && takes && !deliver::needs_stack(packet, headers, pod.mtu);
     short.then_some((source, pod))
 }

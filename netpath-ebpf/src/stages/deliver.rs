@@ -1,6 +1,6 @@
 //! The last stage: hop count, MTU, MAC addresses, redirect.
 
-use netpath_common::abi::{DropReason, Endpoint, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_LIMITED_IN, Endpoint, TrafficClass};
 
 use crate::{
     bpf::helper::{self, NextHop},
@@ -19,7 +19,16 @@ pub fn needs_stack(packet: &impl AnyPacket, headers: &Headers, mtu: u16) -> bool
 #[inline(always)]
 pub fn to_pod(packet: &Packet, headers: &Headers, pod: &Endpoint, class: TrafficClass) -> Outcome {
     last_changes(packet, headers, pod)?;
-    Ok(Verdict::redirected(helper::redirect_peer(pod.ifindex), class))
+    let limited = pod.flags & ENDPOINT_LIMITED_IN != 0;
+    let code = if limited { by_queue(packet, pod.ifindex) } else { helper::redirect_peer(pod.ifindex) };
+    Ok(Verdict::redirected(code, class))
+}
+
+/// Out of the host end, whose queue limits what the pod gets. Not inlined: rare.
+#[inline(never)]
+fn by_queue(packet: &Packet, ifindex: u32) -> i32 {
+    packet.set_finished();
+    helper::redirect(ifindex)
 }
 
 /// The same from XDP: out of the host end, so that its peer gets it. The pod has `ENDPOINT_XDP`, or the frame is lost.

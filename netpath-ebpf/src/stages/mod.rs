@@ -14,4 +14,5 @@ pub mod guard;
 pub mod metric;
 pub mod nat;
 pub mod publish;
+pub mod rate;
 pub mod route;

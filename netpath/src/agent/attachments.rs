@@ -1,17 +1,32 @@
 //! Pods of container engines, which know them by container, interface and network name, and not by a pod's name.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
 
 use super::{
     Agent, AgentError, blocking, lock,
-    pods::{gate_of, object},
-    registry::Entry,
+    pods::{BUSY, gate_of, object},
+    registry::{Entry, container},
     wanted::{Wanted, of_request},
 };
 use crate::{
     api::types,
     model::{Attachment, Pod, PodState},
 };
+
+/// By attachment, what whoever adds or removes it holds; in it, when it was last removed.
+pub(super) type Turns = HashMap<Attachment, Arc<Mutex<Option<Instant>>>>;
+
+/// No request waits for its turn for as long as this: the API answers earlier.
+const LATE: Duration = Duration::from_secs(120);
 
 impl Agent {
     /// Pods that a container engine added, by name; of one of its networks, if one is named.
@@ -70,7 +85,47 @@ impl Agent {
         self.describe_pods(vec![entry.clone()]).await?.pop().ok_or_else(|| down("it has been removed"))
     }
 
-    pub(super) async fn release(self: &Arc<Self>, attachment: &Attachment) -> Result<(), AgentError> {
+    /// Has an attachment for its caller alone, from before anything is known of it.
+    pub(super) async fn hold(
+        &self,
+        attachment: &Attachment,
+    ) -> Result<OwnedMutexGuard<Option<Instant>>, AgentError> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            let is_recent = |removed: Option<Instant>| removed.is_some_and(|at| at.elapsed() < LATE);
+            turns.retain(|_, turn| {
+                turn.try_lock().is_ok_and(|removed| is_recent(*removed)) || Arc::strong_count(turn) > 1
+            });
+            Arc::clone(turns.entry(attachment.clone()).or_default())
+        };
+        let held = timeout(BUSY, turn.lock_owned()).await;
+        held.map_err(|_| AgentError::PodBusy(attachment.container.clone()))
+    }
+
+    /// The same for a request to add it, unless it came before one to remove it that has been answered: an engine that was
+    /// killed, say, has let go of what its plugin had asked for.
+    pub(super) async fn hold_to_add(
+        self: &Arc<Self>,
+        attachment: &Attachment,
+        came: Instant,
+    ) -> Result<OwnedMutexGuard<Option<Instant>>, AgentError> {
+        let held = self.hold(attachment).await?;
+        if held.is_some_and(|removed| removed > came) {
+            return Err(AgentError::PodBusy(attachment.container.clone()));
+        }
+        self.take_up(attachment, &self.spooled(attachment)).await?;
+        Ok(held)
+    }
+
+    async fn release(self: &Arc<Self>, attachment: &Attachment) -> Result<(), AgentError> {
+        let mut held = self.hold(attachment).await?;
+        self.release_held(attachment).await?;
+        *held = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Removes the pod of an attachment that the caller holds.
+    pub(super) async fn release_held(self: &Arc<Self>, attachment: &Attachment) -> Result<(), AgentError> {
         let known = lock(&self.registry).attached(attachment).map(|entry| entry.pod.name.to_string());
         match known {
             Some(name) => match self.pod_rm_early(&name).await {
@@ -89,7 +144,6 @@ impl Agent {
         wanted: &Wanted,
     ) -> Result<Option<Pod>, AgentError> {
         let Some(attachment) = &wanted.attachment else { return Ok(None) };
-        self.take_up(attachment).await?;
         let Some(entry) = lock(&self.registry).attached(attachment).cloned() else { return Ok(None) };
         let _gate = gate_of(&entry).await?;
         let Some(entry) = lock(&self.registry).same(&entry).cloned() else { return Ok(None) };
@@ -98,6 +152,25 @@ impl Agent {
         // What was wrong with it is not wrong with the one that gets its name.
         self.tried(&object(&entry.pod), &outcome);
         outcome.map(|()| is_right.then_some(entry.pod))
+    }
+
+    /// Removes what the same container has in another namespace: a container has one, so that is of before it was started
+    /// again, and its ports would be led there.
+    pub(super) async fn leave_earlier_namespace(&self, wanted: &Wanted) -> Result<(), AgentError> {
+        let is_earlier = |entry: &&Entry| {
+            container(&entry.pod).is_some()
+                && container(&entry.pod) == wanted.attachment.as_ref().map(|own| own.container.as_str())
+                && entry.pod.netns_inode.is_some_and(|inode| Some(inode) != wanted.netns_inode)
+        };
+        let earlier: Vec<Entry> = lock(&self.registry).pods().filter(is_earlier).cloned().collect();
+        for entry in earlier {
+            let _gate = gate_of(&entry).await?;
+            match self.remove(&entry, None).await {
+                Err(AgentError::NoPod(_)) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -115,4 +188,6 @@ fn is_as_wanted(pod: &Pod, wanted: &Wanted) -> bool {
         && wanted.addresses.iter().all(|address| own.addresses.contains(address))
         && wanted.mac.is_none_or(|mac| mac == own.mac)
         && wanted.publications == pod.publications
+        && (wanted.ingress, wanted.egress) == (pod.ingress, pod.egress)
+        && wanted.mtu == pod.mtu
 }

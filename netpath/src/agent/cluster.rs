@@ -11,11 +11,11 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{Agent, AgentError, blocking, lock, state::State};
+use super::{Agent, AgentError, blocking, lock, pods::finish, state::State};
 use crate::{
-    api::types::ClusterNode,
+    api::types::{ClusterNode, NodeSet},
     config::Config,
     model::{Holder, Node, Peers, order_blocks},
     store::{
@@ -24,9 +24,11 @@ use crate::{
     },
 };
 
-/// Time between signs of life: two may be lost.
-const BEAT: Duration = Duration::from_secs(LEASE.as_secs() / 3);
-/// Before a watch that no endpoint answered is tried again.
+/// Time between signs of life: one may go round all endpoints in vain and be tried again before the lease ends.
+const BEAT: Duration = Duration::from_secs(LEASE.as_secs() / 6);
+/// How long the first one is waited for before pods can be added.
+const FIRST: Duration = Duration::from_secs(3);
+/// Before a watch or a sign of life that no endpoint answered is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Where Linux makes unique identifiers.
 const UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -41,13 +43,28 @@ pub(super) struct Identity {
     uid: String,
     /// Its blocks, none until they are claimed.
     blocks: Vec<IpNet>,
+    /// Whether it takes no new pods.
+    #[serde(default)]
+    drained: bool,
+    /// Whether others have its blocks, or may have: until it is registered again.
+    #[serde(default)]
+    lost: bool,
+}
+
+/// What a node has last told its cluster.
+#[derive(Default)]
+struct Told {
+    /// What it is alive by.
+    lease: Option<i64>,
+    /// The record, if it is registered by that lease.
+    node: Option<Node>,
 }
 
 /// A node's place in its cluster.
 pub(super) struct Membership {
     pub(super) cluster: Cluster,
     pub(super) holder: Holder,
-    blocks: Vec<IpNet>,
+    identity: Mutex<Identity>,
     pub(super) view: Mutex<View>,
     /// The view has changed.
     pub(super) changed: Notify,
@@ -55,10 +72,10 @@ pub(super) struct Membership {
     pub(super) peers: Mutex<Arc<Peers>>,
     /// Those, by uid, that neither etcd nor this node hears of.
     pub(super) lost: Mutex<BTreeSet<String>>,
-    /// What was last written down, and by which lease. Held by who writes.
-    told: tokio::sync::Mutex<Option<(Node, i64)>>,
-    /// Whether addresses of the blocks may be given to pods: not any more when others have them.
-    holds: AtomicBool,
+    /// Held by who writes.
+    told: tokio::sync::Mutex<Told>,
+    /// Whether it has claimed its blocks just now.
+    fresh: bool,
     left: AtomicBool,
 }
 
@@ -68,7 +85,9 @@ pub(super) async fn join(
     mut config: Config,
     state: &State,
 ) -> Result<(Config, Option<Membership>), AgentError> {
-    let Some(wanted) = config.cluster.clone() else { return Ok((config, None)) };
+    let Some(wanted) = config.cluster.clone() else {
+        return stay_alone(state.identity().await?).map(|()| (config, None));
+    };
     let access = wanted.etcd.clone();
     let etcd = blocking(move || EtcdStore::new(&access)).await?;
     let cluster = Cluster::new(etcd, &wanted.name);
@@ -86,14 +105,16 @@ pub(super) async fn join(
         _ => {
             let uid = std::fs::read_to_string(UUID).map_err(AgentError::io(format!("reading {UUID}")))?;
             let (node, uid) = (config.node.clone(), uid.trim().to_owned());
-            let new = Identity { cluster: wanted.name, node, uid, blocks: Vec::new() };
+            let blocks = Vec::new();
+            let new = Identity { cluster: wanted.name, node, uid, blocks, drained: false, lost: false };
             // Before anything is claimed by it.
             state.save_identity(&new).await?;
             new
         }
     };
     let holder = Holder { node: config.node.clone(), uid: identity.uid.clone() };
-    if identity.blocks.is_empty() {
+    let fresh = identity.blocks.is_empty();
+    if fresh {
         cluster.check_name(&holder).await?;
         let pools = cluster.pools(&wanted.pools).await?;
         let blocks = cluster.claim(&holder, &pools).await?;
@@ -104,11 +125,11 @@ pub(super) async fn join(
     }
     config.network.blocks.clone_from(&identity.blocks);
     let view = Mutex::new(cluster.watch().1);
-    let (holds, left) = (AtomicBool::new(true), AtomicBool::new(false));
+    let left = AtomicBool::new(false);
     let told = tokio::sync::Mutex::default();
     let peers = Mutex::new(Arc::new(state.peers().await?));
-    let (changed, lost, blocks) = (Notify::new(), Mutex::default(), identity.blocks);
-    let member = Membership { cluster, holder, blocks, view, changed, peers, lost, told, holds, left };
+    let (changed, lost, identity) = (Notify::new(), Mutex::default(), Mutex::new(identity));
+    let member = Membership { cluster, holder, identity, view, changed, peers, lost, told, fresh, left };
     Ok((config, Some(member)))
 }
 
@@ -117,6 +138,15 @@ impl Membership {
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }
+}
+
+/// A configuration without a cluster is for a node that is in none.
+fn stay_alone(known: Option<Identity>) -> Result<(), AgentError> {
+    let Some(known) = known.filter(|known| !known.blocks.is_empty()) else { return Ok(()) };
+    Err(AgentError::unfit(
+        format!("this node is '{}' in the cluster '{}', and [cluster] is missing", known.node, known.cluster),
+        "give it back its [cluster], or take it out with 'netpath node leave' before that goes",
+    ))
 }
 
 impl Agent {
@@ -128,7 +158,8 @@ impl Agent {
     pub(super) fn check_member(&self) -> Result<(), AgentError> {
         match &self.membership {
             Some(member) if member.has_left() => Err(AgentError::LeftCluster),
-            Some(member) if !member.holds.load(Ordering::Relaxed) => Err(AgentError::BlockLost),
+            Some(member) if lock(&member.identity).lost => Err(AgentError::BlockLost),
+            Some(member) if lock(&member.identity).drained => Err(AgentError::Drained),
             _ => Ok(()),
         }
     }
@@ -139,8 +170,11 @@ impl Agent {
         let mut ending = self.ending.subscribe();
         loop {
             let beat = async {
-                self.beat(member).await;
-                tokio::time::sleep(BEAT).await;
+                let next = Instant::now() + BEAT;
+                match self.beat(member).await {
+                    Ok(()) => tokio::time::sleep_until(next).await,
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                }
             };
             tokio::select! {
                 () = beat => {}
@@ -149,34 +183,67 @@ impl Agent {
         }
     }
 
-    async fn beat(&self, member: &Membership) {
-        let mut told = member.told.lock().await;
-        if member.has_left() {
-            return;
+    /// Tells the cluster of the node for the first time, before pods can be added; not for long, as etcd may be down. Ends a
+    /// first start whose name or addresses another node has: it has left again then.
+    pub(super) async fn first_beat(&self) -> Result<(), AgentError> {
+        let Some(member) = &self.membership else { return Ok(()) };
+        match tokio::time::timeout(FIRST, self.beat(member)).await {
+            Ok(Err(taken @ ClusterError::Taken { .. })) if member.fresh => {
+                member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
+                self.state.forget_identity().await?;
+                Err(taken.into())
+            }
+            _ => Ok(()),
         }
-        let outcome = self.tell_cluster(member, &mut told).await;
-        let lost = matches!(&outcome, Err(ClusterError::Taken { block: Some(_), .. }));
-        // Etcd that does not answer says nothing of it.
-        if outcome.is_ok() || lost {
-            member.holds.store(!lost, Ordering::Relaxed);
-        }
-        self.note("cluster", &outcome);
     }
 
-    async fn tell_cluster(
-        &self,
-        member: &Membership,
-        told: &mut Option<(Node, i64)>,
-    ) -> Result<(), ClusterError> {
-        let lease = member.cluster.lease(told.as_ref().map(|(_, lease)| *lease)).await?;
+    async fn beat(&self, member: &Membership) -> Result<(), ClusterError> {
+        let mut told = member.told.lock().await;
+        if member.has_left() {
+            return Ok(());
+        }
+        let outcome = self.tell_cluster(member, &mut told).await;
+        // Etcd that does not answer says nothing of it.
+        let lost = match &outcome {
+            Ok(()) => false,
+            Err(ClusterError::Taken { held, .. }) => !held,
+            Err(_) => lock(&member.identity).lost,
+        };
+        if lost != lock(&member.identity).lost {
+            // Whoever adds a pod now is waited for.
+            let _change = self.changes.write().await;
+            self.note("state of the cluster", &self.set_lost(member, lost).await);
+        }
+        self.note("cluster", &outcome);
+        outcome
+    }
+
+    /// The caller has the pods' changes to itself.
+    async fn set_lost(&self, member: &Membership, lost: bool) -> Result<(), AgentError> {
+        let identity = Identity { lost, ..lock(&member.identity).clone() };
+        *lock(&member.identity) = identity.clone();
+        self.state.save_identity(&identity).await
+    }
+
+    async fn tell_cluster(&self, member: &Membership, told: &mut Told) -> Result<(), ClusterError> {
+        let lease = member.cluster.lease(told.lease).await?;
         let uplinks = lock(&self.node).seen.uplinks.clone();
         let addresses = uplinks.into_iter().flat_map(|uplink| uplink.addresses).collect();
-        let now = (Node { holder: member.holder.clone(), addresses }, lease);
-        if told.as_ref() != Some(&now) {
-            *told = None;
-            member.cluster.register(&now.0, &member.blocks, lease).await?;
-            *told = Some(now);
+        let Identity { blocks, drained, .. } = lock(&member.identity).clone();
+        let now = Node { holder: member.holder.clone(), addresses, drained };
+        let renewed = told.lease.replace(lease) == Some(lease);
+        // Somebody may have removed what was written.
+        if renewed && told.node.as_ref() == Some(&now) && lock(&member.view).shows(&member.holder, &blocks) {
+            return Ok(());
         }
+        told.node = None;
+        let pools = self.config().cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.pools.clone());
+        match member.cluster.pools(&pools).await {
+            Err(error @ ClusterError::Store(_)) => return Err(error),
+            agreed => self.note("pools of the cluster", &agreed.map(drop)),
+        }
+        member.cluster.register(&now, &blocks, lease).await?;
+        told.node = Some(now);
         Ok(())
     }
 
@@ -216,30 +283,65 @@ impl Agent {
             addresses: node.addresses.clone(),
             backend: blocks.iter().any(|block| direct.contains(block)).then(|| "direct".to_owned()),
             blocks,
-            state: if alive { "ready" } else { "away" }.to_owned(),
+            state: match (alive, node.drained) {
+                (false, _) => "away",
+                (true, true) => "drained",
+                (true, false) => "ready",
+            }
+            .to_owned(),
             own: node.holder.uid == member.holder.uid,
         };
         Ok(view.nodes().map(row).collect())
     }
 
+    /// Has this node take no new pods, or take some again; those that it has stay. The cluster is told at once if it can be.
+    ///
+    /// # Errors
+    /// [`AgentError::NoCluster`], [`AgentError::OtherNode`], or the state's; nothing has changed then.
+    pub async fn node_set(&self, name: &str, request: &NodeSet) -> Result<(), AgentError> {
+        let member = self.membership()?;
+        if name != member.holder.node {
+            return Err(AgentError::OtherNode(name.to_owned()));
+        }
+        // Whoever adds a pod now is waited for.
+        let change = self.changes.write().await;
+        let identity = Identity { drained: request.drained, ..lock(&member.identity).clone() };
+        self.state.save_identity(&identity).await?;
+        *lock(&member.identity) = identity;
+        drop(change);
+        // What goes wrong is told by the status.
+        let _ = self.beat(member).await;
+        Ok(())
+    }
+
     /// Takes a node out of the cluster: this one, which must have no pods, or one that is away.
     ///
     /// # Errors
-    /// [`AgentError::NoCluster`], [`AgentError::HasPods`], or why the records stay; nothing has changed then.
-    pub async fn node_leave(&self, name: &str) -> Result<(), AgentError> {
+    /// [`AgentError::NoCluster`], [`AgentError::HasPods`], why the records stay: nothing has changed then; or the store's, and then no pods are added until etcd
+    /// answers again.
+    pub async fn node_leave(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
         let member = self.membership()?;
         if name != member.holder.node {
             return Ok(member.cluster.leave(name, None).await?);
         }
-        // Nobody adds a pod meanwhile.
-        let _change = self.changes.write().await;
+        let agent = Arc::clone(self);
+        // On a task of its own: a client that hangs up in the middle must not leave half a member.
+        finish(tokio::spawn(async move { agent.leave_cluster().await })).await
+    }
+
+    async fn leave_cluster(&self) -> Result<(), AgentError> {
+        let member = self.membership()?;
+        let mut told = member.told.lock().await;
+        let change = self.changes.write().await;
         match lock(&self.registry).pods().count() {
             0 => {}
             pods => return Err(AgentError::HasPods(pods)),
         }
-        let mut told = member.told.lock().await;
-        member.cluster.leave(name, Some(&member.holder)).await?;
-        *told = None;
+        // Nobody adds a pod from now on, until a registration tells that it has not left: the answer may be lost.
+        told.node = None;
+        self.set_lost(member, true).await?;
+        drop(change);
+        member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;
         self.state.forget_identity().await

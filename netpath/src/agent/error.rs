@@ -199,8 +199,14 @@ pub enum AgentError {
     #[error("this node has left its cluster, and its block with it")]
     LeftCluster,
     /// Another node has the block.
-    #[error("another node of the cluster has this node's block")]
+    #[error("another node of the cluster has this node's block, or may have it")]
     BlockLost,
+    /// The node takes no new pods.
+    #[error("this node is drained: it takes no new pods")]
+    Drained,
+    /// What only the node itself does.
+    #[error("node '{0}' is another one")]
+    OtherNode(String),
     /// A node with pods does not leave its cluster.
     #[error("this node has {0} pods, with addresses of the block that it would give back")]
     HasPods(usize),
@@ -290,8 +296,10 @@ impl AgentError {
                 "restart the agent to join again, or take [cluster] out of its configuration"
             }
             Self::BlockLost => {
-                "'netpath status' tells who; remove this node's pods, 'netpath node leave', and restart the agent"
+                "'netpath status' tells why; if it is another's, remove this node's pods, 'netpath node leave', and restart the agent"
             }
+            Self::Drained => "add it on another node, or 'netpath node drain --undo' here",
+            Self::OtherNode(_) => "run it there",
             Self::HasPods(_) => "remove them first; 'netpath pod ls' lists them",
             Self::Cluster(ClusterError::Taken { .. }) => {
                 "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
@@ -337,7 +345,6 @@ impl From<&AgentError> for Failure {
             | E::NoCluster
             | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
-            | E::PodBusy(_)
             | E::PodDown { .. }
             | E::NetnsExists { .. }
             | E::AddressTaken { .. }
@@ -349,6 +356,8 @@ impl From<&AgentError> for Failure {
             | E::NetnsShared { .. }
             | E::LeftCluster
             | E::BlockLost
+            | E::Drained
+            | E::OtherNode(_)
             | E::HasPods(_)
             | E::Cluster(ClusterError::Alive(_))
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
@@ -356,7 +365,7 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending => FailureCode::Unavailable,
+            E::Ending | E::PodBusy(_) => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

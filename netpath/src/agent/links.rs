@@ -6,8 +6,8 @@ use super::{Agent, AgentError, blocking, lock, pods::gate_of, registry::Entry, s
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName, Unattached},
-    net::{NetError, Netlink, Netns, PodLink, Sourced, Undo},
+    model::{Bandwidth, Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName, Unattached},
+    net::{NetError, Netlink, Netns, PodLink, Shape, Sourced, Undo},
 };
 
 /// Table of a namespace for the second interface of its first pod, less one; each later one has the next table, and each
@@ -181,7 +181,16 @@ impl Agent {
             }
         }
         outcome?;
-        self.ensure_mode(pod).await
+        self.ensure_mode(pod).await?;
+        if pod.stale_queues { self.note_queues_gone(pod).await } else { Ok(()) }
+    }
+
+    async fn note_queues_gone(&self, pod: &Pod) -> Result<(), AgentError> {
+        let now = lock(&self.registry).pod(pod.name.as_str())?.pod.clone();
+        let pod = Pod { stale_queues: false, ..now };
+        self.state.save(&pod).await?;
+        lock(&self.registry).set_settings(&pod);
+        Ok(())
     }
 
     /// What becomes of an interface that cannot be put right: programs and endpoints stay on a link that is there, as it
@@ -250,6 +259,9 @@ pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Bytes of an Ethernet header with a tag.
+const ETHERNET: u32 = 18;
+
 /// Any MTU: the link is only to be removed.
 pub(super) const ANY_MTU: u32 = 1500;
 
@@ -273,6 +285,8 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
         // The pod's own default route of a family is by the first interface that has it.
         gateways: gateways(first),
         allowed: interface.allowed.clone(),
+        to_pod: pod.ingress.map(|limit| shape(&limit, mtu)),
+        from_pod: pod.egress.map(|limit| shape(&limit, mtu)),
         sourced: (number > 0)
             .then(|| Sourced { table: TABLE + number as u8, gateways: gateways(families(interface)) }),
     }
@@ -287,6 +301,12 @@ fn netns_at(path: &Path, shared: Option<&Netns>) -> Result<Netns, NetError> {
             shared.map_or_else(|| Netns::create(path), |shared| shared.bind(path))
         }
     }
+}
+
+/// The queue that keeps a limit. A packet that its bucket cannot hold would be lost, whatever was asked for.
+fn shape(limit: &Bandwidth, mtu: u32) -> Shape {
+    let packet = mtu + ETHERNET;
+    Shape { rate: limit.bytes(), burst: limit.burst().max(packet), queue: limit.queue().max(packet) }
 }
 
 /// Opens the namespace that a request named.

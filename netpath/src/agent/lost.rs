@@ -38,7 +38,7 @@ impl Agent {
                 _ = ending.wait_for(|ending| *ending) => return,
             }
             let lost = self.unanswering(member).await;
-            self.set_lost(member, &lost).await;
+            self.set_lost_nodes(member, &lost).await;
             since.retain(|uid, _| lost.contains(uid));
             for uid in lost {
                 since.entry(uid).or_insert_with(Instant::now);
@@ -63,7 +63,7 @@ impl Agent {
     }
 
     /// Withdraws the routes of these nodes, and gives others back theirs.
-    pub(super) async fn set_lost(&self, member: &Membership, lost: &BTreeSet<String>) {
+    pub(super) async fn set_lost_nodes(&self, member: &Membership, lost: &BTreeSet<String>) {
         let _one = self.node_changes.lock().await;
         let earlier = std::mem::replace(&mut *lock(&member.lost), lost.clone());
         if earlier != *lost {

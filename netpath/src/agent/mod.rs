@@ -2,9 +2,9 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them and `lost` which of them are gone, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them and `lost` which of them are gone, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
-//! configuration, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
+//! configuration, `settle` moves pods' programs to where they cost packets less, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
 
 mod advertisements;
@@ -16,6 +16,7 @@ mod events;
 mod flows;
 mod forwarding;
 mod found;
+mod holder;
 mod host_sock;
 mod installed;
 mod links;
@@ -36,6 +37,7 @@ mod reconcile;
 mod registry;
 mod reload;
 mod reserved;
+mod settle;
 mod snat;
 mod spool;
 mod start;
@@ -62,8 +64,8 @@ use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub(crate) use self::view::unix_ms;
 use self::{
-    cluster::Membership, deny::DenyList, metrics::Metrics, node::NodeState, notify::Progress,
-    problems::Problems, registry::Registry, state::State,
+    attachments::Turns, cluster::Membership, deny::DenyList, metrics::Metrics, node::NodeState,
+    notify::Progress, problems::Problems, registry::Registry, state::State,
 };
 pub use self::{
     error::AgentError,
@@ -111,8 +113,10 @@ pub struct Agent {
     node_changes: tokio::sync::Mutex<()>,
     /// A full pass is due: the configuration has changed, or what it waited for has come.
     reloaded: Notify,
-    /// Held by whoever does what a queued removal asks for.
-    spooled: tokio::sync::Mutex<()>,
+    /// When a pod came or went.
+    stirred: watch::Sender<Instant>,
+    /// Whose turn it is with an engine's attachment.
+    turns: Mutex<Turns>,
     /// Held by whoever adds, changes or removes a network.
     network_changes: tokio::sync::Mutex<()>,
     /// Read-held by every change that a request makes; taken for writing when the agent ends.

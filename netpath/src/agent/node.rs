@@ -10,7 +10,10 @@ use std::{
 use ipnet::IpNet;
 use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, Node as Record};
 
-use super::{Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, uplinks};
+use super::{
+    Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, sweep::Carried,
+    uplinks,
+};
 use crate::{
     compile::{self, Surroundings, Uplink},
     datapath::Datapath,
@@ -43,8 +46,8 @@ pub(super) struct NodeState {
     pub(super) told: Option<Record>,
     /// The addresses that bindings may have by it.
     pub(super) sources: BTreeSet<IpAddr>,
-    /// The addresses that no binding is left beside of; absent until the first look.
-    pub(super) bound_to: Option<BTreeSet<IpAddr>>,
+    /// The addresses that no flow is left beside of; absent until the first look.
+    pub(super) bound_to: Option<Carried>,
     /// Since when addresses of bindings are waited for to come back.
     pub(super) awaited_since: Option<Instant>,
     /// Ports that the programs choose from or guard.

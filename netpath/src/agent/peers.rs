@@ -43,7 +43,7 @@ impl Agent {
         };
         // Who is heard of again is not asked for first.
         let lost = &lock(&member.lost).clone() & &away;
-        self.set_lost(member, &lost).await;
+        self.set_lost_nodes(member, &lost).await;
         match now.filter(|now| *now != *self.peers()) {
             Some(now) => self.set_peers(member, now).await,
             None => Ok(()),

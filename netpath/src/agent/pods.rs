@@ -1,6 +1,9 @@
 //! Adding and removing pods.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{OwnedMutexGuard, OwnedRwLockReadGuard, oneshot},
@@ -13,17 +16,17 @@ use super::{
     links::open_netns,
     lock,
     registry::Entry,
-    wanted::{Wanted, parse_mode},
+    wanted::{Wanted, limit_of, parse_mode},
 };
 use crate::{
-    api::types::{PodAdd, PodSet},
+    api::types::{Bandwidth, PodAdd, PodSet},
     ipam::IpamError,
-    model::{Pod, PodState},
+    model::{self, Pod, PodState},
     net::Undo,
 };
 
 /// How long a change waits for another one of the same pod, whose namespace may not answer.
-const BUSY: Duration = Duration::from_secs(30);
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Adds a pod: addresses, namespace, link, programs, endpoint. Any step that fails undoes those before it; a crash
@@ -32,14 +35,26 @@ impl Agent {
     /// # Errors
     /// The step that failed, and why; nothing is left then.
     pub async fn pod_add(self: &Arc<Self>, request: &PodAdd) -> Result<Pod, AgentError> {
+        self.pod_add_since(request, Instant::now()).await
+    }
+
+    /// The same for a request that came at that time, or later.
+    ///
+    /// # Errors
+    /// As [`pod_add`](Self::pod_add); [`AgentError::PodBusy`] if its attachment has been removed since.
+    pub async fn pod_add_since(self: &Arc<Self>, request: &PodAdd, came: Instant) -> Result<Pod, AgentError> {
+        let wanted = Wanted::check(request, &self.config())?;
+        let held = match &wanted.attachment {
+            Some(attachment) => Some(self.hold_to_add(attachment, came).await?),
+            None => None,
+        };
         let change = self.begin_change().await?;
         self.check_member()?;
-        let mut wanted = Wanted::check(request, &self.config())?;
-        lock(&self.registry).leave_to_siblings(&mut wanted);
+        self.stir();
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a pod.
         finish(tokio::spawn(async move {
-            let _change = change;
+            let _held = (held, change);
             match agent.attached_before(&wanted).await? {
                 Some(pod) => Ok(pod),
                 None => agent.add(wanted).await,
@@ -61,8 +76,11 @@ impl Agent {
             return Err(AgentError::Invalid { pod: name.to_owned(), reason });
         }
         let masquerade = request.no_masquerade.map(|never| !never);
-        let mode = request.mode.as_deref().map(parse_mode).transpose();
-        let mode = mode.map_err(|reason| AgentError::Invalid { pod: name.to_owned(), reason })?;
+        let invalid = |reason| AgentError::Invalid { pod: name.to_owned(), reason };
+        let mode = request.mode.as_deref().map(parse_mode).transpose().map_err(invalid)?;
+        let limit = |wanted: &Option<Bandwidth>| wanted.as_ref().map(changed_limit).transpose();
+        let ingress = limit(&request.ingress_bandwidth).map_err(invalid)?;
+        let egress = limit(&request.egress_bandwidth).map_err(invalid)?;
         let (agent, request) = (Arc::clone(self), request.clone());
         finish(tokio::spawn(async move {
             let _change = change;
@@ -75,11 +93,19 @@ impl Agent {
             let masquerade = masquerade.unwrap_or(there.pod.masquerade);
             let publications = agent.changed_publications(&there.pod, &request).await?;
             let mode = mode.or(there.pod.mode);
-            let pod = Pod { masquerade, mode, publications, ..there.pod.clone() };
+            let (ingress, egress) =
+                (ingress.unwrap_or(there.pod.ingress), egress.unwrap_or(there.pod.egress));
+            let taken_off = |before: Option<_>, now: Option<_>| before.is_some() && now.is_none();
+            let fewer = taken_off(there.pod.ingress, ingress) || taken_off(there.pod.egress, egress);
+            let stale_queues = there.pod.stale_queues || fewer;
+            let pod =
+                Pod { masquerade, mode, publications, ingress, egress, stale_queues, ..there.pod.clone() };
             agent.save_settings(&there.pod, &pod).await?;
-            let outcome = agent.ensure_held(&there).await;
+            let mut outcome = agent.ensure_held(&there).await;
             if pod.publications != there.pod.publications {
-                agent.note("table of published ports", &agent.republish(&there.pod, &pod).await);
+                let republished = agent.republish(&there.pod, &pod).await;
+                agent.note("table of published ports", &republished);
+                outcome = outcome.and(republished);
             }
             tracing::info!(pod = %pod.name, "pod changed");
             outcome
@@ -112,6 +138,7 @@ impl Agent {
         name: &str,
     ) -> Result<(oneshot::Receiver<()>, JoinHandle<Result<(), AgentError>>), AgentError> {
         let change = self.begin_change().await?;
+        self.stir();
         let entry = lock(&self.registry).pod(name)?.clone();
         let agent = Arc::clone(self);
         let (tell, cut_off) = oneshot::channel();
@@ -184,8 +211,10 @@ impl Agent {
         self.check_allowed(&wanted)?;
         if wanted.attachment.is_some() {
             wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
+            self.leave_earlier_namespace(&wanted).await?;
         }
-        self.check_sockets(wanted.name.as_str(), &wanted.publications).await?;
+        let container = wanted.attachment.as_ref().map(|own| own.container.as_str());
+        self.check_sockets(wanted.name.as_str(), container, &wanted.publications).await?;
         let id = self.state.next_id().await?;
         let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;
@@ -198,12 +227,14 @@ impl Agent {
             Ok(()) => self.finish_add(&pod).await,
             Err(error) => Err(error),
         };
+        let built = match built {
+            // Who is told that a port is published may rely on it.
+            Ok(ready) if !pod.publications.is_empty() => self.follow_published().await.map(|()| ready),
+            built => built,
+        };
         let error = match built {
             Ok(ready) => {
                 undo.commit();
-                if !pod.publications.is_empty() {
-                    self.note("table of published ports", &self.follow_published().await);
-                }
                 tracing::info!(pod = %pod.name, "pod added");
                 return Ok(ready);
             }
@@ -224,6 +255,7 @@ impl Agent {
         let ready = Pod { state: PodState::Ready, ..built };
         self.state.save(&ready).await?;
         lock(&self.registry).set_state(pod, PodState::Ready);
+        self.stir();
         Ok(ready)
     }
 
@@ -252,9 +284,15 @@ impl Agent {
         if !pod.publications.is_empty() {
             self.note("table of published ports", &self.follow_published().await);
         }
+        self.stir();
         tracing::info!(pod = %pod.name, "pod removed");
         Ok(())
     }
+}
+
+/// What a limit becomes by a request; a rate of 0 takes it off.
+fn changed_limit(wanted: &Bandwidth) -> Result<Option<model::Bandwidth>, String> {
+    if wanted.rate == 0 { Ok(None) } else { limit_of(wanted).map(Some) }
 }
 
 /// What a pod is called among the problems.

@@ -4,6 +4,7 @@
 //! binds what it has published itself, to keep it from others.
 
 use std::{
+    cell::LazyCell,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -13,7 +14,12 @@ use netpath_common::abi::{Flow, FlowKey, Rewrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    Agent, AgentError, blocking, events::protocol_name, lock, node::Seen, ports::Ports, registry::Entry,
+    Agent, AgentError, blocking,
+    events::protocol_name,
+    holder, lock,
+    node::Seen,
+    ports::Ports,
+    registry::{Entry, container},
 };
 use crate::{
     api::types::{PodSet, Published},
@@ -39,10 +45,11 @@ impl Agent {
             pod_port: one.pod_port,
             connections: 0,
         };
-        let rows = pods
-            .iter()
-            .flat_map(|pod| pod.publications.iter().map(move |one| (pod.id, one.clone(), row(pod, one))));
-        let mut rows: Vec<_> = rows.collect();
+        let table = compile::published(&pods);
+        let all = pods.iter().flat_map(|pod| pod.publications.iter().map(move |one| (pod, one)));
+        // The others stand by.
+        let leading = all.filter(|(pod, one)| compile::leads(&table, pod, one));
+        let mut rows: Vec<_> = leading.map(|(pod, one)| (pod.id, one.clone(), row(pod, one))).collect();
         let count = move |flows: &mut FlowTable| {
             count_connections(flows, &mut rows)?;
             Ok(rows)
@@ -50,19 +57,34 @@ impl Agent {
         Ok(self.on_flows(count).await?.into_iter().map(|(_, _, row)| row).collect())
     }
 
-    /// Whether no socket of the node has a port that is to be published.
-    pub(super) async fn check_sockets(&self, pod: &str, wanted: &[Publication]) -> Result<(), AgentError> {
+    /// Whether no socket of the node has a port that is to be published, but for those that an engine has for the container.
+    pub(super) async fn check_sockets(
+        &self,
+        pod: &str,
+        container: Option<&str>,
+        wanted: &[Publication],
+    ) -> Result<(), AgentError> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let all = wanted.to_vec();
-        let used = blocking(move || all.iter().find_map(|one| Some((one.clone(), used_port(one)?)))).await;
-        match used {
+        let (all, container) = (wanted.to_vec(), container.map(str::to_owned));
+        let used = move || {
+            // Mostly there is no socket, and nobody has to know.
+            let own = LazyCell::new(|| container.as_deref().map(holder::sockets_of).unwrap_or_default());
+            all.iter().find_map(|one| {
+                let is_own = |socket: SocketAddr| holder::have(&own, one.protocol, socket);
+                Some((one.clone(), used_ports(one).find(|(socket, _)| !is_own(*socket))?))
+            })
+        };
+        match blocking(used).await {
             None => Ok(()),
-            Some((publication, socket)) => Err(AgentError::PortInUse {
+            Some((publication, (socket, error))) => Err(AgentError::PortInUse {
                 pod: pod.to_owned(),
                 publication: publication.to_string(),
-                who: format!("a socket of the node, which has {socket}"),
+                who: match error.kind() {
+                    io::ErrorKind::AddrInUse => format!("a socket of the node, which has {socket}"),
+                    _ => format!("perhaps a socket of the node: asking for {socket}: {error}"),
+                },
             }),
         }
     }
@@ -85,7 +107,7 @@ impl Agent {
             wanted.remove(at.ok_or_else(|| invalid(format!("it does not publish {one}")))?);
         }
         add.retain(|one| !wanted.contains(one));
-        self.check_sockets(pod.name.as_str(), &add).await?;
+        self.check_sockets(pod.name.as_str(), container(pod), &add).await?;
         wanted.append(&mut add);
         Ok(wanted)
     }
@@ -103,7 +125,7 @@ impl Agent {
 
     /// Makes the programs lead what is published, and nothing else; ends flows by what a pod no longer publishes.
     pub(super) async fn republish(&self, before: &Pod, now: &Pod) -> Result<(), AgentError> {
-        self.follow_published().await?;
+        let followed = self.follow_published().await;
         let gone = before.publications.iter().filter(|one| !now.publications.contains(one));
         let gone: Vec<Publication> = gone.cloned().collect();
         let id = now.id;
@@ -114,7 +136,7 @@ impl Agent {
             };
             self.on_flows(move |flows| flows.remove_if(is_gone)).await?;
         }
-        Ok(())
+        followed
     }
 
     /// Makes the table of published ports right, whoever has changed it.
@@ -196,17 +218,21 @@ fn count_connections(
     Ok(())
 }
 
-/// The first of a publication's ports that a socket of the node has, and its address. Of what cannot be asked for, such as
-/// an address that the node does not have, nothing is known.
-fn used_port(one: &Publication) -> Option<SocketAddr> {
+/// Those of a publication's ports that a socket of the node has, or that may not be asked for (`CAP_NET_BIND_SERVICE`), each with
+/// its address. Of an address that the node does not have, or a protocol that the kernel has not, nothing is known.
+fn used_ports(one: &Publication) -> impl Iterator<Item = (SocketAddr, io::Error)> {
     let addresses: Vec<IpAddr> = match one.address {
         Some(address) => vec![address],
         None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
     };
-    let all = addresses.iter().flat_map(|address| one.ports().map(|port| SocketAddr::new(*address, port)));
-    let mut all = all;
-    all.find(|socket| {
-        bind(one.protocol, *socket).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    let (ports, protocol) = (one.ports(), one.protocol);
+    let all = addresses
+        .into_iter()
+        .flat_map(move |address| ports.clone().map(move |port| SocketAddr::new(address, port)));
+    all.filter_map(move |socket| {
+        let error = bind(protocol, socket).err()?;
+        let tells = matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
+        tells.then_some((socket, error))
     })
 }
 
@@ -235,7 +261,7 @@ mod tests {
     use super::*;
 
     fn used(text: &str) -> Option<SocketAddr> {
-        used_port(&text.parse().unwrap())
+        used_ports(&text.parse().unwrap()).next().map(|(socket, _)| socket)
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod publications;
 mod sharing;
 
+pub(super) use publications::container;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -190,6 +192,9 @@ impl Registry {
             mode: wanted.mode,
             offloads: wanted.offloads,
             publications: wanted.publications,
+            ingress: wanted.ingress,
+            egress: wanted.egress,
+            stale_queues: false,
             labels: wanted.labels,
             attachment: wanted.attachment,
             netns_inode: wanted.netns_inode,
@@ -319,6 +324,8 @@ impl Registry {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
             (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
                 (pod.masquerade, pod.mode, pod.offloads);
+            (entry.pod.ingress, entry.pod.egress, entry.pod.stale_queues) =
+                (pod.ingress, pod.egress, pod.stale_queues);
             entry.pod.publications.clone_from(&pod.publications);
         }
     }

@@ -44,26 +44,45 @@ impl Agent {
         self.note("a queued removal", &outcome);
     }
 
-    /// Does what a file asks for about one attachment, if there is one: what was asked for before an engine adds it again
-    /// must not happen afterwards.
-    pub(super) async fn take_up(self: &Arc<Self>, attachment: &Attachment) -> Result<(), AgentError> {
-        let name = to_api(attachment.clone()).file_name();
-        let file = self.config().paths.spool().join(name);
-        if file.exists() { self.take_up_file(file).await } else { Ok(()) }
-    }
-
     async fn take_up_file(self: &Arc<Self>, file: PathBuf) -> Result<(), AgentError> {
-        let _one = self.spooled.lock().await;
         let Some(text) = read(&file)? else { return Ok(()) };
         match serde_json::from_slice::<types::Attachment>(&text) {
             Ok(attachment) => {
-                tracing::info!(container = attachment.container, "removing what an engine gave up meanwhile");
-                self.release(&of_request(attachment)).await?;
+                let attachment = of_request(attachment);
+                // When it was removed is not noted: it was asked for earlier, and what came since is to be added.
+                let _held = self.hold(&attachment).await?;
+                self.take_up(&attachment, &file).await
             }
-            Err(error) => tracing::warn!(file = %file.display(), %error, "no queued removal; it is deleted"),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "no queued removal; it is deleted");
+                remove(&file)
+            }
         }
-        absent(fs::remove_file(&file)).map_err(AgentError::io(format!("removing {}", file.display())))
     }
+
+    /// Does what the file of an attachment asks for, if it is there: what was asked for before an engine adds it again must
+    /// not happen afterwards. The caller holds the attachment.
+    pub(super) async fn take_up(
+        self: &Arc<Self>,
+        attachment: &Attachment,
+        file: &Path,
+    ) -> Result<(), AgentError> {
+        if !file.exists() {
+            return Ok(());
+        }
+        tracing::info!(container = attachment.container, "removing what an engine gave up meanwhile");
+        self.release_held(attachment).await?;
+        remove(file)
+    }
+
+    /// Where a removal of this attachment waits.
+    pub(super) fn spooled(&self, attachment: &Attachment) -> PathBuf {
+        self.config().paths.spool().join(to_api(attachment.clone()).file_name())
+    }
+}
+
+fn remove(file: &Path) -> Result<(), AgentError> {
+    absent(fs::remove_file(file)).map_err(AgentError::io(format!("removing {}", file.display())))
 }
 
 /// The queued removals; none if there is no directory.

@@ -252,7 +252,8 @@ impl Agent {
             events: broadcast::channel(EVENT_BACKLOG).0,
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
-            spooled: tokio::sync::Mutex::new(()),
+            stirred: watch::Sender::new(Instant::now()),
+            turns: Mutex::default(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
             uninstall,
@@ -267,6 +268,7 @@ impl Agent {
     pub(super) async fn begin(self: &Arc<Self>) -> Result<JoinSet<()>, AgentError> {
         self.look().await?;
         self.check_node()?;
+        self.first_beat().await?;
         self.take_over().await?;
         self.pass(Extent::Full).await;
         self.take_up_all().await;
@@ -280,6 +282,7 @@ impl Agent {
         tasks.spawn(Arc::clone(self).reconcile_loop());
         tasks.spawn(Arc::clone(self).sweep_loop());
         tasks.spawn(Arc::clone(self).spool_loop());
+        tasks.spawn(Arc::clone(self).settle_loop());
         tasks.spawn(Arc::clone(self).beat_loop());
         tasks.spawn(Arc::clone(self).watch_loop());
         tasks.spawn(Arc::clone(self).follow_loop());

@@ -96,52 +96,76 @@ impl Agent {
     }
 
     /// Ends the flows whose translated address is the node's no more, or no longer in the pool: their next packets get
-    /// another one, where the answers to the old one come nowhere. Looks only if an address may have gone.
+    /// another one, where the answers to the old one come nowhere. And those by a published port of such an address. Looks
+    /// only if an address may have gone.
     pub(super) async fn drop_lost_bindings(&self, seen: &Seen) -> Result<(), AgentError> {
+        let own = seen.surroundings().addresses.into_iter().collect();
         // As the programs have been told: the configuration may have changed since.
-        let mut sources = lock(&self.node).sources.clone();
+        let mut carried = Carried { sources: lock(&self.node).sources.clone(), own };
         let checked = lock(&self.node).bound_to.clone();
-        let awaited = checked.as_ref().map(|checked| self.awaited(seen, checked, &sources));
-        sources.extend(awaited.into_iter().flatten());
-        if checked.is_some_and(|checked| checked.is_subset(&sources)) {
-            lock(&self.node).bound_to = Some(sources);
+        if let Some(checked) = &checked {
+            let awaited = self.awaited(seen, checked, &carried);
+            carried.sources.extend(awaited.sources);
+            carried.own.extend(awaited.own);
+        }
+        if checked.is_some_and(|checked| checked.is_in(&carried)) {
+            lock(&self.node).bound_to = Some(carried);
             return Ok(());
         }
-        let (here, own) = (sources.clone(), seen.surroundings().addresses);
+        let here = carried.clone();
         let is_lost = move |key: &FlowKey, flow: &Flow| {
             let address = flow.addr.to_ip();
             // The node's own keep the node's own address, of the pool or not.
-            let stays = here.contains(&address) || (flow.pod == 0 && own.contains(&address));
+            let stays = here.sources.contains(&address) || (flow.pod == 0 && here.own.contains(&address));
             match flow.rewrite {
                 rewrite if rewrite == Rewrite::Source as u8 => !stays,
                 // By a published port of an address that is gone.
-                rewrite if rewrite == Rewrite::Destination as u8 => !own.contains(&key.dst.to_ip()),
+                rewrite if rewrite == Rewrite::Destination as u8 => !here.own.contains(&key.dst.to_ip()),
                 _ => false,
             }
         };
         let removed = self.on_flows(move |flows| flows.remove_if(is_lost)).await?;
         if removed > 0 {
-            tracing::info!(flows = removed, addresses = %list(&sources), "ended flows of an address that is gone");
+            tracing::info!(flows = removed, addresses = %list(&carried.sources), "ended flows of an address that is gone");
         }
-        lock(&self.node).bound_to = Some(sources);
+        lock(&self.node).bound_to = Some(carried);
         Ok(())
+    }
+}
+
+/// Addresses that flows may have.
+#[derive(Clone, Default)]
+pub(super) struct Carried {
+    /// Those that bindings may have.
+    sources: BTreeSet<IpAddr>,
+    /// The node's, which ports are published on.
+    own: BTreeSet<IpAddr>,
+}
+
+impl Carried {
+    fn is_in(&self, other: &Self) -> bool {
+        self.sources.is_subset(&other.sources) && self.own.is_subset(&other.own)
     }
 }
 
 impl Agent {
     /// Addresses that have gone and may come back: an uplink that is made again has the same ones, usually. For a while, and
     /// only as long as no uplink has another of the family: until then no packet leaves whatever becomes of the flows.
-    fn awaited(&self, seen: &Seen, before: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    fn awaited(&self, seen: &Seen, before: &Carried, now: &Carried) -> Carried {
         let has = |family| {
             let mut all = seen.uplinks.iter().flat_map(|uplink| &uplink.addresses);
             all.any(|address| Family::of(*address) == family)
         };
-        let gone = before.difference(now).copied();
-        let gone: Vec<IpAddr> = gone.filter(|address| !has(Family::of(*address))).collect();
+        let gone = |before: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>| {
+            let gone = before.difference(now).copied();
+            gone.filter(|address| !has(Family::of(*address))).collect::<BTreeSet<_>>()
+        };
+        let gone = Carried { sources: gone(&before.sources, &now.sources), own: gone(&before.own, &now.own) };
         let mut node = lock(&self.node);
-        let since = (!gone.is_empty()).then(|| node.awaited_since.unwrap_or_else(Instant::now));
+        let any = !gone.sources.is_empty() || !gone.own.is_empty();
+        let since = any.then(|| node.awaited_since.unwrap_or_else(Instant::now));
         node.awaited_since = since;
-        if since.is_some_and(|since| since.elapsed() < COMES_BACK) { gone } else { Vec::new() }
+        if since.is_some_and(|since| since.elapsed() < COMES_BACK) { gone } else { Carried::default() }
     }
 }
 

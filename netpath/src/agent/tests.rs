@@ -14,6 +14,7 @@ use crate::{
     store::{EmbeddedStore, Store, memory::MemoryStore},
 };
 
+mod attachments;
 mod flows;
 mod readings;
 mod reconcile;

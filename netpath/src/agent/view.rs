@@ -9,7 +9,7 @@ use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 
 use super::{Agent, AgentError, attachments::to_api, lock, pods::object, registry::Entry};
 use crate::{
-    api::types::{Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
+    api::types::{Bandwidth, Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
     datapath::{Attachment, DatapathError, Readings},
     model::{self, PodState},
 };
@@ -77,6 +77,8 @@ impl Agent {
             mtu: pod.interfaces.first().map_or(0, |first| self.mtu(pod, first)),
             mode: self.mode_of(pod).name().into(),
             published: pod.publications.iter().map(ToString::to_string).collect(),
+            ingress_bandwidth: pod.ingress.map(limit),
+            egress_bandwidth: pod.egress.map(limit),
             labels: pod.labels.clone(),
             attachment: pod.attachment.clone().map(to_api),
         }
@@ -165,6 +167,7 @@ impl Agent {
         let snat = self.snat_status().await?;
         let problems = lock(&self.problems).lines();
         let generic = self.generic_xdp(&attachments).await?;
+        let settling = attachments.iter().filter(|one| self.is_settling(one)).count() as u32;
         let uplinks = lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let pods = lock(&self.registry).pods().count() as u32;
         Ok(Status {
@@ -175,6 +178,7 @@ impl Agent {
             uplinks,
             pin_dir: self.config().paths.pin_dir.display().to_string(),
             programs: self.describe_programs(attachments, &generic),
+            settling,
             pods,
             flows: lock(&self.swept).kept,
             flow_capacity: u64::from(self.flow_entries / 2),
@@ -214,6 +218,10 @@ impl Agent {
         };
         attachments.into_iter().filter_map(describe).collect()
     }
+}
+
+fn limit(limit: model::Bandwidth) -> Bandwidth {
+    Bandwidth { rate: limit.rate(), burst: Some(limit.burst().into()) }
 }
 
 /// The host ends of a pod, by index.

@@ -7,8 +7,8 @@ use crate::{
     api::types::{self, PodAdd},
     config::Config,
     model::{
-        Attachment, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication, PublicationError,
-        Unattached, check_host,
+        Attachment, Bandwidth, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication,
+        PublicationError, Unattached, check_host,
     },
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Wanted {
     /// Whether its offloads will be set for XDP.
     pub(super) offloads: bool,
     pub(super) publications: Vec<Publication>,
+    pub(super) ingress: Option<Bandwidth>,
+    pub(super) egress: Option<Bandwidth>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) attachment: Option<Attachment>,
     /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
@@ -61,20 +63,7 @@ impl Wanted {
         if networks.len() > MAX_INTERFACES {
             return Err(invalid(format!("{} networks; a pod can have {MAX_INTERFACES}", networks.len())));
         }
-        if let Some(address) = twice(&[&request.addresses[..], &request.allowed_addresses].concat()) {
-            return Err(invalid(format!("address {address} is named twice")));
-        }
-        for address in &request.allowed_addresses {
-            check_host(*address).map_err(|reason| invalid(format!("address {address} {reason}")))?;
-        }
-        if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
-            return Err(invalid(format!("MTU {mtu} is not {} to {}", MTU.start(), MTU.end())));
-        }
-        if let Some(path) = request.netns.as_deref().filter(|path| !path.starts_with('/')) {
-            return Err(invalid(format!(
-                "namespace '{path}' is not an absolute path; give one like /run/netns/NAME"
-            )));
-        }
+        check_interface(request).map_err(invalid)?;
         if let Some(attachment) = &request.attachment {
             check_attachment(request, attachment, &networks).map_err(invalid)?;
         }
@@ -82,6 +71,7 @@ impl Wanted {
         let publications =
             request.publish.iter().map(|text| text.parse()).collect::<Result<Vec<_>, PublicationError>>();
         let publications = publications.map_err(|error| invalid(error.to_string()))?;
+        let limit = |one: Option<types::Bandwidth>| one.as_ref().map(limit_of).transpose().map_err(invalid);
         let own = || config.paths.netns_dir.join(name.as_str());
         Ok(Self {
             networks,
@@ -96,6 +86,8 @@ impl Wanted {
             offloads: unattached.is_none() && mode.unwrap_or(config.mode) == Mode::Xdp,
             unattached,
             publications,
+            ingress: limit(request.ingress_bandwidth)?,
+            egress: limit(request.egress_bandwidth)?,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
             netns_inode: None,
@@ -103,6 +95,23 @@ impl Wanted {
             name,
         })
     }
+}
+
+/// Whether the interfaces of a pod can be as asked for.
+fn check_interface(request: &PodAdd) -> Result<(), String> {
+    if let Some(address) = twice(&[&request.addresses[..], &request.allowed_addresses].concat()) {
+        return Err(format!("address {address} is named twice"));
+    }
+    for address in &request.allowed_addresses {
+        check_host(*address).map_err(|reason| format!("address {address} {reason}"))?;
+    }
+    if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
+        return Err(format!("MTU {mtu} is not {} to {}", MTU.start(), MTU.end()));
+    }
+    if let Some(path) = request.netns.as_deref().filter(|path| !path.starts_with('/')) {
+        return Err(format!("namespace '{path}' is not an absolute path; give one like /run/netns/NAME"));
+    }
+    Ok(())
 }
 
 /// What a request names in place of networks. An engine's pod has a network, whatever its name.
@@ -154,6 +163,11 @@ fn check_attachment(
 pub(super) fn of_request(attachment: types::Attachment) -> Attachment {
     let types::Attachment { container, interface, network } = attachment;
     Attachment { container, interface, network }
+}
+
+/// A limit of a request.
+pub(super) fn limit_of(wanted: &types::Bandwidth) -> Result<Bandwidth, String> {
+    Bandwidth::new(wanted.rate, wanted.burst).map_err(|error| error.to_string())
 }
 
 /// A pod's mode by its name.

@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
     Attachment, AttachmentFilter, ClusterNode, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed,
-    Network, NetworkAdd, NetworkSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
+    Network, NetworkAdd, NetworkSet, NodeSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -168,6 +168,11 @@ impl Client {
     /// The nodes of the cluster, by name.
     pub async fn nodes(&self) -> Result<Vec<ClusterNode>, ClientError> {
         self.get("/v1/nodes").await
+    }
+
+    /// Has the node that is asked take no new pods, or take some again.
+    pub async fn node_set(&self, name: &str, request: &NodeSet) -> Result<(), ClientError> {
+        self.with_json(Method::PATCH, &format!("/v1/nodes/{}", escape(name)), request).await.map(drop)
     }
 
     /// Takes a node out of the cluster.

@@ -146,7 +146,7 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(deny::rm))
         .routes(routes!(publish::list))
         .routes(routes!(cluster::list))
-        .routes(routes!(cluster::leave))
+        .routes(routes!(cluster::set, cluster::leave))
         .routes(routes!(trace::trace))
         .routes(routes!(node::metrics))
         .routes(routes!(node::openapi))

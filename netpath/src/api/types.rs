@@ -1,6 +1,7 @@
 //! Shapes of requests and answers. Field names are stable: scripts rely on them.
 
 mod attachment;
+mod bandwidth;
 mod cluster;
 mod deny;
 mod event;
@@ -19,7 +20,8 @@ use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
     attachment::{Attachment, AttachmentFilter},
-    cluster::ClusterNode,
+    bandwidth::Bandwidth,
+    cluster::{ClusterNode, NodeSet},
     deny::{Denied, DenyAdd},
     event::Event,
     failure::{Failure, FailureCode},
@@ -251,6 +253,9 @@ pub struct Status {
     pub pin_dir: String,
     /// Attached programs.
     pub programs: Vec<ProgramStatus>,
+    /// Programs on pods that came by filters and are still to be moved to tcx links.
+    #[serde(default)]
+    pub settling: u32,
     /// Number of pods.
     pub pods: u32,
     /// Flows tracked (both directions are one).

@@ -59,7 +59,8 @@ async fn own(site: &Site) -> Result<Result<Attacher, String>, LabError> {
     if !plugin.exists() {
         return Ok(Err(format!("{} is not there: it comes with netpath", plugin.display())));
     }
-    site.agent().await?;
+    // No pod of another workload is moved while others come and go.
+    Site::settled(&site.agent().await?).await?;
     let config =
         json!({ "cniVersion": "0.4.0", "name": "bench", "type": "netpath-cni", "instance": INSTANCE });
     let locks = site.stage().await.places.runtime.join("xtables.lock");

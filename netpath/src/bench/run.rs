@@ -241,13 +241,13 @@ impl Bench {
         self.modes.iter().any(|mode| mode.name() == name)
     }
 
-    /// Names of netpath's programs by the kernel's numbers, and how they are attached; none without a mode that has them.
+    /// Names of netpath's programs by the kernel's numbers, and how they are attached, once that is how they stay; none without a
+    /// mode that has them.
     async fn attached(&self) -> Result<BTreeMap<u32, String>, LabError> {
         if !["netpath", "netpath-xdp"].iter().any(|mode| self.has(mode)) {
             return Ok(BTreeMap::new());
         }
-        let status = self.site.agent().await?.status().await;
-        let programs = status.doing(|| "asking the agent for its programs".into())?.programs;
+        let programs = Site::settled(&self.site.agent().await?).await?.programs;
         Ok(programs.into_iter().map(|one| (one.id, one.attach)).collect())
     }
 

@@ -62,6 +62,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Found, LabError> {
         bench.bar.set_message(format!("filling the tables: {amount} {variant}"));
         if variant == "endpoints" {
             crowd(&agent, &mut have, amount).await?;
+            Site::settled(&agent).await?;
         } else {
             flows(&bench.modes, &agent, &mut made, amount).await?;
         }

@@ -1,17 +1,27 @@
 //! Where modes are built: router and outside for all, and an agent for those that need one.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::{
+    sync::{Mutex, MutexGuard, OnceCell},
+    time::sleep,
+};
 
 use crate::{
-    api::client::Client,
+    api::{client::Client, types::Status},
     lab::{
         LabError,
+        error::Doing,
         stage::Stage,
         topology::{Spec, Topology},
     },
 };
+
+/// How long all pods' programs may take to be where they stay, and the pause between two askings.
+const SETTLED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
 /// The network around the modes, and the surroundings that everything vanishes with.
 #[derive(Debug)]
@@ -53,6 +63,26 @@ impl Site {
         let mut stage = self.stage.lock().await;
         stage.stop_agent()?;
         stage.start_agent(&self.topology.node.netns, more).await
+    }
+
+    /// Waits until an agent has moved its pods' programs to where they cost packets least.
+    ///
+    /// # Errors
+    /// If it does not, with what it says is wrong.
+    pub(super) async fn settled(agent: &Client) -> Result<Status, LabError> {
+        let deadline = Instant::now() + SETTLED.0;
+        loop {
+            let status = agent.status().await.doing(|| "asking the agent for its programs".into())?;
+            if status.settling == 0 {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                let wrong =
+                    format!("{} are left after {:?}: {:?}", status.settling, SETTLED.0, status.problems);
+                return Err(wrong).doing(|| "waiting for pods' programs to be moved to tcx links".into());
+            }
+            sleep(SETTLED.1).await;
+        }
     }
 
     /// The surroundings.

@@ -111,7 +111,9 @@ fn conflist_of(instance: &Instance, args: &InstallArgs, paths: &Paths) -> String
     let mut plugin = json!({
         "type": PLUGIN,
         "network": args.network,
-        "capabilities": { "ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true },
+        "capabilities": {
+            "ips": true, "mac": true, "aliases": true, "dns": true, "portMappings": true, "bandwidth": true,
+        },
     });
     let usual = instance.paths();
     if *instance != Instance::default() {
@@ -123,8 +125,11 @@ fn conflist_of(instance: &Instance, args: &InstallArgs, paths: &Paths) -> String
     if paths.spool() != usual.spool() {
         plugin["spool"] = json!(paths.spool());
     }
-    // The newest version that engines of Debian 12 know.
-    let list = json!({ "cniVersion": "1.0.0", "name": args.name, "plugins": [plugin] });
+    // `cniVersion` is the newest that engines of Debian 12 know; later ones take the newest of `cniVersions`, and earlier ones
+    // pass over it.
+    let list = json!({
+        "cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0", "1.1.0"], "name": args.name, "plugins": [plugin],
+    });
     format!("{list:#}\n")
 }
 
@@ -162,7 +167,7 @@ mod tests {
         };
         let usual = plugin("default", None);
         assert_eq!((&usual["type"], &usual["network"]), (&PLUGIN.into(), &"back".into()));
-        assert!(usual["capabilities"]["bandwidth"].is_null() && usual["instance"].is_null());
+        assert!(usual["capabilities"]["bandwidth"] == true && usual["instance"].is_null());
         assert!(usual["socket"].is_null() && usual["spool"].is_null());
         let two = plugin("two", Some("/elsewhere"));
         assert_eq!((&two["instance"], &two["spool"]), (&"two".into(), &"/elsewhere/cni-del".into()));

@@ -99,7 +99,7 @@ pub enum Command {
     /// List networks
     #[command(subcommand)]
     Network(network::Command),
-    /// List the nodes of the cluster, and take some out
+    /// List the nodes of the cluster, drain this one, take some out
     #[command(subcommand)]
     Node(node::Command),
     /// List tracked connections and their translations

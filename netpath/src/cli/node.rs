@@ -8,7 +8,7 @@ use super::{
     units::list,
     wait,
 };
-use crate::api::types::ClusterNode;
+use crate::api::types::{ClusterNode, NodeSet};
 
 /// The nodes of the cluster that this one is in.
 #[derive(Debug, Subcommand)]
@@ -18,6 +18,15 @@ pub enum Command {
   netpath node ls
   netpath node ls -o json | jq -r '.[] | select(.state == \"away\") | .name'")]
     Ls,
+    /// Have this node take no new pods; those that it has stay until they are removed
+    #[command(after_help = "Examples:
+  netpath node drain
+  netpath node drain --undo")]
+    Drain {
+        /// Take new pods again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Take a node out of the cluster and give its blocks back
     ///
     /// This node must have no pods. Another one must be away, and must not come back with pods: somebody else may have its
@@ -35,6 +44,13 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     let client = global.client();
     match command {
         Command::Ls => global.output.show(&wait(client.nodes())?[..], render),
+        Command::Drain { undo } => {
+            let name = wait(client.status())?.node;
+            wait(client.node_set(&name, &NodeSet { drained: !undo }))?;
+            let what = if undo { "takes new pods" } else { "takes no new pods" };
+            let told = || print(&format!("node {name} {what}\n"));
+            if global.output == Format::Table { told() } else { Ok(()) }
+        }
         Command::Leave { name } => {
             let name = match name {
                 Some(name) => name,

@@ -1,5 +1,6 @@
 //! `netpath pod`.
 
+mod bandwidth;
 pub(super) mod exec;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode};
@@ -14,7 +15,7 @@ use super::{
     units::{bytes, list},
     wait,
 };
-use crate::api::types::{Pod, PodAdd, PodInterface, PodSet};
+use crate::api::types::{Bandwidth, Pod, PodAdd, PodInterface, PodSet};
 
 /// Pods: network namespaces with an address of the node's block.
 #[derive(Debug, Subcommand)]
@@ -27,7 +28,8 @@ pub enum Command {
     #[command(after_help = "Examples:
   netpath pod set web --masquerade no
   netpath pod set web --mode xdp
-  netpath pod set web --publish 8443:443 --unpublish 8080:80/tcp")]
+  netpath pod set web --publish 8443:443 --unpublish 8080:80/tcp
+  netpath pod set web --ingress-bandwidth 20M --egress-bandwidth none")]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
         /// Name of the pod
@@ -44,6 +46,12 @@ pub enum Command {
         /// Those that no longer do, as 'pod show' has them; connections by them end
         #[arg(long, value_name = "PORTS", group = "change")]
         unpublish: Vec<String>,
+        /// What it may get from now on, as for 'pod add', or none to take the limit off
+        #[arg(long, value_name = "RATE[:BURST]", value_parser = bandwidth::changed, group = "change")]
+        ingress_bandwidth: Option<Bandwidth>,
+        /// What it may send from now on, likewise
+        #[arg(long, value_name = "RATE[:BURST]", value_parser = bandwidth::changed, group = "change")]
+        egress_bandwidth: Option<Bandwidth>,
     },
     /// Remove pods with everything made for them
     #[command(after_help = "Examples:
@@ -91,6 +99,7 @@ pub enum Command {
   netpath pod add ct --netns /proc/4711/ns/net
   netpath pod add web --publish 8080:80 --publish 53:53/udp
   netpath pod add side --network pod:web
+  netpath pod add backup --ingress-bandwidth 50M --egress-bandwidth 10M
   netpath pod add router --network front --network back --allow-address 203.0.113.80")]
 pub struct AddArgs {
     /// Name of the pod, unique on the node
@@ -127,6 +136,12 @@ pub struct AddArgs {
     /// Ports of the node that lead to the pod, the node's before the pod's; may be repeated
     #[arg(long, value_name = "[IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]")]
     publish: Vec<String>,
+    /// What the pod may get: bits a second with K, M, G, and bytes that may pass at once [default: all there is]
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = bandwidth::parse)]
+    ingress_bandwidth: Option<Bandwidth>,
+    /// What the pod may send, likewise
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = bandwidth::parse)]
+    egress_bandwidth: Option<Bandwidth>,
 }
 
 impl AddArgs {
@@ -150,6 +165,8 @@ impl AddArgs {
             mtu: self.mtu,
             mode: self.mode,
             publish: self.publish,
+            ingress_bandwidth: self.ingress_bandwidth,
+            egress_bandwidth: self.egress_bandwidth,
             ..PodAdd::default()
         })
     }
@@ -166,8 +183,10 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
                 format!("pod {} has {has} in {}\n", pod.name, pod.netns)
             })?;
         }
-        Command::Set { name, masquerade, mode, publish, unpublish } => {
-            let change = PodSet { no_masquerade: masquerade.map(|yes| !yes), mode, publish, unpublish };
+        Command::Set { name, masquerade, mode, publish, unpublish, ingress_bandwidth, egress_bandwidth } => {
+            let no_masquerade = masquerade.map(|yes| !yes);
+            let change =
+                PodSet { no_masquerade, mode, publish, unpublish, ingress_bandwidth, egress_bandwidth };
             global.output.show(&wait(client.pod_set(&name, &change))?, render_one)?;
         }
         Command::Rm { names, no_wait } => return remove(global, &names, no_wait),
@@ -196,6 +215,7 @@ pub(super) fn render(pods: &[Pod]) -> String {
         Column::Left("ADDRESSES"),
         Column::Left("INTERFACE"),
         Column::Left("STATE"),
+        Column::Left("BANDWIDTH"),
         Column::Right("RECEIVED"),
         Column::Right("SENT"),
     ];
@@ -206,6 +226,7 @@ pub(super) fn render(pods: &[Pod]) -> String {
             list(&all(pod, &pod.addresses, |one| &one.addresses)),
             list(&all(pod, own(&pod.interface), |one| std::slice::from_ref(&one.interface))),
             pod.state.clone(),
+            bandwidth::both(pod),
             bytes(pod.rx_bytes),
             bytes(pod.tx_bytes),
         ]
@@ -233,6 +254,8 @@ pub(super) fn render_one(pod: &Pod) -> String {
             ("mtu", pod.mtu.to_string()),
             ("mode", pod.mode.clone()),
             ("published", list(&pod.published)),
+            ("ingress", bandwidth::words(pod.ingress_bandwidth)),
+            ("egress", bandwidth::words(pod.egress_bandwidth)),
             ("interface", list(own(&pod.interface)) + &index),
             ("netns", pod.netns.clone()),
             ("received", traffic(pod.rx_packets, pod.rx_bytes)),

@@ -27,7 +27,8 @@ fn web() -> Pod {
     sample(json!({
         "name": "web", "network": "default", "addresses": ["10.244.0.2", "fd00::2"], "mac": "0a:58:0a:f4:00:02",
         "interface": "np1", "ifindex": 7, "netns": "/run/netns/web", "state": "ready", "rx_packets": 3,
-        "rx_bytes": 2048, "tx_packets": 4, "tx_bytes": 999, "mtu": 1500, "mode": "xdp", "labels": {"app": "web", "tier": "front"},
+        "rx_bytes": 2048, "tx_packets": 4, "tx_bytes": 999, "mtu": 1500, "mode": "xdp",
+        "ingress_bandwidth": {"rate": 20000000, "burst": 98304}, "egress_bandwidth": {"rate": 1500000000}, "labels": {"app": "web", "tier": "front"},
     }))
 }
 

@@ -10,7 +10,6 @@ use crate::api::types::PodAdd;
 /// Attaches a container; the result. Asked again for what is there, it answers the same.
 pub(super) async fn add(request: &Request) -> Result<Value, CniError> {
     let config = &request.config;
-    config.check_supported()?;
     let mut wanted = wanted(request)?;
     let mut dns = config.dns();
     if config.ipam().is_some() {
@@ -36,6 +35,7 @@ fn wanted(request: &Request) -> Result<PodAdd, CniError> {
     addresses.extend(
         arguments.ips.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>(),
     );
+    let (ingress_bandwidth, egress_bandwidth) = config.runtime.limits();
     Ok(PodAdd {
         name: name::of(&attachment, arguments),
         networks: vec![config.network().to_owned()],
@@ -45,6 +45,8 @@ fn wanted(request: &Request) -> Result<PodAdd, CniError> {
         labels: labels(request),
         mtu: config.mtu,
         publish: config.runtime.publications(),
+        ingress_bandwidth,
+        egress_bandwidth,
         attachment: Some(attachment),
         ..PodAdd::default()
     })

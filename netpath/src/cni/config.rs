@@ -11,6 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::error::{CniError, Code};
+use crate::api::types::Bandwidth;
+
+/// The least burst that the agent takes, bytes. Engines may ask for less, and get no less than a packet.
+const LEAST_BURST: u64 = 2048;
 
 /// What this plugin reads of it; engines and other plugins put more into it.
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +83,17 @@ pub(super) struct Runtime {
     dns: Option<RuntimeDns>,
     #[serde(rename = "portMappings")]
     port_mappings: Option<Vec<PortMapping>>,
-    bandwidth: Option<BTreeMap<String, Value>>,
+    bandwidth: Option<Limits>,
+}
+
+/// Capability `bandwidth`: bits a second, and bits that may pass at once. A rate of 0 is no limit.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Limits {
+    ingress_rate: u64,
+    ingress_burst: u64,
+    egress_rate: u64,
+    egress_burst: u64,
 }
 
 /// A port of the node that leads to the container, in capability `portMappings`.
@@ -152,22 +166,6 @@ impl Config {
         }
         dns
     }
-
-    /// Capabilities that an engine asks for and that no agent has yet: they are refused, never left out silently. A
-    /// capability that is built is taken from this list.
-    pub(super) fn check_supported(&self) -> Result<(), CniError> {
-        let limits = self.runtime.bandwidth.iter().flatten();
-        match limits.into_iter().find(|(_, limit)| limit.as_f64() != Some(0.0)) {
-            None => Ok(()),
-            Some((key, limit)) => {
-                let asked = format!("runtimeConfig.bandwidth {key}={limit}");
-                let message = format!("{asked}: this version of netpath cannot do that");
-                Err(CniError::new(Code::UnsupportedField, message).hint(
-                    "take \"bandwidth\" from the capabilities of netpath-cni in the conflist, or ask for none",
-                ))
-            }
-        }
-    }
 }
 
 impl Runtime {
@@ -197,6 +195,21 @@ impl Runtime {
         };
         let asked = self.port_mappings.iter().flatten().filter(|one| one.host_port != 0);
         asked.map(text).collect()
+    }
+}
+
+impl Runtime {
+    /// What the container may get, and what it may send.
+    pub(super) fn limits(&self) -> (Option<Bandwidth>, Option<Bandwidth>) {
+        // What engines say where nobody has chosen a burst: it would let half a gigabyte pass before the limit holds.
+        let chosen = |bits: u64| bits != 0 && bits != u64::from(u32::MAX) && bits != u64::from(u32::MAX >> 1);
+        let limit = |rate, burst| {
+            let burst =
+                Some(burst).filter(|bits| chosen(*bits)).map(|bits| bits.div_ceil(8).max(LEAST_BURST));
+            (rate != 0).then_some(Bandwidth { rate, burst })
+        };
+        let Some(limits) = &self.bandwidth else { return (None, None) };
+        (limit(limits.ingress_rate, limits.ingress_burst), limit(limits.egress_rate, limits.egress_burst))
     }
 }
 

@@ -16,8 +16,6 @@ use crate::api::{
 pub(super) enum Code {
     /// The version is none that this plugin has, or has no such command.
     IncompatibleVersion = 1,
-    /// A field of the configuration asks for what cannot be done.
-    UnsupportedField = 2,
     /// The container is not known: there is nothing to clean up.
     UnknownContainer = 3,
     /// An environment variable is missing or wrong.

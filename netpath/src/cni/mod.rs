@@ -39,14 +39,18 @@ pub fn main() -> ExitCode {
         .read_to_end(&mut text)
         .map_err(|error| CniError::io("reading the network configuration", &error))
         .and_then(|_| Request::read(|name| env::var(name).ok(), &text, &mut version))
-        .and_then(|request| serve(&request));
-    let (answer, status) = match outcome {
-        Ok(answer) => (answer, ExitCode::SUCCESS),
-        Err(error) => (Some(error.object(version)), ExitCode::FAILURE),
+        .and_then(|request| Ok((serve(&request)?, request)));
+    let (answer, added, status) = match outcome {
+        Ok((answer, request)) => {
+            (answer, Some(request).filter(|request| request.command == Command::Add), ExitCode::SUCCESS)
+        }
+        Err(error) => (Some(error.object(version)), None, ExitCode::FAILURE),
     };
-    if let Some(answer) = answer {
-        // Who does not read the answer has gone.
-        let _ = writeln!(io::stdout(), "{answer}");
+    let told = answer.map_or(Ok(()), |answer| writeln!(io::stdout(), "{answer}"));
+    if let (Err(_), Some(request)) = (told, added) {
+        // Who does not read the answer has been killed, and may not know what to remove. If that fails, nobody is there to be
+        // told either.
+        let _ = serve(&request.undone());
     }
     status
 }

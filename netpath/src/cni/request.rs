@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::Path};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{
     config::{Config, address},
@@ -96,7 +97,7 @@ impl Request {
         if command == Command::Version {
             return Ok(request);
         }
-        request.config = serde_json::from_slice(text).map_err(|error| undecodable(&error))?;
+        request.config = configuration(text, command).map_err(|error| undecodable(&error))?;
         check_id("the configuration's name", &request.config.name, Code::InvalidConfig)?;
         if matches!(command, Command::Add | Command::Del | Command::Check) {
             let needed = |name: &str| {
@@ -108,9 +109,16 @@ impl Request {
             if command != Command::Del {
                 check_netns(&needed("CNI_NETNS")?)?;
             }
-            request.arguments = arguments(&variable("CNI_ARGS").unwrap_or_default())?;
+            if command != Command::Del {
+                request.arguments = arguments(&variable("CNI_ARGS").unwrap_or_default())?;
+            }
         }
         Ok(request)
+    }
+
+    /// The request that takes back what this one asks for.
+    pub(super) fn undone(self) -> Self {
+        Self { command: Command::Del, ..self }
     }
 
     /// What identifies the attachment.
@@ -136,6 +144,38 @@ fn command(name: Option<&str>) -> Result<Command, CniError> {
     known
         .map(|(_, command)| command)
         .ok_or_else(|| wrong("CNI_COMMAND", &format!("there is no {name}")).hint(hint))
+}
+
+/// The configuration, of which a removal needs little: what is wrong with the rest, or was when the container was to be
+/// added, must not keep it.
+fn configuration(text: &[u8], command: Command) -> Result<Config, serde_json::Error> {
+    const REMOVAL: [&str; 5] = ["name", "instance", "socket", "spool", "ipam"];
+    let mut fields: Map<String, Value> = serde_json::from_slice(text)?;
+    if command == Command::Del {
+        fields.retain(|key, _| REMOVAL.contains(&key.as_str()));
+    }
+    let asked = fields.get_mut("runtimeConfig").and_then(Value::as_object_mut).into_iter().flatten();
+    // Its keys are names of networks.
+    asked.filter(|(capability, _)| *capability != "aliases").for_each(|(_, value)| decapitalise(value));
+    serde_json::from_value(fields.into())
+}
+
+/// Writes fields as the conventions have them: containerd begins their names with a capital, and has null for an empty list,
+/// which plugins written in Go do not notice.
+fn decapitalise(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(decapitalise),
+        Value::Object(fields) => {
+            let there = std::mem::take(fields).into_iter().filter(|(_, value)| !value.is_null());
+            let all = there.map(|(mut name, mut value)| {
+                name.get_mut(..1).map(str::make_ascii_lowercase);
+                decapitalise(&mut value);
+                (name, value)
+            });
+            *fields = all.collect();
+        }
+        _ => {}
+    }
 }
 
 /// The version that is asked in, which must have the command.

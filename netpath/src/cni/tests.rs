@@ -9,7 +9,7 @@ use super::{
     request::{Command, Request},
     result::{self, Version},
 };
-use crate::api::types::{Attachment, Pod};
+use crate::api::types::{Attachment, Bandwidth, Pod};
 
 /// A request of these variables and this configuration.
 fn read(variables: &[(&str, &str)], config: &Value) -> (Result<Request, CniError>, Version) {
@@ -56,6 +56,27 @@ fn result_in(version: &str, change: impl FnOnce(&mut Value)) -> Value {
     let (request, _) = read(&WHOLE, &config);
     let request = request.unwrap();
     result::of_pod(&request, &pod(), &request.config.dns()).unwrap()
+}
+
+#[test]
+fn a_removal_needs_no_more_than_what_identifies_it() {
+    let variables = |command| with(&[("CNI_COMMAND", command), ("CNI_ARGS", "nonsense;IP=x;UNKNOWN=1")]);
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({"portMappings": "x", "ips": 7});
+    for (key, wrong) in
+        [("prevResult", json!("x")), ("dns", json!(1)), ("mtu", json!(-1)), ("network", json!([]))]
+    {
+        config[key] = wrong;
+    }
+    config["ipam"] = json!({"type": "host-local"});
+    config["spool"] = "/spool".into();
+    let request = read(&variables("DEL"), &config).0.unwrap();
+    let expected = Attachment { container: "c1".into(), interface: "eth0".into(), network: "net".into() };
+    assert_eq!((request.attachment(), request.config.ipam()), (expected, Some("host-local")));
+    assert_eq!(request.config.spool(), std::path::Path::new("/spool"));
+    for command in ["ADD", "CHECK"] {
+        read(&variables(command), &config).0.unwrap_err();
+    }
 }
 
 #[test]
@@ -208,20 +229,26 @@ fn names_of_pods_are_readable_different_and_not_too_long() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_and_not_forgotten() {
-    let refused = |runtime: Value| {
+fn bandwidths_are_in_bits_and_a_burst_that_nobody_chose_is_the_agents_to_choose() {
+    let of = |limits: Value| {
+        let runtime = json!({"bandwidth": limits});
         let config: Config =
             serde_json::from_value(json!({"name": "net", "runtimeConfig": runtime})).unwrap();
-        config.check_supported().err()
+        config.runtime.limits()
     };
-    let limit = refused(json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 10}})).unwrap();
-    assert!(limit.code == 2 && limit.message.contains("ingress"), "{limit:?}");
-    for nothing in [
-        json!({}),
-        json!({"portMappings": null, "bandwidth": {"ingressRate": 0}}),
-        json!({"portMappings": []}),
+    let limit = |rate, burst| Some(Bandwidth { rate, burst });
+    for (limits, ingress, egress) in [
+        (json!(null), None, None),
+        (json!({"ingressRate": 0, "ingressBurst": 4_294_967_295_u64}), None, None),
+        (json!({"ingressRate": 10_000_000, "ingressBurst": 800_001}), limit(10_000_000, Some(100_001)), None),
+        (json!({"egressRate": 1000, "egressBurst": 4_294_967_295_u64}), None, limit(1000, None)),
+        (
+            json!({"ingressRate": 5000, "ingressBurst": 0, "egressRate": 1000, "egressBurst": 2_147_483_647}),
+            limit(5000, None),
+            limit(1000, None),
+        ),
     ] {
-        assert_eq!(refused(nothing.clone()), None, "{nothing}");
+        assert_eq!(of(limits.clone()), (ingress, egress), "{limits}");
     }
 }
 
@@ -238,6 +265,20 @@ fn mapped_ports_become_publications() {
         config.runtime.publications(),
         ["8080:80/tcp", "192.0.2.1:53:5353/udp", "[2001:db8::1]:443:443/tcp"]
     );
+}
+
+#[test]
+fn names_of_fields_may_begin_with_a_capital() {
+    let mut config = config("1.0.0");
+    config["runtimeConfig"] = json!({
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "192.0.2.1"}],
+        "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+        "aliases": {"Net": ["A"]},
+    });
+    let config = read(&WHOLE, &config).0.unwrap().config;
+    assert_eq!(config.runtime.publications(), ["192.0.2.1:8080:80/tcp"]);
+    assert_eq!(serde_json::to_value(config.dns()).unwrap(), json!({"nameservers": ["192.0.2.53"]}));
+    assert!(config.runtime.aliases.unwrap().contains_key("Net"));
 }
 
 #[test]

@@ -11,14 +11,14 @@ use std::{
 
 use ipnet::IpNet;
 use netpath_common::abi::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, Endpoint, Link, NODE_ROUTES, Route,
-    RouteKind,
+    ENDPOINT_INBOUND_ANY, ENDPOINT_LIMITED_IN, ENDPOINT_LIMITED_OUT, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES,
+    Endpoint, Link, NODE_ROUTES, Route, RouteKind,
 };
 
 pub use self::{
     node::{node, publishes, sources, unused_sources},
     peers::{Direct, Ways, peer_routes, ways},
-    published::published,
+    published::{leads, published},
 };
 use crate::model::{Family, Inbound, Interface, Network, Pod};
 
@@ -54,6 +54,8 @@ pub fn endpoint(network: &Network, pod: &Pod, interface: &Interface, ifindex: u3
     let inbound = if network.inbound == Inbound::Any { ENDPOINT_INBOUND_ANY } else { 0 };
     let masquerade = if network.masquerade && pod.masquerade { ENDPOINT_MASQUERADE } else { 0 };
     let publishes = if pod.publications.is_empty() { 0 } else { ENDPOINT_PUBLISHES };
+    let limited_in = if pod.ingress.is_some() { ENDPOINT_LIMITED_IN } else { 0 };
+    let limited_out = if pod.egress.is_some() { ENDPOINT_LIMITED_OUT } else { 0 };
     Endpoint {
         ifindex,
         pod: pod.id,
@@ -63,14 +65,15 @@ pub fn endpoint(network: &Network, pod: &Pod, interface: &Interface, ifindex: u3
         // No interface of a pod has more: the configuration and the API refuse it.
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         network: network.number,
-        flags: inbound | masquerade | publishes,
+        flags: inbound | masquerade | publishes | limited_in | limited_out,
         reserved: 0,
     }
 }
 
-/// Whose a pod's host end is.
+/// Whose a pod's host end is, and what may come by it.
 pub fn link(pod: &Pod, interface: &Interface) -> Link {
-    Link { pod: pod.id, mac: interface.mac.0, pad: 0 }
+    let (rate, burst) = pod.egress.map_or((0, 0), |limit| (limit.bytes(), limit.tolerance()));
+    Link { pod: pod.id, mac: interface.mac.0, pad: [0; 6], rate, burst }
 }
 
 /// What ROUTES holds: every prefix of every network once, in order; last the node's own.
@@ -133,7 +136,7 @@ fn is_routed(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DEFAULT_NETWORK, Mac, PodState};
+    use crate::model::{Bandwidth, DEFAULT_NETWORK, Mac, PodState};
 
     fn network() -> Network {
         Network {
@@ -268,6 +271,9 @@ mod tests {
             mode: None,
             offloads: false,
             publications: Vec::new(),
+            ingress: None,
+            egress: None,
+            stale_queues: false,
             labels: BTreeMap::new(),
             attachment: None,
             netns_inode: None,
@@ -286,7 +292,17 @@ mod tests {
         assert_eq!(endpoint(&open, &pod, &interface, 12, 1450).flags, ENDPOINT_INBOUND_ANY);
         assert_eq!((record.ifindex, record.pod, record.slot, record.mtu), (12, 9, 4, 1450));
         assert_eq!(record.mac, interface.mac.0);
-        assert_eq!(link(&pod, &interface), Link { pod: 9, mac: interface.mac.0, pad: 0 });
+        let whose = Link { pod: 9, mac: interface.mac.0, ..Link::default() };
+        assert_eq!(link(&pod, &interface), whose);
+        let limit = Some(Bandwidth::new(80_000_000, None).unwrap());
+        let limited = Pod { ingress: limit, ..pod.clone() };
+        assert_eq!(link(&limited, &interface), whose, "the queue has it");
+        let flags = ENDPOINT_MASQUERADE | ENDPOINT_LIMITED_IN;
+        assert_eq!(endpoint(&network(), &limited, &interface, 12, 1450).flags, flags);
+        let limited = Pod { egress: limit, ..pod.clone() };
+        assert_eq!(link(&limited, &interface), Link { rate: 10_000_000, burst: 129_830_400, ..whose });
+        let flags = ENDPOINT_MASQUERADE | ENDPOINT_LIMITED_OUT;
+        assert_eq!(endpoint(&network(), &limited, &interface, 12, 1450).flags, flags);
         let public = Pod { publications: vec!["8080:80".parse().unwrap()], ..pod.clone() };
         let flags = ENDPOINT_MASQUERADE | ENDPOINT_PUBLISHES;
         assert_eq!(endpoint(&network(), &public, &interface, 12, 1450).flags, flags);

@@ -41,25 +41,8 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
             "remove it: a node of a cluster claims its block from cluster.pools",
         ));
     }
-    let endpoints = source.list("cluster.endpoints", ("", &[]), file.endpoints.as_ref());
-    let secure = endpoints.first().is_some_and(|first| first.value.starts_with("https://"));
-    for (at, given) in endpoints.iter().enumerate() {
-        let instead = "write one like \"https://10.0.0.1:2379\", all of http or all of https";
-        let refused = |reason: &str| Err(given.error(format!("has '{}', {reason}", given.value), instead));
-        let scheme = if secure { "https://" } else { "http://" };
-        let Some(place) = given.value.strip_prefix(scheme) else { return refused("which is no such URL") };
-        let port = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            return refused("which has no port");
-        }
-        if endpoints[..at].iter().any(|earlier| earlier.value == given.value) || at >= MAX_ENDPOINTS {
-            return refused("twice, or more than sixteen");
-        }
-    }
-    if endpoints.is_empty() {
-        let place = source.in_file("cluster.endpoints", &Spanned::new(spanned.span(), ()));
-        return Err(place.error("is empty", "write endpoints = [\"http://ADDRESS:2379\"], or no [cluster]"));
-    }
+    let endpoints = endpoints(source, spanned)?;
+    let secure = endpoints[0].value.starts_with("https://");
     let path = |key, value: &Option<Spanned<PathBuf>>| {
         absolute(value.as_ref().map(|value| source.in_file(key, value)))
     };
@@ -84,6 +67,12 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
     }
     let user =
         pair(user.map(|user| user.value), password, &endpoints[0], "cluster.user and cluster.password_file")?;
+    if user.is_some() && !secure {
+        return Err(endpoints[0].error(
+            "are http, and would have the password of cluster.user for all to read",
+            "write https endpoints, or no user",
+        ));
+    }
     Ok(Some(ClusterConfig {
         name: name(source, file)?,
         pools: pools(source, file)?,
@@ -95,6 +84,34 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
             user,
         },
     }))
+}
+
+/// At least one.
+fn endpoints(source: &Source<'_>, spanned: &Spanned<Cluster>) -> Result<Vec<Given<String>>, ConfigError> {
+    let endpoints = source.list("cluster.endpoints", ("", &[]), spanned.get_ref().endpoints.as_ref());
+    let secure = endpoints.first().is_some_and(|first| first.value.starts_with("https://"));
+    for (at, given) in endpoints.iter().enumerate() {
+        let instead = "write one like \"https://10.0.0.1:2379\", all of http or all of https";
+        let refused = |reason: &str| Err(given.error(format!("has '{}', {reason}", given.value), instead));
+        let scheme = if secure { "https://" } else { "http://" };
+        let Some(place) = given.value.strip_prefix(scheme) else { return refused("which is no such URL") };
+        let port = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if place.contains('@') {
+            let instead = "write the name as user, and the password into a file, password_file";
+            return Err(given.error("name a user: that would be told to whoever reads messages", instead));
+        }
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return refused("which has no port");
+        }
+        if endpoints[..at].iter().any(|earlier| earlier.value == given.value) || at >= MAX_ENDPOINTS {
+            return refused("twice, or more than sixteen");
+        }
+    }
+    if endpoints.is_empty() {
+        let place = source.in_file("cluster.endpoints", &Spanned::new(spanned.span(), ()));
+        return Err(place.error("is empty", "write endpoints = [\"http://ADDRESS:2379\"], or no [cluster]"));
+    }
+    Ok(endpoints)
 }
 
 /// Both or none.

@@ -48,7 +48,7 @@ pub struct AgentFlags {
     /// Flows that one pod may have [default: a quarter of what the table holds]
     #[arg(long, value_name = "FLOWS", env = "NETPATH_FLOWS_PER_POD")]
     pub flows_per_pod: Option<u32>,
-    /// How programs are attached: tcx, clsact, or auto, which is clsact on pods and tcx on uplinks [default: auto]
+    /// How programs are attached: tcx, clsact, or auto, which is tcx, but for new pods, which begin with clsact [default: auto]
     #[arg(long, value_name = "KIND", env = "NETPATH_DATAPATH_ATTACH")]
     pub attach: Option<String>,
     /// Which way packets take from pod to pod, unless a pod says otherwise: tc or xdp [default: tc]

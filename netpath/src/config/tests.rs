@@ -263,6 +263,8 @@ fn a_cluster_is_whole_or_refused() {
         ("[cluster]\nendpoints = [\"https://a:1\"]\n", "cluster.ca is missing"),
         (&format!("{one}cert = \"/c\"\n"), "only one of cluster.cert and cluster.key"),
         (&format!("{one}cert = \"/c\"\nkey = \"/k\"\n"), "cluster.cert is for https"),
+        (&format!("{one}user = \"u\"\npassword_file = \"/p\"\n"), "would have the password of cluster.user"),
+        ("[cluster]\nendpoints = [\"http://u:secret@a:1\"]\n", "cluster.endpoints name a user"),
         (&format!("{one}user = \"u\"\n"), "only one of cluster.user and cluster.password_file"),
         (
             &format!("{one}user = \"u\"\npassword_file = \"p\"\n"),

@@ -52,23 +52,27 @@ impl AttachKind {
 /// How the programs of pods and those of uplinks are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attach {
-    /// On the host ends of pods.
+    /// On the host ends of pods, at once.
     pub pods: AttachKind,
     /// On uplinks.
     pub uplinks: AttachKind,
+    /// Whether `from_pod` goes on to tcx once there is time for it: [`Settler`](super::Settler). Programs of pods may be of
+    /// either kind then.
+    pub settles: bool,
 }
 
 impl Attach {
     /// What suits each. An uplink is there before us, and others work on it: tcx where the kernel has it (6.6, e420bed02507),
     /// since adding a clsact qdisc to what is in use loses packets. A pod's host end is new and ours alone: filters, which
     /// take microseconds, where each program that comes to or leaves tcx waits for a grace period of the kernel (`tcx_entry_sync`),
-    /// 8 to 16 ms with the kernel's one lock for links held.
+    /// 8 to 16 ms with the kernel's one lock for links held. But a filter costs each packet more.
     pub fn best() -> Self {
-        let uplinks = if kernel_has(6, 6) { AttachKind::Tcx } else { AttachKind::Clsact };
-        Self { pods: AttachKind::Clsact, uplinks }
+        let settles = kernel_has(6, 6);
+        let uplinks = if settles { AttachKind::Tcx } else { AttachKind::Clsact };
+        Self { pods: AttachKind::Clsact, uplinks, settles }
     }
 
-    /// How one of the tc programs is attached.
+    /// How one of the tc programs is attached where it is not yet.
     pub(super) fn of(self, program: Program) -> AttachKind {
         match program {
             Program::FromPod | Program::ToPod => self.pods,
@@ -76,9 +80,22 @@ impl Attach {
         }
     }
 
-    /// Whether something is attached otherwise than it is to be.
+    /// How it is attached in the end. `to_pod` stays: no packet of a pod to another meets it, and each program on tcx holds
+    /// everybody up for another grace period, when it comes and when its interface goes.
+    fn settled(self, program: Program) -> AttachKind {
+        if self.settles && program == Program::FromPod { AttachKind::Tcx } else { self.of(program) }
+    }
+
+    /// Whether something is attached otherwise than it ever is to be.
     pub(super) fn is_other(self, one: &Attachment) -> bool {
-        let wanted = attached::known(&one.program).map(|program| self.of(program));
+        let of_pod = |program| matches!(program, Program::FromPod | Program::ToPod);
+        let either = self.settles && attached::known(&one.program).is_some_and(of_pod);
+        !either && self.is_unsettled(one)
+    }
+
+    /// Whether something is attached otherwise than in the end.
+    pub(crate) fn is_unsettled(self, one: &Attachment) -> bool {
+        let wanted = attached::known(&one.program).map(|program| self.settled(program));
         one.kind.is_some_and(|kind| wanted.is_some_and(|wanted| kind != wanted))
     }
 
@@ -93,7 +110,7 @@ impl Attach {
 
 impl From<AttachKind> for Attach {
     fn from(kind: AttachKind) -> Self {
-        Self { pods: kind, uplinks: kind }
+        Self { pods: kind, uplinks: kind, settles: false }
     }
 }
 

@@ -7,8 +7,8 @@ use nix::net::if_::if_indextoname;
 
 use super::{
     Datapath,
-    attach::{self, AttachKind},
-    clsact,
+    attach::{self, Attach, AttachKind},
+    clsact::{self, Filter},
     error::{DatapathError, kernel},
     host_sock::{HOST, SOCKET_HOOKS},
     load::{self, PROGRAMS},
@@ -47,23 +47,34 @@ impl Datapath {
         all(&self.pins)
     }
 
-    /// Those of these interfaces of pods that lack a program, or its pin. One that is gone is not among them.
+    /// Those of these interfaces of pods that lack a program, or its pin. One that is gone is not among them. Filters are looked
+    /// for on an interface that has its `turn`, or may have lost a pin: who takes a filter away is announced.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn bare_pods(&mut self, interfaces: &[u32]) -> Result<HashSet<u32>, DatapathError> {
-        let found: Vec<Attachment> = match self.attach.pods {
-            AttachKind::Tcx => attach::linked(&self.pins, |_| true)?,
-            AttachKind::Clsact => {
-                clsact::on(self.pins.owner, interfaces)?.iter().map(Attachment::from).collect()
-            }
+    pub fn bare_pods(&mut self, interfaces: &[(u32, bool)]) -> Result<HashSet<u32>, DatapathError> {
+        let Attach { pods, settles, .. } = self.attach;
+        let mut found = Vec::new();
+        if settles || pods == AttachKind::Tcx {
+            found = attach::linked(&self.pins, |_| true)?;
+        }
+        let pinned: HashSet<(u32, String)> =
+            found.iter().map(|one| (one.ifindex, one.program.clone())).collect();
+        let is_pinned = |ifindex, program: Program| pinned.contains(&(ifindex, program.name().to_owned()));
+        let has_filters = |(ifindex, turn): &(u32, bool)| {
+            pods == AttachKind::Clsact && (*turn || settles && !is_pinned(*ifindex, Program::FromPod))
         };
+        let looked_at: Vec<u32> = interfaces.iter().filter(|one| has_filters(one)).map(|one| one.0).collect();
+        found.extend(clsact::on(self.pins.owner, &looked_at)?.iter().map(Attachment::from));
         let running: HashSet<_> = found.iter().map(|one| (one.ifindex, one.id)).collect();
         let mut bare = HashSet::new();
         for program in [Program::ToPod, Program::FromPod] {
             let info = load::classifier(&mut self.ebpf, program)?.info();
             let id = info.map_err(kernel(format!("reading {}", program.name())))?.id();
-            bare.extend(interfaces.iter().filter(|ifindex| !running.contains(&(**ifindex, Some(id)))));
+            let is_known =
+                |one: &&(u32, bool)| pods == AttachKind::Tcx || has_filters(one) || is_pinned(one.0, program);
+            let lacks = |one: &&(u32, bool)| is_known(one) && !running.contains(&(one.0, Some(id)));
+            bare.extend(interfaces.iter().filter(lacks).map(|one| one.0));
         }
         bare.retain(|ifindex| if_indextoname(*ifindex).is_ok());
         Ok(bare)
@@ -75,7 +86,8 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason for the first that failed, after trying all.
     pub fn take_over(&mut self) -> Result<(), DatapathError> {
-        let mut outcome = Ok(());
+        // One loading does not know the other's notes: where both kinds are, an agent has died in the middle of a change.
+        let mut outcome = self.drop_behind(&clsact::everywhere(self.pins.owner, |_| true)?);
         for (_, name, pin) in self.pins.all_links()? {
             let Some(program) = known(&name) else { continue };
             let replaced = if program.is_xdp() {
@@ -101,6 +113,19 @@ impl Datapath {
         outcome
     }
 
+    /// Removes filters that are behind a running link of the same program.
+    pub(super) fn drop_behind(&self, filters: &[Filter]) -> Result<(), DatapathError> {
+        let filtered: HashSet<u32> = filters.iter().map(|filter| filter.ifindex).collect();
+        let linked = attach::linked(&self.pins, |ifindex| filtered.contains(&ifindex))?;
+        let before: HashSet<(u32, &str)> = linked
+            .iter()
+            .filter(|one| one.kind.is_some() && one.id.is_some())
+            .map(|one| (one.ifindex, one.program.as_str()))
+            .collect();
+        let behind = filters.iter().filter(|one| before.contains(&(one.ifindex, one.program.as_str())));
+        behind.map(Filter::remove).fold(Ok(()), Result::and)
+    }
+
     /// Removes our programs and their pins from an interface; no error if none are there, or if it is gone.
     ///
     /// # Errors
@@ -110,7 +135,7 @@ impl Datapath {
         let mut outcome = pins.iter().map(|pin| xdp::remove(pin)).fold(Ok(()), Result::and);
         if self.attach.pods == AttachKind::Clsact {
             let filters = clsact::on(self.pins.owner, &[ifindex])?;
-            outcome = filters.iter().map(clsact::Filter::remove).fold(outcome, Result::and);
+            outcome = filters.iter().map(Filter::remove).fold(outcome, Result::and);
         }
         outcome.and_then(|()| clsact::remove_qdisc(ifindex, &self.pins.qdisc(ifindex)))
     }
@@ -132,13 +157,13 @@ impl Datapath {
         let all: Vec<Attachment> = linked.iter().cloned().chain(filters.iter().map(Into::into)).collect();
         let own: HashSet<(u32, &str)> = all
             .iter()
-            .filter(|one| one.kind.is_some() && !self.attach.is_other(one) && one.id.is_some())
+            .filter(|one| one.kind.is_some() && !self.attach.is_unsettled(one) && one.id.is_some())
             .map(|one| (one.ifindex, one.program.as_str()))
             .collect();
         let goes = |one: &Attachment| {
             !known(one.ifindex)
                 || !is_ours(&one.program)
-                || (self.attach.is_other(one) && own.contains(&(one.ifindex, one.program.as_str())))
+                || (self.attach.is_unsettled(one) && own.contains(&(one.ifindex, one.program.as_str())))
         };
         let links: Vec<&Attachment> = linked.iter().filter(|one| goes(one)).collect();
         let mut outcome = attach::unlink(&self.pins, &links);

@@ -16,8 +16,8 @@ pub enum DatapathError {
     },
     /// The pinned flows have a layout that this build does not know.
     #[error(
-        "taking over the flows in {path}: the table has {found}, {what}and this build knows {wanted}; start the later \
-         build again that made it, or start this one once with --forget-flows: every connection through this node's \
+        "taking over the flows in {path}: the table has {found}, and this build knows {wanted}; start the later build \
+         again that made it, or start this one once with --forget-flows: every connection through this node's \
          translation is lost then"
     )]
     Layout {
@@ -27,8 +27,6 @@ pub enum DatapathError {
         found: String,
         /// Key and value sizes wanted.
         wanted: String,
-        /// What else stands in the way.
-        what: &'static str,
     },
     /// tcx was asked for where there is none.
     #[error(

@@ -1,6 +1,9 @@
 //! Loading the ELF: tables reused from their pins, constants set, programs verified.
 
-use std::path::Path;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -55,7 +58,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 31] = [
+pub const TABLES: [Table; 32] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
@@ -67,6 +70,7 @@ pub const TABLES: [Table; 31] = [
     table::<FragmentKey, Fragment>("FRAGMENTS", true, true),
     table::<u32, u64>("POD_OPENED", true, true),
     table::<u32, PodLimit>("POD_LIMITS", true, true),
+    table::<u32, u64>("POD_BUCKETS", true, true),
     table::<ExhaustedKey, Exhausted>("EXHAUSTED", true, true),
     table::<u32, u64>("SNAT_TRIES", true, true),
     table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),
@@ -115,9 +119,16 @@ pub(super) fn load(
 ) -> Result<Ebpf, DatapathError> {
     let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
     let gateway_mac = options.gateway_mac;
+    let two_kinds = if changing {
+        u32::MAX
+    } else if options.attach.settles {
+        1 << Program::FromPod as u32
+    } else {
+        0
+    };
     let node_cookie = bpf::netns_cookie().map_err(kernel("reading the network namespace's cookie"))?;
     let constants =
-        Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds: changing, dry_run: false };
+        Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds, dry_run: false };
     let mut ebpf = open(&constants, |loader| {
         loader.map_max_entries("FLOWS", plan.entries);
         for table in TABLES.iter().filter(|table| table.pinned) {
@@ -149,8 +160,8 @@ pub(super) struct Constants {
     pub(super) node_cookie: u64,
     /// Bytes of a record in the table that flows are moved from; 0 if there is none.
     pub(super) flow_before: u32,
-    /// Whether a hook may have programs of both kinds, one behind the other.
-    pub(super) two_kinds: bool,
+    /// Programs that a hook may have by both kinds, one behind the other: the bit of each one's number.
+    pub(super) two_kinds: u32,
     /// Whether the programs only tell what they would do.
     pub(super) dry_run: bool,
 }
@@ -161,14 +172,16 @@ pub(super) fn open(
     tables: impl FnOnce(&mut EbpfLoader<'_>) -> Result<(), DatapathError>,
 ) -> Result<Ebpf, DatapathError> {
     let (flags, dry_run) = (fib_flags(), u32::from(constants.dry_run));
-    let two_kinds = u32::from(constants.two_kinds);
+    // A hash with random keys of the kernel's: no pod can guess it.
+    let note = RandomState::new().hash_one(constants.two_kinds);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("GATEWAY_MAC", &constants.gateway_mac[..], true)
         .override_global("NODE_COOKIE", &constants.node_cookie, true)
         .override_global("FIB_FLAGS", &flags, true)
         .override_global("FLOW_BEFORE_BYTES", &constants.flow_before, true)
-        .override_global("TWO_KINDS", &two_kinds, true)
+        .override_global("TWO_KINDS", &constants.two_kinds, true)
+        .override_global("NOTE", &note, true)
         .override_global("DRY_RUN", &dry_run, true);
     tables(&mut loader)?;
     loader.load(ELF).map_err(kernel("loading the eBPF object"))

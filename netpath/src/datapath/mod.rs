@@ -20,6 +20,7 @@ mod pins;
 pub mod probe;
 mod published;
 mod readings;
+mod settle;
 mod tables;
 mod xdp;
 
@@ -46,6 +47,7 @@ pub use self::{
     load::{ELF, PROGRAMS, TABLES, Table},
     pins::{is_bpffs, mount_bpffs, remove_programs},
     readings::Readings,
+    settle::Settler,
     tables::{Told, told},
 };
 use self::{deny::Deny, limits::Limits, pins::Pins, published::PublishedTable, tables::Tables};
@@ -147,7 +149,10 @@ impl Datapath {
     fn attach(&mut self, programs: &[Program], ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
         for &program in programs {
             let classifier = load::classifier(&mut self.ebpf, program)?;
-            attach::attach(classifier, program, &self.pins, self.attach.of(program), (ifname, ifindex))?;
+            // What has settled stays.
+            let linked = self.attach.settles && self.pins.link(ifindex, program.name()).exists();
+            let kind = if linked { AttachKind::Tcx } else { self.attach.of(program) };
+            attach::attach(classifier, program, &self.pins, kind, (ifname, ifindex))?;
         }
         Ok(())
     }

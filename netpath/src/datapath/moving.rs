@@ -4,22 +4,18 @@
 //! `FLOWS_BEFORE` alone is a move that has not begun; both with `FLOWS_MOVE` are one on its way.
 
 use std::{
-    fs, io,
-    path::Path,
-    thread,
+    fs, io, thread,
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use netpath_common::abi::{Flow, FlowKey, Move};
-use nix::errno::Errno;
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::{
     Datapath,
-    bpf::{EarlierTable, Place, Slice},
     error::{DatapathError, kernel},
-    flows::FlowTable,
+    flows::{FlowTable, Inserted, Walk},
     pins::Pins,
 };
 
@@ -67,7 +63,7 @@ impl Datapath {
 /// what this build cannot go on with, and the flows with it.
 pub(super) fn plan(pins: &Pins, wanted: u32, forget: bool) -> Result<Plan, DatapathError> {
     match prepare(pins, wanted) {
-        Err(refused @ DatapathError::Layout { .. }) if forget => {
+        Err(refused) if forget => {
             tracing::warn!(%refused, "all flows are forgotten, as was asked for");
             for name in [FLOWS, BEFORE, STATE] {
                 remove(pins, name)?;
@@ -79,28 +75,18 @@ pub(super) fn plan(pins: &Pins, wanted: u32, forget: bool) -> Result<Plan, Datap
 }
 
 fn prepare(pins: &Pins, wanted: u32) -> Result<Plan, DatapathError> {
-    let (mut flows, mut before) = (info(pins, FLOWS)?, info(pins, BEFORE)?);
-    if before.is_some() && state(pins)? == Move::Stay {
+    if info(pins, BEFORE)?.is_some() && state(pins)? == Move::Stay {
         // Nothing is in FLOWS yet: from the beginning, perhaps with another build's idea of it.
         remove(pins, FLOWS)?;
         rename(pins, BEFORE, FLOWS)?;
-        (flows, before) = (before, None);
     }
-    if before.is_none() {
-        remove(pins, STATE)?;
-    }
-    let Some(found) = flows else { return Ok(Plan { entries: wanted, before: 0 }) };
+    let Some(found) = info(pins, FLOWS)? else { return Ok(Plan { entries: wanted, before: 0 }) };
     check(pins, &found)?;
-    if let Some(earlier) = before {
-        if found.value_size() != RECORD {
-            return Err(layout(
-                pins,
-                &found,
-                "and the move of its flows from an earlier table has not come to its end; ",
-            ));
-        }
-        return Ok(Plan { entries: found.max_entries(), before: earlier.value_size() });
+    if info(pins, BEFORE)?.is_some() {
+        // All programs that run know of both tables, or the earlier agent would not have gone so far; this one's need not.
+        tracing::info!(flows = move_all(pins)?, "flows moved that an earlier agent had not come to");
     }
+    remove(pins, STATE)?;
     let (same, size) = (found.value_size() == RECORD, found.max_entries());
     if same && size == wanted {
         return Ok(Plan { entries: size, before: 0 });
@@ -123,23 +109,18 @@ fn check(pins: &Pins, found: &MapInfo) -> Result<(), DatapathError> {
     {
         return Ok(());
     }
-    Err(layout(pins, found, ""))
-}
-
-fn layout(pins: &Pins, found: &MapInfo, what: &'static str) -> DatapathError {
-    DatapathError::Layout {
+    Err(DatapathError::Layout {
         path: pins.maps.join(FLOWS),
         found: format!("keys of {} and records of {} bytes", found.key_size(), found.value_size()),
         wanted: format!("keys of {KEY} and records of {FIRST_RECORD} to {RECORD} bytes"),
-        what,
-    }
+    })
 }
 
 /// Entries that the pinned flows need, with room for those that come while they move.
 fn needed(pins: &Pins) -> Result<u32, DatapathError> {
-    let (mut table, mut entries) = (open_earlier(&pins.maps.join(FLOWS))?, 0);
-    while let Some(slice) = table.next()? {
-        entries += slice.len() as u32;
+    let (table, mut walk, mut entries) = (open(pins, FLOWS)?, Walk::new(), 0);
+    while table.advance(&mut walk)? {
+        entries += walk.halves().count() as u32;
     }
     Ok(entries + entries / 8 + 1024)
 }
@@ -165,99 +146,50 @@ pub(super) fn grace() {
 fn copy(pins: &Pins) -> Result<u64, DatapathError> {
     set_state(pins, Move::Pull)?;
     grace();
-    let mut own = own_table(pins)?;
-    let mut table = open_earlier(&pins.maps.join(BEFORE))?;
-    let mut moved = 0;
-    while let Some(slice) = table.next()? {
-        for (key, flow) in &slice {
+    let (mut own, earlier) = (open(pins, FLOWS)?, open(pins, BEFORE)?);
+    let (mut walk, mut moved) = (Walk::new(), 0);
+    while earlier.advance(&mut walk)? {
+        for (key, flow) in walk.halves() {
             // There already: a program has moved it, or has made another one with this key.
-            if !insert_with_room(pins, &mut own, key, flow)? {
+            if !insert_with_room(&mut own, key, flow)? {
                 continue;
             }
             moved += 1;
             // A program has removed it meanwhile, and perhaps given its port away.
-            if !table.has(key).map_err(kernel("looking for a flow that was moved"))? {
-                let _ = own.remove(key);
+            if earlier.half(key)?.is_none() {
+                own.remove(key)?;
             }
         }
     }
     Ok(moved)
 }
 
-/// Inserts a flow unless it is there, and returns whether it did; into a table that others have filled meanwhile, once flows that nobody has answered have made room.
-/// Programs go on with both tables all the time.
-fn insert_with_room(
-    pins: &Pins,
-    own: &mut HashMap<MapData, FlowKey, Flow>,
-    key: &FlowKey,
-    flow: &Flow,
-) -> Result<bool, DatapathError> {
-    const NOEXIST: u64 = 1;
+/// Inserts a flow unless it is there, and returns whether it did; into a table that others have filled meanwhile, once flows
+/// that nobody has answered have made room. Programs go on with both tables all the time.
+fn insert_with_room(own: &mut FlowTable, key: &FlowKey, flow: &Flow) -> Result<bool, DatapathError> {
     let deadline = Instant::now() + ROOM;
     loop {
-        let error = match own.insert(key, flow, NOEXIST) {
-            Ok(()) => return Ok(true),
-            Err(error) => error,
-        };
-        match errno(&error) {
-            Some(Errno::EEXIST) => return Ok(false),
-            Some(Errno::E2BIG | Errno::ENOMEM) if Instant::now() < deadline => {
-                if FlowTable::open(&pins.maps.join(FLOWS))?.make_room()? == 0 {
+        match own.insert(key, flow)? {
+            Inserted::Stands => return Ok(true),
+            Inserted::Taken => return Ok(false),
+            Inserted::NoRoom if Instant::now() >= deadline => {
+                let full = io::Error::other(
+                    "it is full of flows that have been answered; start again when some have ended, or this once with \
+                     --forget-flows: every connection through this node's translation is lost then",
+                );
+                return Err(kernel("moving a flow to the new flow table")(full));
+            }
+            Inserted::NoRoom => {
+                if own.make_room()? == 0 {
                     thread::sleep(GRACE);
                 }
             }
-            _ => return Err(kernel("moving a flow to the new flow table")(error)),
         }
     }
 }
 
-fn errno(error: &MapError) -> Option<Errno> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
-        _ => None,
-    }
-}
-
-/// A walk over a table whose records may be shorter than this build's.
-struct Earlier {
-    table: EarlierTable<FlowKey, Flow>,
-    place: Place,
-    room: usize,
-    ended: bool,
-}
-
-impl Earlier {
-    /// Its next entries; `None` after the last.
-    fn next(&mut self) -> Result<Option<Vec<(FlowKey, Flow)>>, DatapathError> {
-        while !self.ended {
-            let (read, entries) = self
-                .table
-                .read(&mut self.place, self.room)
-                .map_err(kernel("reading the earlier flow table"))?;
-            self.ended = matches!(read, Slice::Last(_));
-            match read {
-                Slice::NoRoom => self.room *= 2,
-                _ => return Ok(Some(entries)),
-            }
-        }
-        Ok(None)
-    }
-
-    fn has(&self, key: &FlowKey) -> io::Result<bool> {
-        self.table.has(key)
-    }
-}
-
-fn open_earlier(pin: &Path) -> Result<Earlier, DatapathError> {
-    let doing = || format!("opening the flow table {}", pin.display());
-    let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
-    let table = EarlierTable::new(&data).map_err(kernel(doing()))?;
-    Ok(Earlier { table, place: Place::default(), room: 256, ended: false })
-}
-
-fn own_table(pins: &Pins) -> Result<HashMap<MapData, FlowKey, Flow>, DatapathError> {
-    let data = MapData::from_pin(pins.maps.join(FLOWS)).map_err(kernel("opening the flow table"))?;
-    HashMap::try_from(Map::HashMap(data)).map_err(kernel("opening the flow table"))
+fn open(pins: &Pins, name: &str) -> Result<FlowTable, DatapathError> {
+    FlowTable::open(&pins.maps.join(name))
 }
 
 /// How far a move is, as its pin tells; not begun if there is none.

@@ -12,6 +12,7 @@ mod kernel;
 mod leftovers;
 mod network;
 mod programs;
+mod published;
 mod report;
 mod ruleset;
 mod sysctls;
@@ -62,6 +63,7 @@ const CHECKS: &[Check] = &[
     check("network", "block-overlap", network::block_overlap),
     check("network", "mtu", network::mtu),
     check("network", "other-networks", network::others),
+    check("network", "published-ports", published::reach),
     check("sysctls", "forwarding-ipv4", sysctls::forwarding_v4),
     check("sysctls", "forwarding-ipv6", sysctls::forwarding_v6),
     check("sysctls", "accept-ra", sysctls::accept_ra),

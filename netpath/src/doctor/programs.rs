@@ -81,6 +81,8 @@ pub(super) fn foreign(facts: &Facts) -> Finding {
                 };
                 match (one.name == own, ours) {
                     (true, false) => ours = true,
+                    // The agent moves it to tcx: its filter goes next, and no packet is judged twice meanwhile.
+                    (true, true) if own == POD[0] && matches!(one.hook, Hook::Clsact(_)) => {}
                     (true, true) => faults.add(format!("{own} is twice on {name} {way} ({kind})"), fix),
                     (false, _) => {
                         let place = if ours { "behind" } else { "before" };
@@ -157,6 +159,17 @@ mod tests {
         assert!(finding.advice.unwrap().contains("`tc filter del dev eth0 ingress pref 77`"));
         facts.net.unlisted = Some("Operation not permitted".into());
         assert_eq!(foreign(&facts).status, Outcome::Warning);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_moved_is_well() {
+        let mut facts = Facts::healthy();
+        let own = |hook| Attached { interface: "np1".into(), egress: false, hook, name: "from_pod".into() };
+        facts.net.attached.retain(|one| one.name != "from_pod");
+        facts.net.attached.extend([own(Hook::Tcx(7)), own(Hook::Clsact(1))]);
+        assert_eq!((foreign(&facts).status, pods(&facts).status), (Outcome::Ok, Outcome::Ok));
+        facts.net.attached.push(own(Hook::Tcx(8)));
+        assert_eq!(foreign(&facts).seen, "from_pod is twice on np1 ingress (tcx, id 8)");
     }
 
     #[test]

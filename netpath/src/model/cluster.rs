@@ -44,6 +44,9 @@ pub struct Node {
     pub holder: Holder,
     /// The addresses of its uplinks.
     pub addresses: Vec<IpAddr>,
+    /// Whether it takes no new pods.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// Who has something that nobody else may have.

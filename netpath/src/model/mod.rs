@@ -1,5 +1,6 @@
 //! Pure domain: what a node, a network and a pod are. No I/O, no kernel types.
 
+mod bandwidth;
 mod block;
 mod cluster;
 mod mac;
@@ -9,6 +10,7 @@ mod peer;
 mod pod;
 mod publication;
 
+pub use bandwidth::{Bandwidth, BandwidthError};
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
 };

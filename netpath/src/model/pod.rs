@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, NameError, PodName, Publication};
+use super::{Bandwidth, Mac, NameError, PodName, Publication};
 
 /// Interfaces a pod can have. The kernel does not care; names and tables of more would not fit.
 pub const MAX_INTERFACES: usize = 8;
@@ -117,6 +117,16 @@ pub struct Pod {
     /// Ports of the node that lead to it.
     #[serde(default)]
     pub publications: Vec<Publication>,
+    /// What it may get, by each of its interfaces; all there is if absent.
+    #[serde(default)]
+    pub ingress: Option<Bandwidth>,
+    /// What it may send, by all its interfaces together.
+    #[serde(default)]
+    pub egress: Option<Bandwidth>,
+    /// Whether its interfaces may still have a queue of a limit that it no longer has. Written down with the change, until
+    /// they are rid of it.
+    #[serde(default)]
+    pub stale_queues: bool,
     /// Labels given when it was added.
     pub labels: BTreeMap<String, String>,
     /// What the container engine that added it calls it.
@@ -134,7 +144,7 @@ pub struct Pod {
 }
 
 /// What identifies an interface for a container engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The engine's name of the container.
     pub container: String,

@@ -2,10 +2,7 @@
 
 mod view;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +22,8 @@ const ALIVE: &str = "alive/";
 
 /// How long a node counts as alive that nothing is heard of.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// What a node is called, in words.
+const THE_NAME: &str = "the name";
 /// How often others may come in between before a change is given up.
 const RACES: usize = 100;
 
@@ -40,8 +39,8 @@ pub enum ClusterError {
     Taken {
         /// Which name, address or block, in words.
         what: String,
-        /// The block, if it is one.
-        block: Option<IpNet>,
+        /// Whether all of the node's blocks are its own all the same.
+        held: bool,
         /// Who has it.
         holder: Holder,
     },
@@ -137,7 +136,9 @@ impl Cluster {
     /// [`ClusterError::Taken`], or the store's.
     pub async fn check_name(&self, holder: &Holder) -> Result<(), ClusterError> {
         match self.store().read::<Node>(&self.node_key(&holder.node)).await? {
-            Some(node) if node.holder.uid != holder.uid => Err(taken_name(node.holder)),
+            Some(Node { holder: theirs, .. }) if theirs.uid != holder.uid => {
+                Err(ClusterError::Taken { what: THE_NAME.to_owned(), held: false, holder: theirs })
+            }
             _ => Ok(()),
         }
     }
@@ -145,76 +146,107 @@ impl Cluster {
     /// Writes down a node with its addresses and blocks, in one transaction, and that it is alive as long as the lease is.
     ///
     /// # Errors
-    /// [`ClusterError::Taken`] by name, address or block: nothing has changed then; or the store's.
+    /// [`ClusterError::Taken`] by block, name or address: nothing has changed then but that it is alive, if the name is its
+    /// own; or the store's.
     pub async fn register(&self, node: &Node, blocks: &[IpNet], lease: i64) -> Result<(), ClusterError> {
         let holder = &node.holder;
+        let (key, alive) = (self.node_key(&holder.node), self.key(&format!("{ALIVE}{}", holder.node)));
         for _ in 0..RACES {
+            let found = self.store().get(&key).await?;
+            let earlier: Option<Node> = self.decoded(&key, found.as_deref())?;
             let mut change = Transaction::default();
-            let found = self.store().get(&self.node_key(&holder.node)).await?;
-            let earlier: Option<Node> = self.decoded(&self.node_key(&holder.node), found.as_deref())?;
-            if let Some(other) = earlier.as_ref().filter(|other| other.holder.uid != holder.uid) {
-                return Err(taken_name(other.holder.clone()));
-            }
-            change.put(self.node_key(&holder.node), found, node)?;
-            let mut own = BTreeMap::new();
-            for address in &node.addresses {
-                own.insert(format!("{ADDRESSES}{address}"), (format!("the address {address}"), None));
-            }
-            for block in blocks {
-                own.insert(block_name(*block), (format!("the block {block}"), Some(*block)));
-            }
-            for (key, (what, block)) in own {
-                let key = self.key(&key);
-                let found = self.store().get(&key).await?;
-                let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
-                if let Some(theirs) = theirs.filter(|theirs| theirs.uid != holder.uid) {
-                    return Err(ClusterError::Taken { what, block, holder: theirs });
+            change.put(key.clone(), found.clone(), node)?;
+            let refused = self.put_own(&mut change, node, blocks, earlier.as_ref()).await?;
+            if refused.is_some() {
+                if earlier.is_none_or(|earlier| earlier.holder.uid != holder.uid) {
+                    return refused.map_or(Ok(()), Err);
                 }
-                change.put(key, found, holder)?;
+                change = Transaction::default();
+                change.checks.extend(found.map(|found| Check::Is(key.clone(), found)));
+            } else {
+                let lost = earlier.into_iter().flat_map(|earlier| earlier.addresses);
+                for address in lost.filter(|address| !node.addresses.contains(address)) {
+                    let key = self.key(&format!("{ADDRESSES}{address}"));
+                    let found = self.store().get(&key).await?;
+                    let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
+                    change.delete_if(key, found, theirs.is_some_and(|theirs| theirs.uid == holder.uid));
+                }
             }
-            let lost = earlier.into_iter().flat_map(|earlier| earlier.addresses);
-            for address in lost.filter(|address| !node.addresses.contains(address)) {
-                let key = self.key(&format!("{ADDRESSES}{address}"));
-                let found = self.store().get(&key).await?;
-                let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
-                change.delete_if(key, found, theirs, holder);
-            }
-            let alive = self.key(&format!("{ALIVE}{}", holder.node));
             change.writes.push(Write::Put(alive.clone(), encode(&alive, holder)?, Some(lease)));
             if self.etcd.commit(change.checks, change.writes).await? {
-                return Ok(());
+                return refused.map_or(Ok(()), Err);
             }
         }
         Err(ClusterError::Races("registering the node"))
     }
 
-    /// Takes a node with all its records out, in one transaction: this one if `own`, else one that is not alive.
+    /// Adds a node's blocks and addresses to a change. Returns what another has, blocks first.
+    async fn put_own(
+        &self,
+        change: &mut Transaction,
+        node: &Node,
+        blocks: &[IpNet],
+        earlier: Option<&Node>,
+    ) -> Result<Option<ClusterError>, ClusterError> {
+        let (mut refused, mut held) = (Vec::new(), true);
+        for block in blocks {
+            let theirs = self.put_if(change, self.block_key(*block), &node.holder).await?;
+            held &= theirs.as_ref().is_some_and(|theirs| theirs.uid == node.holder.uid);
+            refused.push((format!("the block {block}"), theirs));
+        }
+        refused.push((THE_NAME.to_owned(), earlier.map(|earlier| earlier.holder.clone())));
+        for address in &node.addresses {
+            let key = self.key(&format!("{ADDRESSES}{address}"));
+            refused.push((format!("the address {address}"), self.put_if(change, key, &node.holder).await?));
+        }
+        let other = |(what, theirs): (String, Option<Holder>)| {
+            let holder = theirs.filter(|theirs| theirs.uid != node.holder.uid)?;
+            Some(ClusterError::Taken { what, held, holder })
+        };
+        Ok(refused.into_iter().find_map(other))
+    }
+
+    /// Adds that a node has something to a change. Returns who has it now.
+    async fn put_if(
+        &self,
+        change: &mut Transaction,
+        key: String,
+        holder: &Holder,
+    ) -> Result<Option<Holder>, ClusterError> {
+        let found = self.store().get(&key).await?;
+        let theirs = self.decoded(&key, found.as_deref())?;
+        change.put(key, found, holder)?;
+        Ok(theirs)
+    }
+
+    /// Takes a node with all its records out, in one transaction: this one if `own`, else whoever has the name and is not
+    /// alive, registered or not.
     ///
     /// # Errors
     /// [`ClusterError::NoNode`], [`ClusterError::Alive`], or the store's; nothing has changed then.
     pub async fn leave(&self, name: &str, own: Option<&Holder>) -> Result<(), ClusterError> {
         let (key, alive) = (self.node_key(name), self.key(&format!("{ALIVE}{name}")));
+        let leaves = |theirs: &Holder| own.map_or_else(|| theirs.node == name, |own| theirs.uid == own.uid);
         for _ in 0..RACES {
+            let mut change = Transaction::default();
             let found = self.store().get(&key).await?;
             let node: Option<Node> = self.decoded(&key, found.as_deref())?;
-            let recorded = node.as_ref().map(|node| &node.holder);
-            let holder = own.or(recorded).cloned().ok_or_else(|| ClusterError::NoNode(name.to_owned()))?;
-            let mut change = Transaction::default();
+            change.delete_if(key.clone(), found, node.is_some_and(|node| leaves(&node.holder)));
+            for prefix in [BLOCKS, ADDRESSES] {
+                for (key, bytes) in self.store().list(&self.key(prefix)).await? {
+                    let theirs: Holder = self.store().decode(&key, &bytes)?;
+                    change.delete_if(key, Some(bytes), leaves(&theirs));
+                }
+            }
             let sign = self.store().get(&alive).await?;
             match own {
                 Some(_) => {
-                    let theirs = self.decoded(&alive, sign.as_deref())?;
-                    change.delete_if(alive.clone(), sign, theirs, &holder);
+                    let theirs: Option<Holder> = self.decoded(&alive, sign.as_deref())?;
+                    change.delete_if(alive.clone(), sign, theirs.is_some_and(|theirs| leaves(&theirs)));
                 }
                 None if sign.is_some() => return Err(ClusterError::Alive(name.to_owned())),
+                None if change.writes.is_empty() => return Err(ClusterError::NoNode(name.to_owned())),
                 None => change.checks.push(Check::Absent(alive.clone())),
-            }
-            change.delete_if(key.clone(), found, node.map(|node| node.holder), &holder);
-            for prefix in [BLOCKS, ADDRESSES] {
-                for (key, bytes) in self.store().list(&self.key(prefix)).await? {
-                    let theirs = self.store().decode(&key, &bytes)?;
-                    change.delete_if(key, Some(bytes), Some(theirs), &holder);
-                }
             }
             if self.etcd.commit(change.checks, change.writes).await? {
                 return Ok(());
@@ -284,17 +316,13 @@ impl Transaction {
         Ok(())
     }
 
-    /// Deletes a record that a node has.
-    fn delete_if(&mut self, key: String, found: Option<Vec<u8>>, theirs: Option<Holder>, holder: &Holder) {
-        if let (Some(found), true) = (found, theirs.is_some_and(|theirs| theirs.uid == holder.uid)) {
+    /// Deletes a record that is there, if it is to go.
+    fn delete_if(&mut self, key: String, found: Option<Vec<u8>>, goes: bool) {
+        if let (Some(found), true) = (found, goes) {
             self.checks.push(Check::Is(key.clone(), found));
             self.writes.push(Write::Delete(key));
         }
     }
-}
-
-fn taken_name(holder: Holder) -> ClusterError {
-    ClusterError::Taken { what: "the name".to_owned(), block: None, holder }
 }
 
 fn in_words(pools: &[Pool]) -> String {

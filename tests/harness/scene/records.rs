@@ -27,7 +27,7 @@ pub(super) fn write(datapath: &mut Datapath, pods: &[Pod], (uplink, newest_link)
         for address in [pod.ip, pod.ip6] {
             datapath.set_endpoint(address, endpoint(pod)).expect("endpoint");
         }
-        let link = Link { pod: pod.id, mac: pod.mac, pad: 0 };
+        let link = Link { pod: pod.id, mac: pod.mac, ..Link::default() };
         datapath.set_link(pod.ifindex, link).expect("link");
     }
     datapath.set_routes(&routes()).expect("routes");

@@ -21,6 +21,8 @@ pub struct Context {
     pub mark: u32,
     /// Payload of a segment of a GSO train; 0 for a plain packet.
     pub gso_size: u32,
+    /// What earlier programs left beside it (`cb`).
+    pub notes: [u32; 5],
 }
 
 /// What a run left.
@@ -32,6 +34,8 @@ pub struct Ran {
     pub packet: Vec<u8>,
     /// Its mark.
     pub mark: u32,
+    /// What was left beside it (`cb`).
+    pub notes: [u32; 5],
 }
 
 impl Ran {
@@ -90,6 +94,7 @@ impl Context {
         let mut bytes = [0; Self::SIZE];
         // The kernel checks that a GSO train has a segment count, and takes no other field.
         let segments = u32::from(self.gso_size != 0) * 2;
+        let notes = (48..).step_by(4).zip(self.notes);
         let fields = [
             (8, self.mark),
             (36, self.ingress_ifindex),
@@ -97,7 +102,7 @@ impl Context {
             (164, segments),
             (176, self.gso_size),
         ];
-        for (offset, value) in fields {
+        for (offset, value) in fields.into_iter().chain(notes) {
             bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
         }
         bytes
@@ -120,8 +125,9 @@ pub fn run_program(program: &SchedClassifier, packet: &[u8], context: Context) -
     };
     let result = program.test_run(options)?;
     out.truncate(result.data_size_out as usize);
-    let mark = u32::from_ne_bytes(context_out[8..12].try_into().expect("mark"));
-    Ok(Ran { code: result.return_value as i32, packet: out, mark })
+    let number = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
+    let notes = [48, 52, 56, 60, 64].map(number);
+    Ok(Ran { code: result.return_value as i32, packet: out, mark: number(8), notes })
 }
 
 impl Scene {
@@ -159,7 +165,7 @@ impl Scene {
             XDP_REDIRECT => REDIRECT,
             other => panic!("{program:?} said {other}"),
         };
-        Ran { code, packet: out, mark: 0 }
+        Ran { code, packet: out, mark: 0, notes: [0; 5] }
     }
 
     /// Runs `from_pod` on a packet of pod A.
@@ -200,7 +206,7 @@ impl Scene {
 
     /// Runs `to_uplink` on what the stack sends; an ingress of 0 is the node itself.
     pub fn leaves(&self, packet: &[u8], ingress_ifindex: u32, mark: u32) -> Ran {
-        let context = Context { ifindex: self.uplink, ingress_ifindex, mark, gso_size: 0 };
+        let context = Context { ifindex: self.uplink, ingress_ifindex, mark, ..Context::default() };
         self.run(Program::ToUplink, packet, context)
     }
 

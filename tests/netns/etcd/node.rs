@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netpath::{
     api::types::{ClusterNode, PodAdd},
     lab::topology::{self, OUTSIDE},
-    model::{self, Family, Holder, Pool},
+    model::{self, Family, Holder},
     store::{EtcdStore, cluster::Cluster},
 };
 use netpath_tests::{etcd::Etcd, node::Node, wait};
@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 
 use super::{DIR, holder};
 
-const POOLS: [(&str, u8); 2] = [("10.64.0.0/16", 26), ("fd00:64::/48", 122)];
+const POOLS: [&str; 2] = ["10.64.0.0/16", "fd00:64::/48"];
 
 /// A node that has joined, and its etcd.
 fn joined() -> (Node, Etcd) {
@@ -30,8 +30,8 @@ fn configuration(etcd: &Etcd, name: &str) -> String {
     format!(
         "node = \"{name}\"\n# no block = here\n[cluster]\nendpoints = {:?}\npools = [\"{}\", \"{}\"]\n",
         etcd.endpoints(),
-        POOLS[0].0,
-        POOLS[1].0
+        POOLS[0],
+        POOLS[1]
     )
 }
 
@@ -103,7 +103,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let (mut node, etcd) = joined();
     let register = |other: &Holder, addresses: &[&str], ttl: u64| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let other = model::Node { holder: other.clone(), addresses };
+        let other = model::Node { holder: other.clone(), addresses, drained: false };
         beside(&node, &etcd, async |cluster, store| {
             let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
             let pools = cluster.pools(&[]).await.expect("pools");
@@ -127,22 +127,38 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let left = node.netpath(&["node", "leave", "two"]);
     assert!(left.status.success(), "{left:?}");
     wait::until("the other is gone", || state(&node, "two").is_none());
-    let free = theirs.clone();
-    let taken = beside(&node, &etcd, async |cluster, _| cluster.claim(&holder("two"), &pools()).await)
-        .expect("free again");
-    assert_eq!(taken, free, "its place is empty again");
-    // A node of a name that another has does not start.
+    for block in theirs {
+        assert_eq!(etcd.ctl(&["get", &block_key(block)]), "", "{block} is free again");
+    }
+    // A node of a name that another has does not start, nor one of an address; and has no block then.
     node.stop();
     std::fs::remove_dir_all("/mnt/state").expect("state");
     let said = node.refused(&[]);
     assert!(said.contains("another node of the cluster has the name"), "{said}");
+    node.configure(&configuration(&etcd, "three"));
+    for _ in 0..2 {
+        let said = node.refused(&[]);
+        assert!(said.contains("another node of the cluster has the address"), "{said}");
+        let keys = etcd.ctl(&["get", "--prefix", "/netpath/"]);
+        assert!(keys.contains("\"one\"") && !keys.contains("\"three\""), "{keys}");
+    }
 }
 
 #[test]
 fn etcd_gets_a_block_back_from_a_node_that_leaves() {
-    let (mut node, etcd) = joined();
+    let (mut node, mut etcd) = joined();
     wait::until("the node is seen", || state(&node, "one").is_some());
     pod(&node, "a").expect("added");
+    let drained = node.netpath(&["node", "drain"]);
+    assert!(drained.status.success(), "{drained:?}");
+    wait::until("it is seen to be drained", || state(&node, "one").as_deref() == Some("drained"));
+    node.kill();
+    node.restart();
+    assert!(pod(&node, "b").expect_err("drained").contains("takes no new pods"));
+    assert!(node.netpath(&["node", "drain", "--undo"]).status.success());
+    wait::until("it is seen to take pods", || state(&node, "one").as_deref() == Some("ready"));
+    pod(&node, "b").expect("added");
+    node.runtime.block_on(node.client.pod_rm("b")).expect("removed");
     let error = node.runtime.block_on(node.client.node_leave("one")).expect_err("pods").to_string();
     assert!(error.contains("this node has 1 pods"), "{error}");
     node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
@@ -167,18 +183,87 @@ fn etcd_gets_a_block_back_from_a_node_that_leaves() {
     wait::until("the node is seen", || state(&node, "one").is_some());
     let blocks = blocks.filter(|blocks| !blocks.is_empty()).unwrap_or_else(|| nodes(&node)[0].blocks.clone());
     node.kill();
-    let key = format!("/netpath/default/blocks/{}-{}", blocks[0].network(), blocks[0].prefix_len());
-    let value = "{\"version\":1,\"value\":{\"node\":\"thief\",\"uid\":\"x\"}}";
-    assert_eq!(etcd.ctl(&["put", &key, value]).trim(), "OK");
+    assert_eq!(etcd.ctl(&["put", &block_key(blocks[0]), THIEF]).trim(), "OK");
     node.restart();
+    // At once, and so it stays without etcd.
+    let refused = |node: &Node| {
+        let error = pod(node, "c").expect_err("somebody else's");
+        assert!(error.contains("another node of the cluster has this node's block"), "{error}");
+    };
+    refused(&node);
     wait::until("status tells who has it", || problems(&node).contains("'thief'"));
-    assert!(
-        pod(&node, "c")
-            .expect_err("somebody else's")
-            .contains("another node of the cluster has this node's block")
-    );
+    etcd.kill_all();
+    node.kill();
+    node.restart();
+    refused(&node);
 }
 
-fn pools() -> [Pool; 2] {
-    POOLS.map(|(prefix, length)| Pool::new(prefix.parse().unwrap(), length).unwrap())
+/// What others do to its records meanwhile.
+#[test]
+fn etcd_records_come_back_and_conflicts_take_no_lease_and_hide_no_loss() {
+    let (node, mut etcd) = joined();
+    wait::until("the node is seen", || state(&node, "one").as_deref() == Some("ready"));
+    let blocks = nodes(&node).remove(0).blocks;
+    let get = |etcd: &Etcd, key: &str| etcd.ctl(&["get", key]);
+    // Removed, with its lease alive.
+    let keys = ["nodes/one".to_owned(), "alive/one".to_owned(), block_key(blocks[0])]
+        .map(|key| if key.starts_with('/') { key } else { format!("/netpath/default/{key}") });
+    for key in &keys {
+        assert_eq!(etcd.ctl(&["del", key]).trim(), "1", "{key}");
+        wait::until("it is written again", || get(&etcd, key).contains("\"one\""));
+    }
+    // Another has an address of it, and the record is to be written anew: it stays alive, and has its block.
+    let leases = |etcd: &Etcd| etcd.ctl(&["lease", "list"]);
+    let before = leases(&etcd);
+    let address = format!("/netpath/default/addresses/{}", topology::node(Family::V4));
+    assert_eq!(etcd.ctl(&["put", &address, THIEF]).trim(), "OK");
+    assert_eq!(etcd.ctl(&["del", &keys[1]]).trim(), "1");
+    wait::until("status tells", || problems(&node).contains("the address"));
+    wait::until("it is alive all the same", || get(&etcd, &keys[1]).contains("\"one\""));
+    assert_eq!(leases(&etcd), before, "by the same lease");
+    pod(&node, "a").expect("the block is its own");
+    node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+    // And a block as well.
+    assert_eq!(etcd.ctl(&["put", &block_key(blocks[1]), THIEF]).trim(), "OK");
+    wait::until("pods are refused", || match pod(&node, "a") {
+        Ok(_) => {
+            node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+            false
+        }
+        Err(error) => error.contains("this node's block"),
+    });
+    for key in [&address, &block_key(blocks[1])] {
+        assert_eq!(etcd.ctl(&["del", key]).trim(), "1", "{key}");
+    }
+    wait::until("nothing is wrong any more", || problems(&node).is_empty());
+    pod(&node, "a").expect("its own again");
+    node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+    // It leaves, and whether it has is not known.
+    etcd.kill_all();
+    node.runtime.block_on(node.client.node_leave("one")).expect_err("no etcd");
+    let error = pod(&node, "a").expect_err("it may have left");
+    assert!(error.contains("this node's block"), "{error}");
+    etcd.restart();
+    wait::until("it has not", || pod(&node, "a").is_ok());
+    assert!(get(&etcd, &keys[0]).contains("\"one\""));
+}
+
+#[test]
+fn etcd_node_keeps_its_cluster_until_it_leaves() {
+    let (mut node, etcd) = joined();
+    wait::until("the node is seen", || state(&node, "one").is_some());
+    node.stop();
+    node.configure("node = \"one\"\n");
+    let said = node.refused(&[]);
+    assert!(said.contains("this node is 'one' in the cluster 'default', and [cluster] is missing"), "{said}");
+    let other = configuration(&etcd, "one").replace(POOLS[0], "10.65.0.0/16");
+    node.configure(&other);
+    node.restart();
+    wait::until("status tells", || problems(&node).contains("the pools of the cluster are 10.64.0.0/16"));
+}
+
+const THIEF: &str = "{\"version\":1,\"value\":{\"node\":\"thief\",\"uid\":\"x\"}}";
+
+fn block_key(block: IpNet) -> String {
+    format!("/netpath/default/blocks/{}-{}", block.network(), block.prefix_len())
 }

@@ -1,9 +1,15 @@
 //! What is published, and what changes about it.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+};
 
 use aya::maps::{HashMap, Map, MapData};
-use netpath::api::types::{Failure, FailureCode, PodAdd, PodSet};
+use netpath::{
+    api::types::{Failure, FailureCode, PodAdd, PodSet},
+    net::Netns,
+};
 use netpath_common::abi::PIN_SCHEME;
 use netpath_tests::{
     for_both_families,
@@ -21,6 +27,7 @@ for_both_families!(
     what_is_published_changes_while_the_pod_runs,
     an_address_that_comes_and_goes,
     it_comes_back_when_somebody_removes_it,
+    who_comes_by_another_interface_reaches_it_once_that_is_an_uplink,
 );
 
 fn refused(node: &Node, publish: &str) -> Failure {
@@ -155,4 +162,33 @@ fn it_comes_back_when_somebody_removes_it(family: Family) {
     };
     wait::until("the table is right", right);
     assert_eq!(curl(&node.topology.outside.netns, to).0, "a");
+}
+
+fn who_comes_by_another_interface_reaches_it_once_that_is_an_uplink(family: Family) {
+    let (mut node, side) = (start(), Side::of(&family));
+    let _a = server(&node, &side, "a", &["8080:80"]);
+    let client = Netns::create(Path::new("/run/netns/beside")).expect("namespace");
+    let own = node.topology.node.netns.clone();
+    run_in(&own, "ip", &["link", "add", "beside0", "type", "veth", "peer", "eth0", "netns", "beside"]);
+    let ends = if side.v6 { ["fd09::1", "fd09::2"] } else { ["10.9.0.1", "10.9.0.2"] };
+    let [here, there] = ends.map(|text| text.parse::<IpAddr>().unwrap());
+    for (netns, interface, address) in [(&own, "beside0", here), (&client, "eth0", there)] {
+        run_in(netns, "ip", &["link", "set", interface, "up"]);
+        let text = format!("{address}/{}", if side.v6 { 64 } else { 24 });
+        let nodad: &[&str] = if side.v6 { &["nodad"] } else { &[] };
+        run_in(netns, "ip", &[&["address", "add", &text, "dev", interface], nodad].concat());
+    }
+    let to = SocketAddr::new(here, PORT);
+    let ask = || client.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+    wait::until("the node refuses it", || {
+        ask().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    let told = node.netpath(&["doctor"]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(text.contains("who comes by beside0 does not reach them"), "{text}");
+    node.configure("uplinks = [\"up0\", \"beside0\"]");
+    node.stop();
+    node.restart();
+    assert_eq!(curl(&client, to), ("a".to_owned(), there), "with its own address");
+    assert_eq!(curl(&node.topology.outside.netns, SocketAddr::new(side.node, PORT)).1, side.outside);
 }

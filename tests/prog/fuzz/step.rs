@@ -61,6 +61,7 @@ impl Step {
             ingress_ifindex: self.from.index(scene),
             mark: self.mark,
             gso_size: self.gso,
+            ..Context::default()
         }
     }
 

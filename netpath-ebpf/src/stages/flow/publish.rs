@@ -82,6 +82,7 @@ fn is_there(key: &FlowKey, half: &Flow) -> bool {
     FLOWS.get(key).is_some_and(|there| {
         there.rewrite == half.rewrite
             && there.pod == half.pod
+            && there.flags == half.flags
             && there.port == half.port
             && there.addr == half.addr
     })

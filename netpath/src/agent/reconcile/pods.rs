@@ -149,10 +149,11 @@ impl Agent {
     ) -> Result<HashSet<u32>, AgentError> {
         let ready = |entry: &&Entry| entry.pod.state == PodState::Ready && !entry.ifindexes.contains(&0);
         let entries: Vec<&Entry> = entries.iter().filter(ready).collect();
-        // Who takes a filter away is announced.
-        let doubtful = |entry: &&&Entry| self.attach.pods == AttachKind::Tcx || has_turn(entry.pod.id);
-        let interfaces = entries.iter().filter(doubtful).flat_map(|entry| entry.ifindexes.clone());
-        let interfaces: Vec<u32> = interfaces.collect();
+        let turns = |entry: &&Entry| {
+            let turn = has_turn(entry.pod.id);
+            entry.ifindexes.clone().into_iter().map(move |ifindex| (ifindex, turn))
+        };
+        let interfaces: Vec<(u32, bool)> = entries.iter().flat_map(turns).collect();
         let framed = entries.iter().filter(|entry| entry.frames);
         let framed: Vec<u32> = framed.flat_map(|entry| entry.ifindexes.clone()).collect();
         let wanted = entries.iter().map(|entry| self.wanted_of(entry)).collect::<Result<Vec<_>, _>>()?;
@@ -213,6 +214,7 @@ impl Agent {
         !doubt.inside
             && !doubt.datapath
             && entry.pod.state == PodState::Ready
+            && !entry.pod.stale_queues
             && lock(&self.problems).turn(&object(&entry.pod)) == Turn::Well
             && right()
     }

@@ -4,28 +4,12 @@ use netpath_common::abi::MAX_PUBLISHED;
 
 use super::{Entry, Registry};
 use crate::{
-    agent::{AgentError, wanted::Wanted},
+    agent::AgentError,
     compile,
-    model::{Attachment, Family, Pod, PodState},
+    model::{Family, Pod, PodState, Publication},
 };
 
 impl Registry {
-    /// Leaves out of what is wanted what another interface of the same container publishes: engines ask for a container's
-    /// ports on each of its networks.
-    pub(in crate::agent) fn leave_to_siblings(&self, wanted: &mut Wanted) {
-        let Some(own) = &wanted.attachment else { return };
-        let is_sibling =
-            |other: &&Attachment| other.container == own.container && other.interface != own.interface;
-        let siblings: Vec<&Pod> = self
-            .pods
-            .values()
-            .map(|entry| &entry.pod)
-            .filter(|pod| pod.state != PodState::Removing)
-            .filter(|pod| pod.attachment.as_ref().filter(is_sibling).is_some())
-            .collect();
-        wanted.publications.retain(|one| !siblings.iter().any(|pod| pod.publications.contains(one)));
-    }
-
     /// Takes over a pod's publications, if nobody else has them.
     pub(in crate::agent) fn set_publications(&mut self, pod: &Pod) -> Result<(), AgentError> {
         self.check_publications(pod)?;
@@ -41,7 +25,8 @@ impl Registry {
         self.pods.values().filter(ready).any(|entry| !entry.pod.publications.is_empty())
     }
 
-    /// Whether a pod can publish what it wants to: ports that no other pod has, of families that it has, and room for them.
+    /// Whether a pod can publish what it wants to: ports that no other pod has, but for another interface of the same container,
+    /// whose engine asks for its ports on each of its networks; of families that it has, and room for them.
     pub(super) fn check_publications(&self, pod: &Pod) -> Result<(), AgentError> {
         if pod.publications.is_empty() {
             return Ok(());
@@ -53,10 +38,15 @@ impl Registry {
                 return Err(AgentError::Invalid { pod: pod.name.to_string(), reason });
             }
             let own = pod.publications[..at].iter().find(|own| own.overlaps(one)).map(|own| (own, &pod.name));
-            let others = self.pods.values().filter(|entry| entry.pod.id != pod.id);
-            let mut theirs = others
-                .flat_map(|entry| entry.pod.publications.iter().map(move |theirs| (theirs, &entry.pod.name)));
-            if let Some((other, who)) = own.or_else(|| theirs.find(|(theirs, _)| theirs.overlaps(one))) {
+            let others = self.pods.values().map(|entry| &entry.pod).filter(|other| other.id != pod.id);
+            let taken = |other: &&Publication, by: &Pod| {
+                other.overlaps(one)
+                    && !(*other == one && container(by).is_some() && container(by) == container(pod))
+            };
+            let mut theirs = others.filter_map(|by| {
+                by.publications.iter().find(|other| taken(other, by)).map(|other| (other, &by.name))
+            });
+            if let Some((other, who)) = own.or_else(|| theirs.next()) {
                 return Err(AgentError::PortInUse {
                     pod: pod.name.to_string(),
                     publication: one.to_string(),
@@ -70,4 +60,9 @@ impl Registry {
             _ => Ok(()),
         }
     }
+}
+
+/// The container that a pod is an interface of.
+pub(in crate::agent) fn container(pod: &Pod) -> Option<&str> {
+    pod.attachment.as_ref().map(|own| own.container.as_str())
 }

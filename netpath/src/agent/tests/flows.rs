@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netpath_common::abi::Rewrite;
 
 use super::*;
 use crate::{
     agent::problems::Turn,
-    api::types::{Flow, FlowFilter, FlowState},
+    api::types::{Bandwidth, Flow, FlowFilter, FlowState},
     config::ConfigError,
     datapath::{FlowPair, flow_tests, monotonic_ns},
 };
@@ -160,6 +161,58 @@ fn bindings_go_with_their_address() {
             Ok(halves)
         });
         assert_eq!(left.await.unwrap(), 2);
+    });
+}
+
+#[test]
+fn flows_by_published_ports_go_with_an_address_beside_the_pool() {
+    with_node(async |node| {
+        let second: IpNet = "192.0.2.3/24".parse().unwrap();
+        let up0 = node.netlink.link("up0").await.unwrap().unwrap().index;
+        node.netlink.add_address(up0, second).await.unwrap();
+        let agent = still(&node).await;
+        let pool = |config: &mut Config| config.snat_addresses = vec!["192.0.2.2".parse().unwrap()];
+        assert!(agent.reload(changed(&agent, pool)).await);
+        pass(&agent).await;
+        let by = |n: u32, address: &str| {
+            let mut pair = flow(n, 7, "10.61.0.5");
+            pair.original.rewrite = Rewrite::Destination as u8;
+            pair.key.dst = address.parse::<IpAddr>().unwrap().into();
+            pair
+        };
+        add(&agent, vec![by(1, "192.0.2.2"), by(2, "192.0.2.3"), flow(3, 7, "192.0.2.2")]).await;
+        let left = async || {
+            pass(&agent).await;
+            let mut left: Vec<_> = list(&agent, &FlowFilter::default()).await;
+            left.sort_by_key(|flow| flow.source_port);
+            left.iter().map(|flow| flow.source_port).collect::<Vec<_>>()
+        };
+        assert_eq!(left().await, [1, 2, 3], "the pool is not asked about published ports");
+        node.netlink.delete_address(up0, second).await.unwrap();
+        assert_eq!(left().await, [1, 3]);
+    });
+}
+
+#[test]
+fn queues_of_a_limit_that_went_in_a_crash_go_with_the_next_pass() {
+    with_node(async |node| {
+        let agent = still(&node).await;
+        let limit = Some(Bandwidth { rate: 1_000_000, burst: None });
+        let wanted = PodAdd { ingress_bandwidth: limit, egress_bandwidth: limit, ..named("a") };
+        let pod = agent.pod_add(&wanted).await.unwrap();
+        let inside = Netlink::connect(&Netns::open(&pod.netns).unwrap()).await.unwrap();
+        let queues = async || {
+            let host = node.netlink.link(&pod.interfaces[0].host).await.unwrap().unwrap();
+            [host.queue, inside.link("eth0").await.unwrap().unwrap().queue]
+        };
+        assert_eq!(queues().await, [Some("tbf".to_owned()), Some("tbf".to_owned())]);
+        let known = lock(&agent.registry).pod("a").unwrap().pod.clone();
+        let changed = model::Pod { ingress: None, egress: None, stale_queues: true, ..known };
+        lock(&agent.registry).set_settings(&changed);
+        pass(&agent).await;
+        assert_eq!(queues().await, [None, None]);
+        assert!(!lock(&agent.registry).pod("a").unwrap().pod.stale_queues);
+        well(&agent);
     });
 }
 

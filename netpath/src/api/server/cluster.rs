@@ -2,12 +2,13 @@
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{Path, State, rejection::*},
     http::StatusCode,
 };
 
-use super::{Answer, App, failure::Refusal};
-use crate::api::types::ClusterNode;
+use super::{Answer, App, failure::Refusal, parse};
+use crate::api::types::{ClusterNode, NodeSet};
 
 /// The nodes of the cluster, as last heard of
 #[utoipa::path(
@@ -19,6 +20,26 @@ use crate::api::types::ClusterNode;
 )]
 pub(super) async fn list(State(app): State<App>) -> Answer<Vec<ClusterNode>> {
     Ok(Json(app.agent.nodes()?))
+}
+
+/// Have the node that is asked take no new pods, or take some again
+#[utoipa::path(
+    patch, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "setNode", request_body = NodeSet,
+    params(("name" = String, Path, description = "Name of the node")),
+    responses(
+        (status = 204, description = "It is so"),
+        (status = 404, description = "This node is in no cluster"),
+        (status = 409, description = "It is another node"),
+    ),
+)]
+pub(super) async fn set(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Path(name) = name?;
+    app.agent.node_set(&name, &parse(body)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Take a node out of the cluster: the one that is asked, without pods, or one that is away

@@ -90,6 +90,11 @@ impl Client {
         Busy(Arc::clone(self))
     }
 
+    /// When it came, or was last answered: no later than it sent the request that is at work.
+    pub(super) fn since(&self) -> Instant {
+        *lock(&self.since)
+    }
+
     /// How long it has been here without a request.
     fn idle(&self) -> Option<Duration> {
         (self.busy.load(Ordering::Relaxed) == 0).then(|| lock(&self.since).elapsed())

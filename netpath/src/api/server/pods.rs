@@ -1,13 +1,15 @@
 //! `/v1/pods`.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{Path, Query, State, rejection::*},
     http::StatusCode,
 };
 
-use super::{Answer, App, failure::Refusal, parse};
+use super::{Answer, App, connection::Client, failure::Refusal, parse};
 use crate::api::types::{Pod, PodAdd, PodRemoval, PodSet};
 
 /// All pods
@@ -39,10 +41,11 @@ pub(super) async fn show(State(app): State<App>, name: Result<Path<String>, Path
 )]
 pub(super) async fn add(
     State(app): State<App>,
+    Extension(client): Extension<Arc<Client>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Pod>), Refusal> {
     let wanted: PodAdd = parse(body)?;
-    let pod = app.agent.pod_add(&wanted).await?;
+    let pod = app.agent.pod_add_since(&wanted, client.since()).await?;
     Ok((StatusCode::CREATED, Json(app.agent.pod(pod.name.as_str()).await?)))
 }
 

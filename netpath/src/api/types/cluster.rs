@@ -6,6 +6,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// `PATCH /v1/nodes/NAME`, of the node that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSet {
+    /// Whether it takes no new pods.
+    pub drained: bool,
+}
+
 /// A node of the cluster, in `GET /v1/nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterNode {
@@ -19,7 +27,7 @@ pub struct ClusterNode {
     pub blocks: Vec<IpNet>,
     /// How this node sends to its pods: `direct` by routes to the node. Absent if there is no way, and for this node.
     pub backend: Option<String>,
-    /// `ready`, or `away` when etcd has not heard of it for 30 s; as this node has last heard.
+    /// `ready`, `drained` if it takes no new pods, or `away` when etcd has not heard of it for 30 s; as this node has last heard.
     pub state: String,
     /// Whether it is the one that answers.
     pub own: bool,

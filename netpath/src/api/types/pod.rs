@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Attachment;
+use super::{Attachment, Bandwidth};
 
 /// `POST /v1/pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -53,6 +53,12 @@ pub struct PodAdd {
     /// Ports of the node that lead to the pod, `[IP:]PORT[-PORT]:PORT[-PORT][/tcp|udp|sctp]`: the node's, then the pod's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
+    /// What the pod may get, by each of its interfaces; all there is if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_bandwidth: Option<Bandwidth>,
+    /// What the pod may send, by all its interfaces together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_bandwidth: Option<Bandwidth>,
 }
 
 /// `PATCH /v1/pods/NAME`: what is absent stays as it is.
@@ -71,6 +77,12 @@ pub struct PodSet {
     /// Those that no longer do, as they were published; connections by them end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unpublish: Vec<String>,
+    /// What the pod may get, by each of its interfaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_bandwidth: Option<Bandwidth>,
+    /// What the pod may send, by all its interfaces together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_bandwidth: Option<Bandwidth>,
 }
 
 /// A pod, in `GET /v1/pods` and as the answer to `POST`.
@@ -101,7 +113,7 @@ pub struct Pod {
     pub no_masquerade: bool,
     /// Path of its network namespace, as the agent sees it.
     pub netns: String,
-    /// `ready`, `creating`, or `failed: REASON`.
+    /// `ready`, `creating`, `removing`, or `failed: REASON`.
     pub state: String,
     /// Packets delivered to it.
     pub rx_packets: u64,
@@ -119,6 +131,12 @@ pub struct Pod {
     /// Ports of the node that lead to it.
     #[serde(default)]
     pub published: Vec<String>,
+    /// What it may get, by each of its interfaces; absent if that is all there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_bandwidth: Option<Bandwidth>,
+    /// What it may send, by all its interfaces together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_bandwidth: Option<Bandwidth>,
     /// Labels given when it was added.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

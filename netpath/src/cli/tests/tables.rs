@@ -16,9 +16,9 @@ fn pods() {
     assert_eq!(
         pod::render(&[web(), failed.clone()]),
         "\
-NAME      NETWORK  ADDRESSES           INTERFACE  STATE                    RECEIVED   SENT
-web       default  10.244.0.2,fd00::2  np1        ready                     2.0 KiB  999 B
-database  default  -                   np1        failed: no free address   2.0 KiB  999 B
+NAME      NETWORK  ADDRESSES           INTERFACE  STATE                    BANDWIDTH        RECEIVED   SENT
+web       default  10.244.0.2,fd00::2  np1        ready                    in 20M out 1.5G   2.0 KiB  999 B
+database  default  -                   np1        failed: no free address  in 20M out 1.5G   2.0 KiB  999 B
 "
     );
     assert_eq!(
@@ -34,6 +34,8 @@ mac         0a:58:0a:f4:00:02
 mtu         1500
 mode        xdp
 published   -
+ingress     20Mbit/s, 96.0 KiB at once
+egress      1.5Gbit/s
 interface   np1 (7)
 netns       /run/netns/web
 received    3 packets, 2.0 KiB
@@ -56,12 +58,19 @@ fn a_pod_in_two_networks() {
         gateways: vec![],
     };
     let interfaces = vec![interface(0, "default", "10.244.0.2"), interface(1, "back", "10.62.0.1")];
-    let pod = Pod { addresses: interfaces[0].addresses.clone(), interfaces, no_masquerade: true, ..web() };
+    let pod = Pod {
+        addresses: interfaces[0].addresses.clone(),
+        interfaces,
+        no_masquerade: true,
+        ingress_bandwidth: None,
+        egress_bandwidth: None,
+        ..web()
+    };
     assert_eq!(
         pod::render(std::slice::from_ref(&pod)),
         "\
-NAME  NETWORK       ADDRESSES             INTERFACE  STATE  RECEIVED   SENT
-web   default,back  10.244.0.2,10.62.0.1  np1,np1B   ready   2.0 KiB  999 B
+NAME  NETWORK       ADDRESSES             INTERFACE  STATE  BANDWIDTH  RECEIVED   SENT
+web   default,back  10.244.0.2,10.62.0.1  np1,np1B   ready  -           2.0 KiB  999 B
 "
     );
     let shown = pod::render_one(&pod);

@@ -1,21 +1,27 @@
-//! Links of cgroups, which aya 0.14 can make and neither update nor tell of; and the namespace they are for.
+//! Links of cgroups, which aya 0.14 can make and neither update nor tell of, and the namespace they are for; links of tcx made
+//! beside whoever else works on aya's program.
 
 use std::{
+    ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, BorrowedFd},
-        unix::net::UnixDatagram,
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, net::UnixDatagram},
     },
     path::Path,
 };
 
 use nix::libc;
 
-use super::{bpf, open_link};
+use super::{OBJ_PIN, Pinned, TcxHook, bpf, open_link};
 
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 /// Since Linux 5.7.
 const LINK_UPDATE: libc::c_long = 29;
+/// Since Linux 5.7; for tcx since 6.6.
+const LINK_CREATE: libc::c_long = 28;
+/// `BPF_F_BEFORE`: before all others, if none is named.
+const BEFORE: u32 = 1 << 3;
 /// `enum bpf_link_type`.
 const OF_CGROUP: u32 = 3;
 
@@ -54,6 +60,25 @@ pub(in crate::datapath) fn update_pinned(pin: &Path, program: BorrowedFd<'_>) ->
     unsafe { bpf(LINK_UPDATE, &raw const arguments) }.map(drop)
 }
 
+/// Attaches a program to a tcx hook, before all that are there, by a link with a pin of its own. Waits for a grace period, in which
+/// the program runs already.
+pub(in crate::datapath) fn pin_first(
+    program: BorrowedFd<'_>,
+    (ifindex, hook): (u32, TcxHook),
+    pin: &Path,
+) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let (program, hook) = (program.as_raw_fd(), hook as u32);
+    let arguments = Create { program, ifindex, hook, flags: BEFORE, relative: 0, pad: 0, revision: 0 };
+    // SAFETY: the kernel reads numbers; that of the descriptor is open through the call.
+    let link = unsafe { bpf(LINK_CREATE, &raw const arguments) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    let arguments = Pinned { path: path.as_ptr() as u64, fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
+    // SAFETY: the kernel reads the path up to its zero byte; it is borrowed for the call, in which the descriptor is open.
+    unsafe { bpf(OBJ_PIN, &raw const arguments) }.map(drop)
+}
+
 /// Number of this thread's network namespace; since Linux 5.14 (e8b9eab99232).
 pub(in crate::datapath) fn netns_cookie() -> io::Result<u64> {
     let socket = UnixDatagram::unbound()?;
@@ -86,6 +111,18 @@ struct Update {
     program: i32,
     flags: u32,
     earlier: u32,
+}
+
+/// `struct { … } link_create` of `union bpf_attr`, with what its union has of tcx.
+#[repr(C)]
+struct Create {
+    program: i32,
+    ifindex: u32,
+    hook: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    revision: u64,
 }
 
 /// The beginning of `struct bpf_link_info`, with what its union has of a cgroup's link.

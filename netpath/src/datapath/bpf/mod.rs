@@ -21,9 +21,12 @@ use aya::{
 };
 use nix::libc;
 
-pub(super) use self::link::{cgroup_link, netns_cookie, update_pinned};
+pub(super) use self::link::{cgroup_link, netns_cookie, pin_first, update_pinned};
 
 const LOOKUP_ELEM: libc::c_long = 1;
+const UPDATE_ELEM: libc::c_long = 2;
+const DELETE_ELEM: libc::c_long = 3;
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 /// Since Linux 6.6 for tcx.
 const PROG_QUERY: libc::c_long = 16;
@@ -34,9 +37,12 @@ const LOOKUP_BATCH: libc::c_long = 24;
 /// Since Linux 5.9; for tcx since 6.6.
 const LINK_DETACH: libc::c_long = 34;
 
-/// A hash table by its descriptor.
+/// A hash table by its descriptor. Its values are `V`s, or those of an earlier layout: `V`s without their end.
 pub(super) struct HashTable<K, V> {
     fd: OwnedFd,
+    /// Bytes of a value.
+    value: usize,
+    capacity: u32,
     sizes: PhantomData<fn(K) -> V>,
 }
 
@@ -56,101 +62,113 @@ pub(super) enum Slice {
     NoRoom,
 }
 
-impl<K: Pod, V: Pod> HashTable<K, V> {
+impl<K: Pod + Default, V: Pod + Default> HashTable<K, V> {
     /// The table behind aya's handle.
     pub(super) fn new(data: &MapData) -> io::Result<Self> {
         let info = data.info().map_err(io::Error::other)?;
-        // What the kernel writes is as long as it thinks that a key and a value are.
+        // What the kernel reads and writes is as long as it thinks that a key and a value are.
         let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        if (key, value) != (size_of::<K>(), size_of::<V>()) || !matches!(info.map_type(), Ok(MapType::Hash)) {
-            let found =
-                format!("not a hash table of keys and values of these sizes, but of {key} and {value}");
+        if key != size_of::<K>() || value > size_of::<V>() || !matches!(info.map_type(), Ok(MapType::Hash)) {
+            let found = format!("not a hash table of such keys and values, but of {key} and {value} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, found));
         }
-        Ok(Self { fd: data.fd().as_fd().try_clone_to_owned()?, sizes: PhantomData })
+        let fd = data.fd().as_fd().try_clone_to_owned()?;
+        Ok(Self { fd, value, capacity: info.max_entries(), sizes: PhantomData })
     }
 
-    /// Removes an entry; `value` is what it was then. Returns false if it is not there.
-    pub(super) fn take(&self, key: &K, value: &mut V) -> io::Result<bool> {
+    /// Entries that fit.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The entry with this key.
+    pub(super) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::default();
+        found(self.element(LOOKUP_ELEM, key, Some(&mut value), 0)).map(|there| there.then_some(value))
+    }
+
+    /// Inserts an entry, or changes it if that is what the flags allow (BPF_ANY, BPF_NOEXIST).
+    pub(super) fn insert(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
+        self.element(UPDATE_ELEM, key, Some(&mut value.clone()), flags)
+    }
+
+    /// Removes an entry. Returns whether it was there.
+    pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
+        // Any other field has to be zero (BPF_MAP_DELETE_ELEM_LAST_FIELD).
+        found(self.element(DELETE_ELEM, key, None, 0))
+    }
+
+    /// Removes an entry, and returns what it was then.
+    pub(super) fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::default();
+        found(self.element(LOOKUP_AND_DELETE_ELEM, key, Some(&mut value), 0))
+            .map(|there| there.then_some(value))
+    }
+
+    fn element(&self, command: libc::c_long, key: &K, value: Option<&mut V>, flags: u64) -> io::Result<()> {
         let arguments = Element {
             fd: self.fd.as_raw_fd(),
             pad: 0,
             key: address(key),
-            value: std::ptr::from_mut(value) as u64,
-            flags: 0,
+            value: value.map_or(0, |value| std::ptr::from_mut(value) as u64),
+            flags,
         };
-        // SAFETY: the kernel reads `size_of::<K>()` bytes at `key` and writes `size_of::<V>()` at `value`, as `new` has
+        // SAFETY: the kernel reads a key and reads or writes a value, neither longer than a `K` and a `V`, as `new` has
         // checked; both are borrowed for the call, and any bytes are a `V`.
-        let outcome = unsafe { bpf(LOOKUP_AND_DELETE_ELEM, &raw const arguments) };
-        match outcome {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            outcome => outcome.map(|_| true),
-        }
+        unsafe { bpf(command, &raw const arguments) }.map(drop)
     }
 
     /// Reads entries from `place` on, as many as there is room for in whole buckets, and moves `place` behind them.
     pub(super) fn read(&self, place: &mut Place, keys: &mut [K], values: &mut [V]) -> io::Result<Slice> {
         let room = keys.len().min(values.len());
-        // SAFETY: keys and values have the sizes that `new` has checked, and any bytes are a `K` and a `V`.
-        unsafe { read(&self.fd, place, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room) }
-    }
-}
-
-/// A hash table whose values are `V`s without their end.
-pub(super) struct EarlierTable<K, V> {
-    fd: OwnedFd,
-    /// Bytes of a value.
-    value: usize,
-    sizes: PhantomData<fn(K) -> V>,
-}
-
-impl<K: Pod + Default, V: Pod + Default> EarlierTable<K, V> {
-    /// The table behind aya's handle.
-    pub(super) fn new(data: &MapData) -> io::Result<Self> {
-        let info = data.info().map_err(io::Error::other)?;
-        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        if key != size_of::<K>() || value > size_of::<V>() || !matches!(info.map_type(), Ok(MapType::Hash)) {
-            let found = format!("not a hash table of such keys and values, but of {key} and {value}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, found));
+        // SAFETY: keys have the size that `new` has checked, values are not longer than a `V`, and any bytes are either.
+        let read =
+            unsafe { read(&self.fd, place, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room) }?;
+        if let (Slice::Some(count) | Slice::Last(count), true) = (read, self.value < size_of::<V>()) {
+            spread(&mut values[..count], self.value);
         }
-        Ok(Self { fd: data.fd().as_fd().try_clone_to_owned()?, value, sizes: PhantomData })
+        Ok(read)
     }
 
-    /// Reads at most `room` entries from `place` on, and moves it behind them.
-    pub(super) fn read(&self, place: &mut Place, room: usize) -> io::Result<(Slice, Vec<(K, V)>)> {
-        let (mut keys, mut bytes) = (vec![K::default(); room], vec![0_u8; room * self.value]);
-        // SAFETY: keys have the size that `new` has checked, and any bytes are a `K`; for `room` values there is room.
-        let slice =
-            unsafe { read(&self.fd, place, keys.as_mut_ptr() as u64, bytes.as_mut_ptr() as u64, room) }?;
-        let count = match slice {
-            Slice::Some(count) | Slice::Last(count) => count,
-            Slice::NoRoom => 0,
-        };
-        let values = bytes.chunks_exact(self.value).map(|start| {
-            let mut value = V::default();
-            // SAFETY: `start` is no longer than a `V`, as `new` has checked, and any bytes are one.
-            unsafe {
-                std::ptr::copy_nonoverlapping(start.as_ptr(), (&raw mut value).cast(), start.len());
+    /// All entries, a few thousand a system call.
+    pub(super) fn all(&self) -> io::Result<Vec<(K, V)>> {
+        let (mut place, mut room, mut all) = (Place::default(), 1024, Vec::new());
+        loop {
+            let (mut keys, mut values) = (vec![K::default(); room], vec![V::default(); room]);
+            let (count, last) = match self.read(&mut place, &mut keys, &mut values)? {
+                Slice::Some(count) => (count, false),
+                Slice::Last(count) => (count, true),
+                Slice::NoRoom => {
+                    room *= 2;
+                    continue;
+                }
+            };
+            all.extend(keys.into_iter().zip(values).take(count));
+            if last {
+                return Ok(all);
             }
-            value
-        });
-        Ok((slice, keys.into_iter().zip(values).take(count).collect()))
+        }
     }
+}
 
-    /// Whether it has a key.
-    pub(super) fn has(&self, key: &K) -> io::Result<bool> {
-        let mut value = vec![0_u8; self.value];
-        let arguments = Element {
-            fd: self.fd.as_raw_fd(),
-            pad: 0,
-            key: address(key),
-            value: value.as_mut_ptr() as u64,
-            flags: 0,
-        };
-        // SAFETY: the kernel reads a key and writes a value of the sizes that `new` has read; both are borrowed.
-        match unsafe { bpf(LOOKUP_ELEM, &raw const arguments) } {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            outcome => outcome.map(|_| true),
+/// Whether an entry was there.
+fn found(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
+/// Moves values of `length` bytes, which lie one after the other, each to its place, and makes the rest of each zero.
+fn spread<V: Pod>(values: &mut [V], length: usize) {
+    let bytes: *mut u8 = values.as_mut_ptr().cast();
+    for at in (0..values.len()).rev() {
+        // SAFETY: `length` is at most the size of a `V`, so that both places lie within `values`, and what is behind is
+        // in place already; any bytes are a `V`.
+        unsafe {
+            let to = bytes.add(at * size_of::<V>());
+            std::ptr::copy(bytes.add(at * length), to, length);
+            to.add(length).write_bytes(0, size_of::<V>() - length);
         }
     }
 }
@@ -185,28 +203,6 @@ unsafe fn read(fd: &OwnedFd, place: &mut Place, keys: u64, values: u64, room: us
             Some(libc::ENOSPC) => Ok(Slice::NoRoom),
             _ => Err(error),
         },
-    }
-}
-
-impl<K: Pod + Default, V: Pod + Default> HashTable<K, V> {
-    /// All entries, a few thousand a system call.
-    pub(super) fn all(&self) -> io::Result<Vec<(K, V)>> {
-        let (mut place, mut room, mut all) = (Place::default(), 1024, Vec::new());
-        loop {
-            let (mut keys, mut values) = (vec![K::default(); room], vec![V::default(); room]);
-            let (count, last) = match self.read(&mut place, &mut keys, &mut values)? {
-                Slice::Some(count) => (count, false),
-                Slice::Last(count) => (count, true),
-                Slice::NoRoom => {
-                    room *= 2;
-                    continue;
-                }
-            };
-            all.extend(keys.into_iter().zip(values).take(count));
-            if last {
-                return Ok(all);
-            }
-        }
     }
 }
 
@@ -314,4 +310,31 @@ unsafe fn bpf<T>(command: libc::c_long, arguments: *const T) -> io::Result<libc:
     // SAFETY: the caller's promise; the kernel takes what is behind `size_of::<T>()` bytes for zero.
     let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, arguments, size_of::<T>()) };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(outcome) }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::{HashMap, IterableMap as _};
+
+    use super::*;
+
+    /// A table of an earlier layout, written and read as one of the later: what it has not is zero.
+    #[test]
+    fn shorter_values_are_beginnings_of_longer_ones() -> io::Result<()> {
+        let map: HashMap<_, u32, [u8; 8]> = HashMap::create(64, 0).expect("a table needs root");
+        let table: HashTable<u32, [u64; 2]> = HashTable::new(map.map())?;
+        for key in 0..50 {
+            table.insert(&key, &[u64::from(key) + 1, u64::MAX], 0)?;
+        }
+        let mut all = table.all()?;
+        all.sort_unstable();
+        assert_eq!(all, (0..50).map(|key| (key, [u64::from(key) + 1, 0])).collect::<Vec<_>>());
+        assert_eq!(map.get(&7, 0).expect("an entry"), 8_u64.to_ne_bytes());
+        assert_eq!((table.get(&7)?, table.get(&64)?), (Some([8, 0]), None));
+        assert_eq!((table.take(&7)?, table.take(&7)?), (Some([8, 0]), None));
+        assert_eq!((table.remove(&8)?, table.remove(&8)?), (true, false));
+        let shorter: io::Result<HashTable<u32, u32>> = HashTable::new(map.map());
+        assert!(shorter.is_err_and(|error| error.to_string().contains("of 4 and 8 bytes")));
+        Ok(())
+    }
 }

@@ -9,14 +9,17 @@ mod sweep;
 pub(crate) mod tests;
 mod walk;
 
-use std::{io, path::Path};
+use std::path::Path;
 
-use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, MapInfo};
+use aya::maps::{MapData, MapError};
 use netpath_common::{
     abi::{Flow, FlowDirection, FlowKey, PIN_SCHEME, Rewrite},
     logic::flow_state::{FlowState, state},
 };
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    errno::Errno,
+    time::{ClockId, clock_gettime},
+};
 
 pub use self::{
     relief::{CROWDED, WELL, is_crowded},
@@ -30,9 +33,7 @@ use super::{
 
 /// A handle on FLOWS of its own, so that a walk does not hold up the agent.
 pub struct FlowTable {
-    map: HashMap<MapData, FlowKey, Flow>,
     table: HashTable<FlowKey, Flow>,
-    capacity: u32,
 }
 
 /// Both halves of a flow.
@@ -82,12 +83,11 @@ fn clock(clock: ClockId) -> u64 {
 }
 
 impl FlowTable {
+    /// The table with this pin, of this build's layout or of an earlier one.
     pub(super) fn open(pin: &Path) -> Result<Self, DatapathError> {
         let doing = || format!("opening the flow table {}", pin.display());
-        let capacity = MapInfo::from_pin(pin).map_err(kernel(doing()))?.max_entries();
         let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
-        let map = HashMap::try_from(Map::HashMap(data)).map_err(kernel(doing()))?;
-        Self::over(map, capacity).map_err(kernel(doing()))
+        Ok(Self { table: HashTable::new(&data).map_err(kernel(doing()))? })
     }
 
     /// The table of an instance, by the directory of its pins.
@@ -98,14 +98,9 @@ impl FlowTable {
         Self::open(&pin_dir.join(format!("v{PIN_SCHEME}/maps/FLOWS")))
     }
 
-    fn over(map: HashMap<MapData, FlowKey, Flow>, capacity: u32) -> io::Result<Self> {
-        let table = HashTable::new(map.map())?;
-        Ok(Self { map, table, capacity })
-    }
-
     /// Entries that fit; a flow takes two.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.table.capacity()
     }
 
     /// All flows, in memory: for small tables.
@@ -128,7 +123,7 @@ impl FlowTable {
     /// # Errors
     /// The kernel's reason.
     pub fn find(&self, key: &FlowKey) -> Result<Option<FlowPair>, DatapathError> {
-        let original = self.get(key)?.filter(is_original);
+        let original = self.half(key)?.filter(is_original);
         original.map(|original| self.pair(*key, original)).transpose()
     }
 
@@ -137,7 +132,7 @@ impl FlowTable {
     /// # Errors
     /// The kernel's reason.
     pub fn pair(&self, key: FlowKey, original: Flow) -> Result<FlowPair, DatapathError> {
-        Ok(FlowPair { key, original, reply: self.get(&partner(&key, &original))? })
+        Ok(FlowPair { key, original, reply: self.half(&partner(&key, &original))? })
     }
 
     /// Removes every flow of one pod. Returns how many.
@@ -176,25 +171,35 @@ impl FlowTable {
     /// # Errors
     /// The kernel's reason.
     pub fn half(&self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
-        self.get(key)
-    }
-
-    fn get(&self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
-        match HashMap::get(&self.map, key, 0) {
-            Ok(flow) => Ok(Some(flow)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(kernel("reading the flow table")(error)),
-        }
+        self.table.get(key).map_err(kernel("reading the flow table"))
     }
 
     /// Removes an entry. Returns whether it was there.
-    fn remove(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
-        match self.map.remove(key) {
-            Ok(()) => Ok(true),
-            Err(error) if gone(&error) => Ok(false),
-            Err(error) => Err(kernel("removing a flow")(error)),
+    pub(super) fn remove(&self, key: &FlowKey) -> Result<bool, DatapathError> {
+        self.table.remove(key).map_err(kernel("removing a flow"))
+    }
+
+    /// Inserts a half unless another is in its place.
+    pub(super) fn insert(&self, key: &FlowKey, flow: &Flow) -> Result<Inserted, DatapathError> {
+        const NOEXIST: u64 = 1;
+        let Err(error) = self.table.insert(key, flow, NOEXIST) else { return Ok(Inserted::Stands) };
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EEXIST) => Ok(Inserted::Taken),
+            Some(Errno::E2BIG | Errno::ENOMEM) => Ok(Inserted::NoRoom),
+            _ => Err(kernel("writing a flow")(error)),
         }
     }
+}
+
+/// What became of a half that was to be inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// It stands.
+    Stands,
+    /// There is another one with its key.
+    Taken,
+    /// The table is full, or the kernel has no memory for it.
+    NoRoom,
 }
 
 fn partner(key: &FlowKey, flow: &Flow) -> FlowKey {
@@ -213,9 +218,7 @@ fn is_translated(original: &Flow) -> bool {
 pub(super) fn gone(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound => true,
-        MapError::SyscallError(error) => {
-            error.io_error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32)
-        }
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(Errno::ENOENT as i32),
         _ => false,
     }
 }

@@ -15,15 +15,14 @@
 
 use std::{collections::HashMap as Collected, ops::RangeInclusive};
 
-use aya::maps::MapError;
 use netpath_common::{
     abi::{Addr, Flow, FlowKey},
     logic::flow_state::{Timeouts, is_assured},
 };
-use nix::{errno::Errno, time::ClockId};
+use nix::time::ClockId;
 
 use super::{
-    FlowPair, FlowTable, Walk, clock, is_original, is_translated, monotonic_ns, partner,
+    FlowPair, FlowTable, Inserted, Walk, clock, is_original, is_translated, monotonic_ns, partner,
     relief::{Relief, Unassured},
 };
 use crate::datapath::error::{DatapathError, kernel};
@@ -167,7 +166,7 @@ impl FlowTable {
         }
         (swept.slices, swept.longest_ns) = (walk.slices, walk.longest_ns);
         let left = swept.entries.saturating_sub(2 * swept.expired + swept.orphans);
-        if let Some(relief) = unassured.relief(left, self.capacity) {
+        if let Some(relief) = unassured.relief(left, self.capacity()) {
             self.relieve(relief, rules.now, &mut swept)?;
         }
         swept.cpu_ns = clock(ClockId::CLOCK_THREAD_CPUTIME_ID) - begun;
@@ -189,7 +188,7 @@ impl FlowTable {
             }
         }
         let mut swept = Swept::default();
-        if let Some(relief) = unassured.relief(entries, self.capacity) {
+        if let Some(relief) = unassured.relief(entries, self.capacity()) {
             self.relieve(relief, now, &mut swept)?;
         }
         Ok(swept.relieved)
@@ -250,7 +249,7 @@ impl FlowTable {
             return Ok(true);
         }
         // A program has made the flow anew, perhaps with another port.
-        let newer = self.get(&read.key)?;
+        let newer = self.half(&read.key)?;
         if newer.is_none_or(|newer| partner(&read.key, &newer) != reply_key) {
             self.remove(&reply_key)?;
         }
@@ -265,7 +264,7 @@ impl FlowTable {
         reply_key: &FlowKey,
         reply: &Flow,
     ) -> Result<(), DatapathError> {
-        if self.get(key)?.is_some_and(|newer| is_original(&newer) && partner(key, &newer) == *reply_key) {
+        if self.half(key)?.is_some_and(|newer| is_original(&newer) && partner(key, &newer) == *reply_key) {
             self.put_back(reply_key, reply)?;
         }
         Ok(())
@@ -274,7 +273,7 @@ impl FlowTable {
     /// Removes a reply half whose original is not there. Returns whether it did.
     pub(super) fn drop_orphan(&mut self, key: &FlowKey, read: &Flow) -> Result<bool, DatapathError> {
         let original = partner(key, read);
-        if self.get(&original)?.is_some() {
+        if self.half(&original)?.is_some() {
             return Ok(false);
         }
         let Some(reply) = self.take(key)? else { return Ok(false) };
@@ -287,27 +286,13 @@ impl FlowTable {
     }
 
     pub(super) fn take(&mut self, key: &FlowKey) -> Result<Option<Flow>, DatapathError> {
-        let mut flow = Flow::EMPTY;
-        let taken = self.table.take(key, &mut flow).map_err(kernel("removing a flow"))?;
-        Ok(taken.then_some(flow))
+        self.table.take(key).map_err(kernel("removing a flow"))
     }
 
     /// Inserts a half unless another has taken its place, or the table is full: a flow lost as if it had come too late.
     /// Returns whether it stands.
     fn put_back(&mut self, key: &FlowKey, flow: &Flow) -> Result<bool, DatapathError> {
-        const NOEXIST: u64 = 1;
-        match self.map.insert(key, flow, NOEXIST) {
-            Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error))
-                if matches!(
-                    error.io_error.raw_os_error().map(Errno::from_raw),
-                    Some(Errno::EEXIST | Errno::E2BIG | Errno::ENOMEM)
-                ) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(kernel("putting a flow back")(error)),
-        }
+        Ok(self.insert(key, flow)? == Inserted::Stands)
     }
 }
 

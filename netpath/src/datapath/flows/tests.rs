@@ -7,6 +7,8 @@ use netpath_common::{
     logic::{flow_state::Timeouts, tcp::ACK},
 };
 
+use aya::maps::{HashMap, IterableMap as _};
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -18,7 +20,8 @@ pub(crate) const POD: u32 = 7;
 
 /// A table of its own.
 pub(crate) fn table(entries: u32) -> FlowTable {
-    FlowTable::over(HashMap::create(entries, 0).expect("a table needs root"), entries).unwrap()
+    let map: HashMap<_, FlowKey, Flow> = HashMap::create(entries, 0).expect("a table needs root");
+    FlowTable { table: HashTable::new(map.map()).unwrap() }
 }
 
 /// The halves of flow number `n`, translated to its own port, both seen at `NOW`.
@@ -56,7 +59,7 @@ fn untranslated(proto: u8, n: u32) -> FlowPair {
 
 impl FlowTable {
     fn set(&mut self, key: &FlowKey, flow: &Flow) {
-        self.map.insert(key, flow, 0).unwrap();
+        self.table.insert(key, flow, 0).unwrap();
     }
 
     /// Inserts or replaces both halves.
@@ -68,7 +71,7 @@ impl FlowTable {
     }
 
     fn entries(&self) -> usize {
-        self.map.keys().count()
+        self.table.all().unwrap().len()
     }
 }
 

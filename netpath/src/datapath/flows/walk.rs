@@ -106,7 +106,7 @@ impl FlowTable {
             let read = self.table.read(&mut walk.place, &mut walk.keys, &mut walk.flows);
             let took = clock(ClockId::CLOCK_THREAD_CPUTIME_ID) - begun;
             match read.map_err(kernel("reading the flow table"))? {
-                Slice::NoRoom if walk.wanted < self.capacity as usize => {
+                Slice::NoRoom if walk.wanted < self.capacity() as usize => {
                     walk.wanted *= 2;
                     continue;
                 }

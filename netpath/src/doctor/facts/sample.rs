@@ -145,7 +145,7 @@ impl Net {
 
 fn link(index: u32, name: &str, mac: [u8; 6], kind: Option<&str>) -> LinkState {
     let kind = kind.map(str::to_owned);
-    let link = Link { index, name: name.into(), mac, mtu: 1500, up: true, kind };
+    let link = Link { index, name: name.into(), mac, mtu: 1500, up: true, kind, queue: None };
     LinkState { link, carrier: true, master: None, xdp: None, xdp_generic: false }
 }
 

@@ -48,6 +48,8 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         addresses: addresses.clone(),
         gateways: vec![Family::V4.gateway(), Family::V6.gateway()],
         allowed: Vec::new(),
+        to_pod: None,
+        from_pod: None,
         sourced: None,
     };
     let ifindex = link.ensure(&node.netlink, &node.netns, &space.netns).await.unwrap();
@@ -70,6 +72,8 @@ async fn attach(topology: &Topology, name: &str, number: u8) -> LabPod {
         mtu: 1500,
         mode: "tc".into(),
         published: Vec::new(),
+        ingress_bandwidth: None,
+        egress_bandwidth: None,
         labels: BTreeMap::new(),
         attachment: None,
     };

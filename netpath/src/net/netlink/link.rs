@@ -27,6 +27,9 @@ const NAME_MAX: usize = 15;
 /// The MTUs a veth takes, bytes: what IPv4 has to carry (RFC 791) up to the largest IP packet.
 const VETH_MTU: RangeInclusive<u32> = 68..=65535;
 
+/// What the kernel calls no queue: of a link that was never up, and of one that is.
+const NO_QUEUE: [&str; 2] = ["noop", "noqueue"];
+
 /// A link as netlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -42,6 +45,8 @@ pub struct Link {
     pub up: bool,
     /// Kind (`veth`, `bridge`, …), if it is not a plain device.
     pub kind: Option<String>,
+    /// Kind of the queue for what leaves by it (`tbf`, `mq`, …), if it has one.
+    pub queue: Option<String>,
 }
 
 /// A link, where its other end is, and how the kernel is told to treat it.
@@ -287,6 +292,7 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         kind: None,
+        queue: None,
     };
     let (mut peer, mut peer_netns, mut operational) = (None, None, false);
     let mut settings = Settings::default();
@@ -295,6 +301,9 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Qdisc(queue) => {
+                link.queue = Some(queue).filter(|kind| !NO_QUEUE.contains(&kind.as_str()));
+            }
             LinkAttribute::Link(index) => peer = Some(index),
             LinkAttribute::OperState(state) => operational = state == State::Up,
             LinkAttribute::LinkNetNsId(number) => peer_netns = Some(number),

@@ -201,16 +201,16 @@ fn note_all(mut bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
 
 fn note(message: u16, bytes: &[u8], namespace: Option<i32>, hints: &mut Hints) {
     match (message, namespace) {
-        // Ours are on the node's side only.
         (DELETED_QDISC | DELETED_FILTER, None) => {
             hints.links.insert(index_of(bytes));
         }
+        // Filters of ours are on the node's side only.
         (NEW_NEIGHBOUR | DELETED_NEIGHBOUR, number) => note_neighbour(bytes, number, hints),
         (NEW_LINK | DELETED_LINK | NEW_ADDRESS | DELETED_ADDRESS | NEW_SETTINGS, None) => hints.node = true,
         (NEW_ROUTE | DELETED_ROUTE, None) => note_route(bytes, hints),
         (
             NEW_LINK | DELETED_LINK | NEW_ADDRESS | DELETED_ADDRESS | NEW_ROUTE | DELETED_ROUTE | NEW_RULE
-            | DELETED_RULE | NEW_SETTINGS,
+            | DELETED_RULE | NEW_SETTINGS | DELETED_QDISC,
             Some(number),
         ) => {
             hints.inside.insert(number);

@@ -14,6 +14,7 @@ impl PodLink {
         self.is_host_end(end)
             && link.mtu == self.mtu
             && link.up
+            && (self.to_pod.is_none() || link.is_shaped())
             && end.operational
             && self.has_outer_settings(end)
             && self
@@ -58,6 +59,7 @@ impl PodLink {
         link.mac == self.pod_mac
             && link.mtu == self.mtu
             && link.up
+            && (self.from_pod.is_none() || link.queue.is_some())
             && pod.links().any(|end| end.link.name == "lo" && end.link.up)
             && inner.settings.v6.is_none_or(|v6| v6.disabled != self.uses_v6())
             && self.addresses.iter().all(|address| pod.has_address(ifindex, *address))

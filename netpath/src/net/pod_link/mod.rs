@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo, VethEnd, error::mac_text,
+    Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Shape, Undo, VethEnd, error::mac_text,
 };
 use side::{Knob, Side};
 
@@ -43,6 +43,10 @@ pub struct PodLink {
     pub gateways: Vec<IpAddr>,
     /// Addresses that the pod may use beside its own: they lead to it, but it is for the pod to put them on an interface.
     pub allowed: Vec<IpAddr>,
+    /// What the pod may get, and what it may send; all there is if absent.
+    pub to_pod: Option<Shape>,
+    /// See [`to_pod`](Self::to_pod). It is a queue inside the pod, which may take it away.
+    pub from_pod: Option<Shape>,
     /// How the pod sends what comes from this link's addresses whatever its main table says; for a second link.
     pub sourced: Option<Sourced>,
 }
@@ -59,7 +63,7 @@ pub struct Sourced {
 impl PodLink {
     /// Makes host and pod side match this description, changing only what differs, undoing its own steps on failure:
     /// the veth pair; in the pod `lo` up, addresses, `gateway` as link route with a permanent neighbour, default route,
-    /// IPv6 off if no address needs it; on the host end: up, IPv4 forwarding, permanent neighbour and host route for
+    /// IPv6 off if no address needs it, and a queue that limits what it sends unless it has one of its own; on the host end: up, a queue for what it gets, IPv4 forwarding, permanent neighbour and host route for
     /// each address. A second link has a default route in a table of its own, with a rule for each address. Returns the
     /// host end's index.
     ///
@@ -160,6 +164,7 @@ impl PodLink {
         pod.mac(link, self.pod_mac, &self.all_gateways()).await?;
         let loopback = existing(pod.netlink, "lo").await?;
         pod.up(&loopback).await?;
+        pod.shape(link, self.from_pod.as_ref(), false).await?;
         pod.up(link).await?;
         pod.addresses(link, &self.addresses).await?;
         for gateway in self.all_gateways() {
@@ -178,6 +183,7 @@ impl PodLink {
         host.knobs(self.outer_knobs()).await?;
         host.mtu(link, self.mtu).await?;
         host.mac(link, self.host_mac, &[]).await?;
+        host.shape(link, self.to_pod.as_ref(), true).await?;
         host.up(link).await?;
         let addresses = || self.addresses.iter().chain(&self.allowed).copied();
         for address in addresses() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::{Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Undo};
+use super::{Link, NetError, Netlink, Netns, ROUTE_PROTOCOL, Route, RouteKind, Shape, Undo};
 use crate::net::{
     netlink::{KernelRoute, Rule},
     sysctl,
@@ -68,6 +68,32 @@ impl<'a> Side<'a> {
             });
         }
         result
+    }
+
+    /// Limits what leaves by a link, or takes the limit off. Another queue that somebody has given it is replaced if this
+    /// `insists`.
+    pub(super) async fn shape(
+        &mut self,
+        link: &Link,
+        shape: Option<&Shape>,
+        insists: bool,
+    ) -> Result<(), NetError> {
+        let Some(shape) = shape else {
+            return if link.is_shaped() { self.netlink.remove_shape(link.index).await } else { Ok(()) };
+        };
+        let wanted = match self.netlink.has_shape(link.index, shape).await? {
+            Some(right) => !right,
+            None => insists || link.queue.is_none(),
+        };
+        if !wanted {
+            return Ok(());
+        }
+        self.netlink.set_shape(link.index, shape).await?;
+        let (netlink, index) = (self.netlink.clone(), link.index);
+        self.undo.push(format!("take the limit off {}", link.name), move || async move {
+            netlink.remove_shape(index).await
+        });
+        Ok(())
     }
 
     pub(super) async fn mtu(&mut self, link: &Link, mtu: u32) -> Result<(), NetError> {

@@ -32,6 +32,8 @@ fn v4() -> PodLink {
         addresses: vec![ip(POD4)],
         gateways: vec![ip("169.254.1.1")],
         allowed: Vec::new(),
+        to_pod: None,
+        from_pod: None,
         sourced: None,
     }
 }

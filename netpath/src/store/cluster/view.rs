@@ -85,6 +85,13 @@ impl View {
         self.nodes().filter(|(.., alive)| !alive).map(|(node, ..)| node.holder.uid.clone()).collect()
     }
 
+    /// Whether a node is there with all its blocks, and alive.
+    pub fn shows(&self, holder: &Holder, blocks: &[IpNet]) -> bool {
+        self.nodes.get(&holder.node).is_some_and(|node| node.holder == *holder)
+            && blocks.iter().all(|block| self.blocks.get(block) == Some(holder))
+            && self.alive.contains(&holder.node)
+    }
+
     /// All nodes by name, each with its blocks and whether it is alive.
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, Vec<IpNet>, bool)> {
         self.nodes.values().map(|node| {

@@ -8,6 +8,7 @@ mod access;
 mod watch;
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use crate::model::EtcdAccess;
 /// How long a call goes round the endpoints. A new leader is there after about two seconds, with a member that does not answer
 /// in between.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long one endpoint has for an answer.
+/// How long one endpoint has for an answer, of one page if there are several.
 const ANSWER: Duration = Duration::from_secs(3);
 /// The first pause after a round, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -129,9 +130,30 @@ impl EtcdStore {
 
     /// All keys below a prefix with their values, and the revision that they are of.
     async fn list_at(&self, prefix: &str) -> Result<(Vec<(String, Vec<u8>)>, i64), StoreError> {
-        let owned = prefix.to_owned();
-        let work = move |client: Client, _| list(client, owned.clone());
-        self.call("listing", work).await
+        let mut end = prefix.to_owned().into_bytes();
+        // Prefixes are ASCII, so their last byte has a next one.
+        end.last_mut().into_iter().for_each(|last| *last += 1);
+        let (mut all, mut from, mut revision) = (Vec::new(), prefix.to_owned().into_bytes(), 0);
+        loop {
+            // All pages of one revision.
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let work = move |mut client: Client, _| {
+                let (from, options) = (from.clone(), options.clone());
+                async move { client.get(from, Some(options)).await }
+            };
+            let answer = self.call("listing", work).await?;
+            if revision == 0 {
+                revision = answer.header().map_or(0, |header| header.revision());
+            }
+            for kv in answer.kvs() {
+                let key = kv.key_str().map_err(|error| self.failed("listing", &told(&error)))?;
+                all.push((key.to_owned(), kv.value().to_vec()));
+            }
+            match all.last() {
+                Some((last, _)) if answer.more() => from = [last.as_bytes(), &[0]].concat(),
+                _ => return Ok((all, revision)),
+            }
+        }
     }
 
     /// Goes round the endpoints with some work, which is told whether it may be done already.
@@ -159,7 +181,7 @@ impl EtcdStore {
                 ));
             }
             if tried % self.0.endpoints.len() == 0 {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(spread(pause)).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
@@ -242,26 +264,11 @@ fn are_done(writes: &[Write], found: Vec<TxnOpResponse>) -> bool {
     })
 }
 
-/// Page by page, all of one revision.
-async fn list(mut client: Client, prefix: String) -> Result<(Vec<(String, Vec<u8>)>, i64), Error> {
-    let mut end = prefix.clone().into_bytes();
-    // Prefixes are ASCII, so their last byte has a next one.
-    end.last_mut().into_iter().for_each(|last| *last += 1);
-    let (mut all, mut from, mut revision) = (Vec::new(), prefix.into_bytes(), 0);
-    loop {
-        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-        let answer = client.get(from, Some(options)).await?;
-        if revision == 0 {
-            revision = answer.header().map_or(0, |header| header.revision());
-        }
-        for kv in answer.kvs() {
-            all.push((kv.key_str()?.to_owned(), kv.value().to_vec()));
-        }
-        match all.last() {
-            Some((last, _)) if answer.more() => from = [last.as_bytes(), &[0]].concat(),
-            _ => return Ok((all, revision)),
-        }
-    }
+/// Half of a pause to all of it, by chance: nodes that lost the same member do not come back together.
+fn spread(pause: Duration) -> Duration {
+    // Every one has keys of its own, which are random.
+    let chance = RandomState::new().hash_one(()) as u16;
+    pause / 2 + pause / 2 * u32::from(chance) / u32::from(u16::MAX)
 }
 
 /// Whether another endpoint would say the same.

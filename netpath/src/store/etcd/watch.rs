@@ -1,15 +1,10 @@
 //! What changes below a prefix. A watch that breaks goes on behind the last revision it has seen; what etcd has compacted by
 //! then is read again as a whole.
 
-use std::time::Duration;
-
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 
-use super::EtcdStore;
+use super::{EtcdStore, told};
 use crate::store::StoreError;
-
-/// Before a stream that broke is opened again: it may break at once.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Something that has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +31,11 @@ impl Watch {
         Self { store, prefix: prefix.to_owned(), next: None, stream: None }
     }
 
-    /// Waits for the next changes, in order, at least one. Nothing is lost if it is no longer waited for.
+    /// Waits for the next changes, in order; none if the watch only goes on again. Nothing is lost if it is no longer waited
+    /// for.
     ///
     /// # Errors
-    /// If no endpoint answers. Calling it again tries again, and loses nothing.
+    /// If no endpoint answers, or why the watch ended. Calling it again tries again, at the next endpoint, and loses nothing.
     pub async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
         loop {
             let Some(next) = self.next else {
@@ -57,19 +53,26 @@ impl Watch {
                 self.stream = Some(self.store.call("watching", work).await?);
             }
             let Some(stream) = &mut self.stream else { continue };
-            match stream.message().await {
-                Ok(Some(answer)) if answer.compact_revision() > 0 => (self.next, self.stream) = (None, None),
+            let reason = match stream.message().await {
+                Ok(Some(answer)) if is_gap(&answer, next) => {
+                    (self.next, self.stream) = (None, None);
+                    continue;
+                }
                 Ok(Some(answer)) if !answer.canceled() => {
                     let changes = self.take(&answer);
-                    if !changes.is_empty() {
+                    if answer.created() || !changes.is_empty() {
                         return Ok(changes);
                     }
+                    continue;
                 }
-                _ => {
-                    self.stream = None;
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+                Ok(Some(answer)) => answer.cancel_reason().to_owned(),
+                Ok(None) => "the endpoint ended it".to_owned(),
+                Err(error) => told(&error),
+            };
+            self.stream = None;
+            let at = self.store.0.current.lock().await.at;
+            self.store.turn_away(at).await;
+            return Err(self.store.failed("watching", &reason));
         }
     }
 
@@ -87,4 +90,11 @@ impl Watch {
         };
         kvs().map(change).collect()
     }
+}
+
+/// Whether what is between the last revision seen and the next is not to be had: etcd has compacted it, or was put back to an
+/// earlier state. A member that only lags behind looks like the latter, and costs a listing.
+fn is_gap(answer: &WatchResponse, next: i64) -> bool {
+    let now = answer.header().map_or(next, |header| header.revision());
+    answer.compact_revision() > 0 || answer.created() && !answer.canceled() && now < next - 1
 }
