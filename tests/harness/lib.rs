@@ -1,6 +1,7 @@
 //! What the tests stand on: namespaces of their own, packets, the program runner, and a node with a real agent.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod cni;
 pub mod etcd;
 pub mod kernel;

@@ -6,6 +6,7 @@ mod capture;
 mod changes;
 mod crowd;
 mod delivery;
+mod direct;
 mod doctor;
 mod etcd;
 mod fragments;

@@ -16,6 +16,7 @@ mod limits;
 mod moving;
 mod nd;
 mod packets;
+mod peers;
 mod pool;
 mod publish;
 mod rate;

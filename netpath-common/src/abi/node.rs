@@ -20,6 +20,9 @@ pub const NODE_FLAG_POOL: u32 = 1;
 /// Flag of [`Node::flags`]: there are entries in PUBLISHED.
 pub const NODE_FLAG_PUBLISHES: u32 = 2;
 
+/// Flag of [`Node::flags`]: the node is in a cluster, whose pods may be behind uplinks.
+pub const NODE_FLAG_CLUSTER: u32 = 4;
+
 /// The addresses of one family that flows leaving by an uplink are translated to.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,7 +63,7 @@ pub struct Node {
     pub snat_first: u16,
     /// Ports in the SNAT range; at least 1.
     pub snat_count: u16,
-    /// [`NODE_FLAG_POOL`], [`NODE_FLAG_PUBLISHES`].
+    /// [`NODE_FLAG_POOL`], [`NODE_FLAG_PUBLISHES`], [`NODE_FLAG_CLUSTER`].
     pub flags: u32,
     /// Counts up with each change of this record.
     pub generation: u32,

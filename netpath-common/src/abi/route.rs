@@ -2,12 +2,12 @@
 
 use super::Addr;
 
-/// The network whose routes are the node's own: its addresses ([`RouteKind::Fib`]) and every block ([`RouteKind::Stack`]), to
-/// tell what belongs to the node.
+/// The network whose routes are the node's own: its addresses ([`RouteKind::Fib`]), every block and the cluster's pools
+/// ([`RouteKind::Stack`]), to tell what belongs to the node; and what belongs to other nodes ([`ROUTE_PEER`]).
 pub const NODE_ROUTES: u32 = 0;
 
 /// Entries that ROUTES has room for.
-pub const MAX_ROUTES: u32 = 4096;
+pub const MAX_ROUTES: u32 = 65_536;
 
 /// What ROUTES is asked with: each network has routes of its own.
 #[repr(C)]
@@ -23,6 +23,10 @@ super::record!(RouteKey, 20);
 
 /// Flag of [`Route::flags`]: what leaves by this route carries the node's address instead of the pod's.
 pub const ROUTE_MASQUERADE: u8 = 1;
+
+/// Flag of [`Route::flags`]: another node's. In [`NODE_ROUTES`] its blocks ([`RouteKind::Fib`]) and its own addresses
+/// ([`RouteKind::Stack`]: its stack's), and what comes in by [`Route::uplinks`] with such a source is let in.
+pub const ROUTE_PEER: u8 = 2;
 
 /// What kind of path a prefix takes.
 #[repr(u8)]
@@ -46,10 +50,11 @@ pub enum RouteKind {
 pub struct Route {
     /// A [`RouteKind`].
     pub kind: u8,
-    /// [`ROUTE_MASQUERADE`] or 0.
+    /// [`ROUTE_MASQUERADE`], [`ROUTE_PEER`].
     pub flags: u8,
-    /// Zero.
-    pub pad: u16,
+    /// With [`ROUTE_PEER`] in [`NODE_ROUTES`]: by which uplinks it comes in, a bit for each place in
+    /// [`Node::uplinks`](super::Node::uplinks); else 0.
+    pub uplinks: u16,
     /// VNI of a tunnel route, else 0.
     pub vni: u32,
     /// Remote node of a tunnel route, else unspecified.
@@ -62,6 +67,6 @@ impl Route {
     /// A route without tunnel.
     pub const fn new(kind: RouteKind, masquerade: bool) -> Self {
         let flags = if masquerade { ROUTE_MASQUERADE } else { 0 };
-        Self { kind: kind as u8, flags, pad: 0, vni: 0, node: Addr::UNSPECIFIED }
+        Self { kind: kind as u8, flags, uplinks: 0, vni: 0, node: Addr::UNSPECIFIED }
     }
 }

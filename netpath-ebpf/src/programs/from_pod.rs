@@ -109,11 +109,11 @@ fn away(packet: &Packet, headers: &mut Headers, source: &Endpoint, way: route::W
     if way.kind == RouteKind::Broadcast as u8 {
         return Err(DropReason::Multicast);
     }
-    to_outside(packet, headers, source, way.masquerade)
+    to_outside(packet, headers, source, way)
 }
 
 #[inline(always)]
-fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade: bool) -> Outcome {
+fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, way: route::Way) -> Outcome {
     fragment::resolve(headers);
     // What the stack must answer (no hops left, too big, no route) it must see before translation: afterwards the
     // source is an address of its own, hence a martian.
@@ -122,15 +122,21 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, masquerade
     };
     let Some(uplink) = route::uplink(headers, hop.ifindex) else {
         // Perhaps an uplink that was made again, where nobody looks yet at what the stack sends (invariant 1).
-        if masquerade && route::is_new(hop.ifindex) {
+        if way.masquerade && route::is_new(hop.ifindex) {
             return Err(DropReason::NotReady);
         }
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
         flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
-    let leaving = Leaving { pod, masquerade, uplink, routed: Some(hop.source), program: Program::FromPod };
-    let class = if leave::translate(packet, headers, &leaving)? {
+    let leaving = Leaving {
+        pod,
+        masquerade: way.masquerade,
+        uplink,
+        routed: Some(hop.source),
+        program: Program::FromPod,
+    };
+    let class = if !way.plain && leave::translate(packet, headers, &leaving)? {
         TrafficClass::Translated
     } else {
         TrafficClass::Routed

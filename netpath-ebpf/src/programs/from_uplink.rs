@@ -5,16 +5,19 @@ use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Endpoint, FLOW_LOCAL
 use super::{embedded_headers, published};
 use crate::{
     packet::{
-        Headers, Transport, embedded, parse,
+        AnyPacket, Headers, Transport, embedded, parse,
         rewrite::{self, Translation},
         tc::Packet,
     },
-    stages::{deliver, endpoint, flow, fragment, metric, route},
+    stages::{
+        deliver, endpoint, flow, fragment, metric,
+        route::{self, Sender},
+    },
     verdict::{self, Outcome, Verdict},
 };
 
-/// Answers to translated flows go straight to their pod; a pod's own address is reached only by who may; all else is
-/// the node's.
+/// Answers to translated flows go straight to their pod; a pod's own address is reached only by who may: pods and nodes of the
+/// cluster, and whoever a network lets in; all else is the node's.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     // Another VLAN of a trunk is not this uplink's.
@@ -45,6 +48,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if endpoint::find(&headers.key.src).is_some() {
         return Err(DropReason::SpoofedSource);
     }
+    let sender = route::sender(headers, packet.ifindex())?;
     let Some(pod) = endpoint::find(&headers.key.dst) else {
         if headers.transport == Transport::Unknown {
             // Perhaps a pod's, but nobody can tell whose before its first part comes.
@@ -56,10 +60,11 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         return Ok(Verdict::NEXT);
     };
     let is_new = !flow::is_of(headers, known, pod.pod);
-    if is_new && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+    if is_new && sender == Sender::Outside && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
         return Err(super::not_let_in(headers));
     }
-    inbound(packet, headers, pod, is_new)
+    // From pod to pod no flow is needed, wherever they are. What a node says needs one, so that the answers leave as they are.
+    inbound(packet, headers, pod, is_new && sender != Sender::Pod)
 }
 
 /// A packet that a translation is known for: an answer to a pod, or to the node itself where a pod had its port.
@@ -110,11 +115,13 @@ fn error(packet: &Packet, headers: &Headers) -> Outcome {
     if endpoint::find(&headers.key.src).is_some() {
         return Err(DropReason::SpoofedSource);
     }
+    let sender = route::sender(headers, packet.ifindex())?;
     let inner = embedded_headers()?;
     let about = flow::related(packet, headers, inner);
     let Some(flow::About { pod: number, translation: Some(translation), .. }) = about else {
         let Some(pod) = endpoint::find(&headers.key.dst) else { return Ok(Verdict::NEXT) };
-        if about.is_none_or(|about| about.pod != pod.pod) && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+        let known = about.is_some_and(|about| about.pod == pod.pod) || sender != Sender::Outside;
+        if !known && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(DropReason::InboundDenied);
         }
         return inbound(packet, headers, pod, false);

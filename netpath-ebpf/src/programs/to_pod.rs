@@ -5,7 +5,10 @@ use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, ENDPOINT_PUBLISHES, 
 use super::{embedded_headers, leave, published};
 use crate::{
     packet::{Headers, Transport, parse, tc::Packet},
-    stages::{endpoint, flow, fragment, metric, route},
+    stages::{
+        endpoint, flow, fragment, metric,
+        route::{self, Sender},
+    },
     verdict::{self, Outcome, Verdict},
 };
 
@@ -34,10 +37,13 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
             verdict::from_code(published::answer(packet, headers, source.pod))?;
         }
     } else if !is_known(packet, headers, pod) {
-        if pod.flags & ENDPOINT_INBOUND_ANY == 0 {
+        let sender = route::sender(headers, packet.ingress_ifindex())?;
+        if sender == Sender::Outside && pod.flags & ENDPOINT_INBOUND_ANY == 0 {
             return Err(super::not_let_in(headers));
         }
-        flow::track_new(packet, headers, Some(pod))?;
+        if sender != Sender::Pod {
+            flow::track_new(packet, headers, Some(pod))?;
+        }
     }
     metric::received(packet, pod);
     Ok(Verdict::counted(TrafficClass::FromStack))

@@ -46,6 +46,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     if way.kind != RouteKind::Fib as u8 {
         return Err(DropReason::Untranslated);
     }
+    if way.plain {
+        return Ok(Verdict::NEXT);
+    }
     let leaving = Leaving {
         pod,
         masquerade: way.masquerade,

@@ -3,8 +3,9 @@
 use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
-        Addr, DropReason, ENDPOINT_MASQUERADE, Endpoint, MAX_ROUTES, MAX_UPLINKS, NODE_FLAG_POOL,
-        NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE, Route, RouteKey, RouteKind, Uplink,
+        Addr, DropReason, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, Endpoint, MAX_ROUTES, MAX_UPLINKS,
+        NODE_FLAG_CLUSTER, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE,
+        ROUTE_PEER, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -35,6 +36,8 @@ pub struct Way {
     pub kind: u8,
     /// The source becomes the node's address.
     pub masquerade: bool,
+    /// To another node's pods, and no flow of the pod concerns it: as between pods of one node.
+    pub plain: bool,
 }
 
 /// The longest prefix of the pod's network that holds the destination. What no prefix holds belongs to the stack.
@@ -44,8 +47,9 @@ pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
         Some(route) => Way {
             kind: route.kind,
             masquerade: route.flags & ROUTE_MASQUERADE != 0 && pod.flags & ENDPOINT_MASQUERADE != 0,
+            plain: route.flags & ROUTE_PEER != 0 && pod.flags & ENDPOINT_PUBLISHES == 0,
         },
-        None => Way { kind: RouteKind::Stack as u8, masquerade: false },
+        None => Way { kind: RouteKind::Stack as u8, masquerade: false, plain: false },
     };
     trace::route(way.kind, way.masquerade);
     way
@@ -56,7 +60,7 @@ pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
 pub enum Whose {
     /// The node's, on whatever interface.
     Node,
-    /// Of a block of this node.
+    /// Of a block of this node, or of the cluster's pools and of no block that is known.
     Block,
     /// Somebody else's.
     Others,
@@ -67,8 +71,57 @@ pub enum Whose {
 pub fn whose(address: &Addr) -> Whose {
     match ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address }) {
         None => Whose::Others,
+        Some(route) if route.flags & ROUTE_PEER != 0 => Whose::Others,
         Some(route) if route.kind == RouteKind::Fib as u8 => Whose::Node,
         Some(_) => Whose::Block,
+    }
+}
+
+/// Who sends what an uplink brings, by its source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Nobody of the cluster.
+    Outside,
+    /// Another node of the cluster.
+    Node,
+    /// A pod of another node.
+    Pod,
+}
+
+/// Who sends what came in by an interface. Refuses what says it comes from a pod of the cluster, and no route leads to
+/// that pod by this uplink (RFC 3704, 2.2).
+#[inline(always)]
+pub fn sender(headers: &Headers, ifindex: u32) -> Result<Sender, DropReason> {
+    match judge(headers, ifindex) {
+        FORGED => Err(DropReason::SpoofedSource),
+        POD => Ok(Sender::Pod),
+        PEER => Ok(Sender::Node),
+        _ => Ok(Sender::Outside),
+    }
+}
+
+/// Answers of `judge`.
+const OUTSIDE: u32 = 0;
+const PEER: u32 = 1;
+const POD: u32 = 2;
+const FORGED: u32 = 3;
+
+/// Not inlined: a key for the table would stand on the caller's stack.
+#[inline(never)]
+fn judge(headers: &Headers, ifindex: u32) -> u32 {
+    let Some(node) = NODE.get().filter(|node| node.flags & NODE_FLAG_CLUSTER != 0) else { return OUTSIDE };
+    let Some(route) = ROUTES.get(RouteKey { network: NODE_ROUTES, addr: headers.key.src }) else {
+        return OUTSIDE;
+    };
+    let (peer, fib) = (route.flags & ROUTE_PEER != 0, route.kind == RouteKind::Fib as u8);
+    let place = node.uplinks.iter().position(|uplink| uplink.ifindex == ifindex);
+    let here = peer && place.is_some_and(|place| route.uplinks & 1 << place != 0);
+    match (fib, here) {
+        (true, true) => POD,
+        (false, true) => PEER,
+        // The node's own address, or another node's by another way: as without a cluster.
+        _ if fib != peer => OUTSIDE,
+        _ => FORGED,
     }
 }
 

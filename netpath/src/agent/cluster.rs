@@ -1,6 +1,7 @@
 //! The node as a member of a cluster: its block, its records, and what it sees of others. Nothing here is waited for by pods.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,13 +11,13 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Agent, AgentError, blocking, lock, pods::finish, state::State};
 use crate::{
     api::types::{ClusterNode, NodeSet},
     config::Config,
-    model::{Holder, Node, order_blocks},
+    model::{Holder, Node, Peers, order_blocks},
     store::{
         EtcdStore,
         cluster::{Cluster, ClusterError, LEASE, View},
@@ -61,10 +62,16 @@ struct Told {
 
 /// A node's place in its cluster.
 pub(super) struct Membership {
-    cluster: Cluster,
-    holder: Holder,
+    pub(super) cluster: Cluster,
+    pub(super) holder: Holder,
     identity: Mutex<Identity>,
-    view: Mutex<View>,
+    pub(super) view: Mutex<View>,
+    /// The view has changed.
+    pub(super) changed: Notify,
+    /// The others, as last known.
+    pub(super) peers: Mutex<Arc<Peers>>,
+    /// Those, by uid, that neither etcd nor this node hears of.
+    pub(super) lost: Mutex<BTreeSet<String>>,
     /// Held by who writes.
     told: tokio::sync::Mutex<Told>,
     /// Whether it has claimed its blocks just now.
@@ -120,10 +127,17 @@ pub(super) async fn join(
     let view = Mutex::new(cluster.watch().1);
     let left = AtomicBool::new(false);
     let told = tokio::sync::Mutex::default();
-    Ok((
-        config,
-        Some(Membership { cluster, holder, identity: Mutex::new(identity), view, told, fresh, left }),
-    ))
+    let peers = Mutex::new(Arc::new(state.peers().await?));
+    let (changed, lost, identity) = (Notify::new(), Mutex::default(), Mutex::new(identity));
+    let member = Membership { cluster, holder, identity, view, changed, peers, lost, told, fresh, left };
+    Ok((config, Some(member)))
+}
+
+impl Membership {
+    /// Whether the node has left the cluster.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
 }
 
 /// A configuration without a cluster is for a node that is in none.
@@ -143,7 +157,7 @@ impl Agent {
     /// Whether pods can have addresses of the node's block.
     pub(super) fn check_member(&self) -> Result<(), AgentError> {
         match &self.membership {
-            Some(member) if member.left.load(Ordering::Relaxed) => Err(AgentError::LeftCluster),
+            Some(member) if member.has_left() => Err(AgentError::LeftCluster),
             Some(member) if lock(&member.identity).lost => Err(AgentError::BlockLost),
             Some(member) if lock(&member.identity).drained => Err(AgentError::Drained),
             _ => Ok(()),
@@ -185,7 +199,7 @@ impl Agent {
 
     async fn beat(&self, member: &Membership) -> Result<(), ClusterError> {
         let mut told = member.told.lock().await;
-        if member.left.load(Ordering::Relaxed) {
+        if member.has_left() {
             return Ok(());
         }
         let outcome = self.tell_cluster(member, &mut told).await;
@@ -245,7 +259,11 @@ impl Agent {
             };
             self.note("watch of the cluster", &changes.as_ref().map(drop));
             match changes {
-                Ok(changes) => changes.into_iter().for_each(|change| lock(&member.view).apply(change)),
+                Ok(changes) => {
+                    let mut view = lock(&member.view);
+                    changes.into_iter().for_each(|change| view.apply(change));
+                    member.changed.notify_one();
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -257,10 +275,13 @@ impl Agent {
     /// [`AgentError::NoCluster`].
     pub fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
         let member = self.membership()?;
+        let seen = lock(&self.node).seen.clone();
+        let direct: BTreeSet<IpNet> = self.ways(&seen).direct.into_iter().map(|way| way.block).collect();
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
+            backend: blocks.iter().any(|block| direct.contains(block)).then(|| "direct".to_owned()),
             blocks,
             state: match (alive, node.drained) {
                 (false, _) => "away",
@@ -322,6 +343,7 @@ impl Agent {
         drop(change);
         member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
+        self.set_peers(member, Peers::default()).await?;
         self.state.forget_identity().await
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_PUBLISHES, Node as Record};
+use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, Node as Record};
 
 use super::{
     Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, sweep::Carried,
@@ -152,9 +152,8 @@ impl Agent {
         let _one = self.node_changes.lock().await;
         let config = self.config();
         let seen = lock(&self.node).seen.clone();
-        // The tables first: no program may run with an uplink it does not know.
-        self.note("tables", &self.write_tables(&seen).await);
-        self.note("block route", &self.ensure_block_routes(&seen).await);
+        // Before programs are attached: none may run with an uplink it does not know.
+        self.ensure_ways(&seen).await;
         self.note("reserved ports", &self.reserve_ports().await);
         for network in self.all_networks() {
             let conflict = network.blocks.iter().find_map(|block| Some((block, seen.conflict(*block)?)));
@@ -222,13 +221,14 @@ impl Agent {
             let mut record =
                 compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
             record.flags |= if publishes { NODE_FLAG_PUBLISHES } else { 0 };
+            record.flags |= if self.peers().pools.is_empty() { 0 } else { NODE_FLAG_CLUSTER };
             if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
             }
             (record, node.generation)
         };
-        let routes = compile::routes(&self.all_networks(), &surroundings);
+        let routes = self.all_routes(&self.all_networks(), seen);
         // Whatever is wrong with one of them, the other does not wait for it.
         let written = self.on_datapath(move |datapath| datapath.set_routes(&routes)).await;
         let numbered = Record { generation, ..record };
@@ -242,7 +242,8 @@ impl Agent {
     /// Whether ROUTES has room for networks, and for addresses that the node may get.
     pub(super) fn check_room(&self, networks: &[Network]) -> Result<(), String> {
         let most = MAX_ROUTES as usize - SPARE_ROUTES;
-        match compile::routes(networks, &lock(&self.node).seen.surroundings()).len() {
+        let seen = lock(&self.node).seen.clone();
+        match self.all_routes(networks, &seen).len() {
             count if count > most => Err(format!(
                 "all networks together would need {count} routes, and the programs have room for {most}: give fewer or larger \
                  no-masquerade prefixes"
@@ -251,10 +252,14 @@ impl Agent {
         }
     }
 
-    /// Addresses of the blocks without a pod get an answer instead of leaving by the default route. Routes of earlier
+    /// Addresses of the blocks, and of the cluster's pools, without a pod get an answer instead of leaving by the default route. Routes of earlier
     /// blocks go.
-    async fn ensure_block_routes(&self, seen: &Seen) -> Result<(), AgentError> {
-        let blocks: Vec<IpNet> = self.all_networks().into_iter().flat_map(|network| network.blocks).collect();
+    pub(super) async fn ensure_block_routes(&self, seen: &Seen) -> Result<(), AgentError> {
+        let mut blocks: Vec<IpNet> =
+            self.all_networks().into_iter().flat_map(|network| network.blocks).collect();
+        blocks.extend(
+            self.peers().pools.iter().filter(|pool| !blocks.contains(pool)).copied().collect::<Vec<_>>(),
+        );
         let earlier = self.state.host().await.routes;
         self.state
             .record(|host| host.routes.extend(blocks.iter().filter(|block| !earlier.contains(block))))

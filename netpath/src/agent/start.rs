@@ -285,6 +285,8 @@ impl Agent {
         tasks.spawn(Arc::clone(self).settle_loop());
         tasks.spawn(Arc::clone(self).beat_loop());
         tasks.spawn(Arc::clone(self).watch_loop());
+        tasks.spawn(Arc::clone(self).follow_loop());
+        tasks.spawn(Arc::clone(self).lost_loop());
         Ok(tasks)
     }
 

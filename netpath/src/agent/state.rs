@@ -12,7 +12,7 @@ use super::{AgentError, cluster::Identity, deny::DenyList};
 use crate::{
     config::Instance,
     datapath::POD_SLOTS,
-    model::{GATEWAY_MAC, Network, NetworkChange, Pod, is_interface_of},
+    model::{GATEWAY_MAC, Network, NetworkChange, Peers, Pod, is_interface_of},
     net::{Link, Netns},
     store::Store,
 };
@@ -23,6 +23,8 @@ const NETWORKS: &str = "networks/";
 const DEFAULT_CHANGE: &str = "default-network";
 /// Who the node is in its cluster.
 const IDENTITY: &str = "cluster";
+/// What was last known of the other nodes of its cluster.
+const PEERS: &str = "peers";
 /// The deny list.
 const DENIED: &str = "denied";
 const NEXT_ID: &str = "next-pod-id";
@@ -232,6 +234,16 @@ impl State {
     /// Forgets who the node was in its cluster.
     pub(super) async fn forget_identity(&self) -> Result<(), AgentError> {
         Ok(self.store.delete(IDENTITY).await?)
+    }
+
+    /// What was last known of the other nodes of its cluster.
+    pub(super) async fn peers(&self) -> Result<Peers, AgentError> {
+        Ok(self.store.read(PEERS).await?.unwrap_or_default())
+    }
+
+    /// Writes down what is known of the other nodes of its cluster.
+    pub(super) async fn save_peers(&self, peers: &Peers) -> Result<(), AgentError> {
+        Ok(self.store.write(PEERS, peers).await?)
     }
 
     /// The deny list.

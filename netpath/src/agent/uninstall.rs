@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, fs, io, path::Path};
 
+use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     installed::remove_installed,
     links::{ANY_MTU, leave_netns, pod_link},
     node::block_route,
+    peers::routes_to_nodes,
     reserved::release_ports,
     start::{self, BPFFS},
     state::{HostChanges, State},
@@ -79,6 +81,8 @@ pub(super) async fn remove_all(
     }
     Netns::leave_directory(&paths.netns_dir);
     failures.note(remove_strays(instance, netlink).await);
+    // Before what tells which of them are ours.
+    failures.note(remove_routes_to_nodes(&host.routes, netlink).await);
     for prefix in host.routes {
         failures.note(netlink.delete_route(&block_route(prefix)).await);
     }
@@ -103,6 +107,15 @@ async fn release_advertisements(raised: &[u32], netlink: &Netlink) -> Result<(),
     }
     for link in netlink.links().await?.into_iter().filter(|link| raised.contains(&link.index)) {
         advertisements::release(&link.name).await?;
+    }
+    Ok(())
+}
+
+/// Removes routes to other nodes' blocks: they are of pools, which the records name.
+async fn remove_routes_to_nodes(within: &[IpNet], netlink: &Netlink) -> Result<(), AgentError> {
+    let survey = netlink.survey().await?;
+    for route in routes_to_nodes(&survey, within) {
+        netlink.delete_route(route).await?;
     }
     Ok(())
 }

@@ -64,9 +64,10 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
 }
 
 pub(super) fn render(nodes: &[ClusterNode]) -> String {
-    let columns =
-        [Column::Left("NAME"), Column::Left("ADDRESSES"), Column::Left("BLOCKS"), Column::Left("STATE")];
-    let row =
-        |one: &ClusterNode| [one.name.clone(), list(&one.addresses), list(&one.blocks), one.state.clone()];
+    let columns = ["NAME", "ADDRESSES", "BLOCKS", "BACKEND", "STATE"].map(Column::Left);
+    let row = |one: &ClusterNode| {
+        let backend = one.backend.clone().unwrap_or_else(|| "-".to_owned());
+        [one.name.clone(), list(&one.addresses), list(&one.blocks), backend, one.state.clone()]
+    };
     table(&columns, nodes.iter().map(row))
 }

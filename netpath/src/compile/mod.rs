@@ -1,6 +1,7 @@
 //! Pure model → records of the kernel tables.
 
 mod node;
+mod peers;
 mod published;
 
 use std::{
@@ -16,6 +17,7 @@ use netpath_common::abi::{
 
 pub use self::{
     node::{node, publishes, sources, unused_sources},
+    peers::{Direct, Ways, peer_routes, ways},
     published::{leads, published},
 };
 use crate::model::{Family, Inbound, Interface, Network, Pod};

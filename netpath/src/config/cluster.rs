@@ -1,6 +1,6 @@
 //! `[cluster]`: whom this node shares pools with, and how its etcd is reached.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use toml::Spanned;
@@ -14,6 +14,8 @@ use crate::model::{EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_pr
 
 /// Endpoints that a node goes round.
 const MAX_ENDPOINTS: usize = 16;
+/// What `release_after` is if nothing is configured: a day, for whoever repairs a machine.
+const RELEASE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Addresses of a node's block if nothing else is configured: 64.
 const BLOCK_LENGTHS: (u8, u8) = (26, 122);
 
@@ -26,6 +28,8 @@ pub struct ClusterConfig {
     pub etcd: EtcdAccess,
     /// Where nodes' blocks come from, at most one of each family; what the cluster has if empty.
     pub pools: Vec<Pool>,
+    /// How long a node is lost before its blocks are given back.
+    pub release_after: Duration,
 }
 
 pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
@@ -72,6 +76,7 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
     Ok(Some(ClusterConfig {
         name: name(source, file)?,
         pools: pools(source, file)?,
+        release_after: release_after(source, file)?,
         etcd: EtcdAccess {
             endpoints: endpoints.into_iter().map(|given| given.value).collect(),
             ca,
@@ -131,6 +136,16 @@ fn absolute(given: Option<Given<PathBuf>>) -> Result<Option<PathBuf>, ConfigErro
         }
         given => Ok(given.map(|given| given.value)),
     }
+}
+
+fn release_after(source: &Source<'_>, file: &Cluster) -> Result<Duration, ConfigError> {
+    let key = "cluster.release_after";
+    let given = file.release_after.as_ref().map(|time| source.in_file(key, time));
+    let Some(given) = given else { return Ok(RELEASE_AFTER) };
+    humantime::parse_duration(&given.value).map_err(|error| {
+        let reason = format!("is '{}', which is no time ({error})", given.value);
+        given.error(reason, "write one such as 24h, its default")
+    })
 }
 
 fn name(source: &Source<'_>, file: &Cluster) -> Result<String, ConfigError> {

@@ -53,6 +53,7 @@ pub(super) struct Cluster {
     pub(super) pools: Option<Vec<Spanned<String>>>,
     pub(super) block_length_v4: Option<Spanned<u8>>,
     pub(super) block_length_v6: Option<Spanned<u8>>,
+    pub(super) release_after: Option<Spanned<String>>,
     pub(super) ca: Option<Spanned<PathBuf>>,
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,

@@ -6,6 +6,7 @@ mod cluster;
 mod mac;
 mod name;
 mod network;
+mod peer;
 mod pod;
 mod publication;
 
@@ -20,5 +21,6 @@ pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange,
 };
+pub use peer::{Peer, Peers};
 pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState, Unattached};
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use netpath::datapath::Datapath;
 use netpath_common::abi::{
     ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
-    NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, Published, PublishedKey, Route, RouteKind, Uplink,
+    NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, Published, PublishedKey, Route,
+    RouteKind, Uplink,
 };
 
 use super::{Family, NODE, NODE6, Pod, Scene};
@@ -124,6 +125,18 @@ impl Scene {
             endpoint.flags = flag(endpoint.flags.into(), ENDPOINT_PUBLISHES.into()) as u16;
             self.datapath.set_endpoint(address, endpoint).expect("endpoint");
         }
+    }
+
+    /// Puts the node into a cluster in which an address belongs to somebody: in the node's own routes and, if packets go there,
+    /// in the network's.
+    pub fn belongs(&mut self, address: IpAddr, route: Route) {
+        let mut all = routes();
+        all.push((NODE_ROUTES, address.into(), route));
+        if route.kind == RouteKind::Fib as u8 {
+            all.push((NETWORK, address.into(), Route { uplinks: 0, ..route }));
+        }
+        self.datapath.set_routes(&all).expect("routes");
+        self.set_node(|node| node.flags |= NODE_FLAG_CLUSTER);
     }
 
     /// Changes the records of a pod's addresses.

@@ -36,6 +36,7 @@ impl Agent {
         let ports = self.config().snat_ports.clone();
         let denying = !lock(&self.denied).is_empty();
         let (uplinks, addresses) = (surroundings.uplinks, surroundings.addresses);
-        Ok(View { links, pods, uplinks, addresses, ports, denying })
+        let peers = self.peers();
+        Ok(View { links, pods, uplinks, addresses, peers, ports, denying })
     }
 }

@@ -59,6 +59,10 @@ impl View {
             (Program::FromUplink, _) if refused => {
                 format!("{source} is a pod's, and cannot come by {interface}")
             }
+            (Program::FromUplink, _) => {
+                let peer = self.peers.holder_of(source)?;
+                format!("{source} is of a block of node {}", peer.holder.node)
+            }
             _ => return None,
         };
         Some(stage("guard", decision))
@@ -73,7 +77,7 @@ impl View {
         stages: &mut Vec<TracedStage>,
     ) {
         match which {
-            TraceStage::Route => stages.push(route(step)),
+            TraceStage::Route => stages.push(self.route(hop, step)),
             TraceStage::NextHop => stages.push(self.next_hop(hop, step)),
             TraceStage::Flow => {
                 stages.push(self.flow(step, replaced));
@@ -99,6 +103,19 @@ impl View {
                 });
                 stages.push(self.published(hop, step));
             }
+        }
+    }
+
+    /// The way by netpath's routes; with the node's name where it leads to another node's pod.
+    fn route(&self, hop: &Hop, step: &TraceStep) -> TracedStage {
+        let told = route(step);
+        let peer = self.peers.holder_of(hop.packet.destination);
+        match peer.filter(|_| step.code == RouteKind::Fib as u8 && step.number == 0) {
+            Some(peer) => {
+                let node = &peer.holder.node;
+                TracedStage { decision: format!("a pod of node {node}; the kernel's routes lead"), ..told }
+            }
+            None => told,
         }
     }
 

@@ -1,9 +1,13 @@
 //! Names for what the programs know by number and address.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use super::super::registry::Entry;
-use crate::{compile::Uplink, model::Mac, net::Link};
+use crate::{
+    compile::Uplink,
+    model::{Mac, Peers},
+    net::Link,
+};
 
 /// The node and its pods as they are now.
 pub(super) struct View {
@@ -12,6 +16,8 @@ pub(super) struct View {
     pub(super) uplinks: Vec<Uplink>,
     /// Every address of the node.
     pub(super) addresses: Vec<IpAddr>,
+    /// The other nodes of its cluster.
+    pub(super) peers: Arc<Peers>,
     /// Where the ports of new bindings come from.
     pub(super) ports: RangeInclusive<u16>,
     /// Whether anybody is denied.

@@ -66,6 +66,11 @@ impl Survey {
         self.routes_by(route.ifindex.unwrap_or(0)).any(|known| known.route == *route)
     }
 
+    /// All routes.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.values().flatten().map(|known| &known.route)
+    }
+
     /// Whether two surveys tell the same of a link.
     pub fn same_link(&self, other: &Self, ifindex: u32) -> bool {
         self.link(ifindex) == other.link(ifindex)

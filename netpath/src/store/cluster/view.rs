@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ALIVE, NODES, block_of};
+use super::{ALIVE, NODES, POOLS, block_of};
 use crate::{
-    model::{Holder, Node},
+    model::{Holder, Node, Peer, Peers, Pool},
     store::etcd::Change,
 };
 
@@ -18,6 +18,7 @@ pub struct View {
     nodes: BTreeMap<String, Node>,
     blocks: BTreeMap<IpNet, Holder>,
     alive: BTreeSet<String>,
+    pools: Vec<Pool>,
 }
 
 /// Any record, of whatever version: what cannot be read is not seen.
@@ -48,6 +49,12 @@ impl View {
             set(&mut self.blocks, block, key, value);
             return;
         }
+        if key.strip_prefix(&self.root) == Some(POOLS) {
+            let mut found = BTreeMap::new();
+            set(&mut found, (), key, value);
+            self.pools = found.remove(&()).unwrap_or_default();
+            return;
+        }
         let Some((kind, name)) = key.strip_prefix(&self.root).and_then(|key| key.split_once('/')) else {
             return;
         };
@@ -57,6 +64,25 @@ impl View {
             (ALIVE, None) => drop(self.alive.remove(name)),
             _ => {}
         }
+    }
+
+    /// What a node sends to the others by. `None` if the node itself is not there: then this is not, or not yet, the cluster
+    /// that it has joined, and what it knew of that holds on.
+    pub fn peers(&self, own: &Holder) -> Option<Peers> {
+        self.nodes.get(&own.node).filter(|node| node.holder == *own)?;
+        let others = self.nodes().filter(|(node, ..)| node.holder != *own);
+        let peer = |(node, blocks, _): (&Node, Vec<IpNet>, bool)| Peer {
+            holder: node.holder.clone(),
+            addresses: node.addresses.clone(),
+            blocks,
+        };
+        let pools = self.pools.iter().map(|pool| pool.prefix).collect();
+        Some(Peers { pools, nodes: others.map(peer).collect() })
+    }
+
+    /// The nodes that nothing is heard of, by uid.
+    pub fn away(&self) -> BTreeSet<String> {
+        self.nodes().filter(|(.., alive)| !alive).map(|(node, ..)| node.holder.uid.clone()).collect()
     }
 
     /// Whether a node is there with all its blocks, and alive.

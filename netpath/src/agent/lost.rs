@@ -1,0 +1,124 @@
+//! Nodes that are gone. That etcd has not heard of one says little: what fails may be its way to etcd alone, or etcd's leases
+//! after an outage, and then its pods still answer. Its routes go only when the link tells as well that nobody has its addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
+use tokio::{net::UdpSocket, time};
+
+use super::{Agent, AgentError, cluster::Membership, lock, peers::links};
+use crate::{model::Peer, net::Netns, store::cluster::ClusterError};
+
+/// Time between looks at the nodes that etcd has not heard of.
+const LOOK: Duration = Duration::from_secs(5);
+/// Neighbour discovery asks three times, a second apart, before the kernel tells that nobody answers (RFC 4861, 10).
+const ANSWER: Duration = Duration::from_secs(4);
+/// The discard protocol's port (RFC 863): nobody is bothered by what comes there.
+const DISCARD: u16 = 9;
+
+impl Agent {
+    /// Looks after nodes that are away, until the agent ends.
+    pub(super) async fn lost_loop(self: Arc<Self>) {
+        let Some(member) = &self.membership else { return };
+        let mut ending = self.ending.subscribe();
+        let mut since = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = time::sleep(LOOK) => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+            let lost = self.unanswering(member).await;
+            self.set_lost_nodes(member, &lost).await;
+            since.retain(|uid, _| lost.contains(uid));
+            for uid in lost {
+                since.entry(uid).or_insert_with(Instant::now);
+            }
+            self.note("blocks of lost nodes", &self.release_lost(member, &since).await);
+        }
+    }
+
+    /// The nodes, by uid, that are away and do not answer on the link either.
+    async fn unanswering(&self, member: &Membership) -> BTreeSet<String> {
+        let away = lock(&member.view).away();
+        let seen = lock(&self.node).seen.clone();
+        let on_link = |address: &IpAddr| links(&seen).iter().any(|(_, subnet)| subnet.contains(address));
+        let peers = self.peers();
+        let suspects = peers.nodes.iter().filter(|peer| away.contains(&peer.holder.uid));
+        let asked = suspects.map(async |peer: &Peer| {
+            let near = peer.addresses.iter().filter(|address| on_link(address));
+            let answers = join_all(near.map(|address| is_absent(&self.netns, *address))).await;
+            (!answers.is_empty() && answers.into_iter().all(|absent| absent)).then(|| peer.holder.uid.clone())
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Withdraws the routes of these nodes, and gives others back theirs.
+    pub(super) async fn set_lost_nodes(&self, member: &Membership, lost: &BTreeSet<String>) {
+        let _one = self.node_changes.lock().await;
+        let earlier = std::mem::replace(&mut *lock(&member.lost), lost.clone());
+        if earlier != *lost {
+            tracing::info!(?lost, "nodes that neither etcd nor the link has heard of");
+            let seen = lock(&self.node).seen.clone();
+            self.ensure_ways(&seen).await;
+        }
+    }
+
+    /// Takes out of the cluster who has been lost for longer than is configured. Every node does; one is the first.
+    async fn release_lost(
+        &self,
+        member: &Membership,
+        since: &BTreeMap<String, Instant>,
+    ) -> Result<(), AgentError> {
+        let config = self.config();
+        let Some(grace) = config.cluster.as_ref().map(|cluster| cluster.release_after) else { return Ok(()) };
+        for peer in &self.peers().nodes {
+            if since.get(&peer.holder.uid).is_some_and(|since| since.elapsed() >= grace) {
+                match member.cluster.leave(&peer.holder.node, None).await {
+                    Ok(()) => {
+                        tracing::info!(node = peer.holder.node, "lost for so long: its blocks are free");
+                    }
+                    Err(ClusterError::NoNode(_) | ClusterError::Alive(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the link tells that nobody has an address: whoever has it need not answer, but to be asked for it.
+async fn is_absent(netns: &Netns, address: IpAddr) -> bool {
+    let asked = async {
+        let socket = netns.enter(|| ask(address)).map_err(io::Error::other)??;
+        let socket = UdpSocket::from_std(socket)?;
+        socket.send(&[0]).await?;
+        time::timeout(ANSWER, socket.recv(&mut [0])).await??;
+        io::Result::Ok(())
+    };
+    asked.await.is_err_and(|error| error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32))
+}
+
+/// A socket that is told of errors on the way (`IP_RECVERR`: else only of those that a peer sends).
+fn ask(address: IpAddr) -> io::Result<std::net::UdpSocket> {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.connect((address, DISCARD))?;
+    if address.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,153 @@
+//! The ways to other nodes of the cluster: which of them this node knows, its kernel routes to their blocks, what the tables
+//! tell of them. What was last known holds on while etcd does not answer, over restarts as well.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use netpath_common::abi;
+use tokio::time::sleep;
+
+use super::{Agent, AgentError, cluster::Membership, lock, node::Seen};
+use crate::{
+    compile::{self, Direct, Ways},
+    model::{Network, Peers},
+    net::{Route, RouteKind, Survey},
+};
+
+/// Changes of a cluster come in flocks: what follows the first within this is done with it.
+const GATHER: Duration = Duration::from_millis(100);
+
+impl Agent {
+    /// Keeps the ways to other nodes up with what is seen of them, until the agent ends.
+    pub(super) async fn follow_loop(self: Arc<Self>) {
+        let Some(member) = &self.membership else { return };
+        let mut ending = self.ending.subscribe();
+        loop {
+            let news = async {
+                member.changed.notified().await;
+                sleep(GATHER).await;
+            };
+            tokio::select! {
+                () = news => {}
+                _ = ending.wait_for(|ending| *ending) => return,
+            }
+            // Not left half done.
+            self.note("other nodes", &self.follow(member).await);
+        }
+    }
+
+    async fn follow(&self, member: &Membership) -> Result<(), AgentError> {
+        let (now, away) = {
+            let view = lock(&member.view);
+            (view.peers(&member.holder), view.away())
+        };
+        // Who is heard of again is not asked for first.
+        let lost = &lock(&member.lost).clone() & &away;
+        self.set_lost_nodes(member, &lost).await;
+        match now.filter(|now| *now != *self.peers()) {
+            Some(now) => self.set_peers(member, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Goes over to other peers, unless the node has left: then there are none any more.
+    pub(super) async fn set_peers(&self, member: &Membership, peers: Peers) -> Result<(), AgentError> {
+        let _one = self.node_changes.lock().await;
+        let peers = if member.has_left() { Peers::default() } else { peers };
+        let saved = self.state.save_peers(&peers).await;
+        *lock(&member.peers) = Arc::new(peers);
+        let seen = lock(&self.node).seen.clone();
+        self.ensure_ways(&seen).await;
+        saved
+    }
+
+    /// The other nodes, as last known.
+    pub(super) fn peers(&self) -> Arc<Peers> {
+        self.membership.as_ref().map(|member| Arc::clone(&lock(&member.peers))).unwrap_or_default()
+    }
+
+    /// How their blocks are reached.
+    pub(super) fn ways(&self, seen: &Seen) -> Ways {
+        let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
+        compile::ways(&self.peers(), &links(seen), &lost)
+    }
+
+    /// All that ROUTES holds.
+    pub(super) fn all_routes(&self, networks: &[Network], seen: &Seen) -> Vec<(u32, IpNet, abi::Route)> {
+        let (surroundings, ways) = (seen.surroundings(), self.ways(seen));
+        let mut routes = compile::routes(networks, &surroundings);
+        routes.extend(compile::peer_routes(networks, &surroundings, &self.peers(), &links(seen), &ways));
+        routes
+    }
+
+    /// Makes the kernel's routes to blocks and the tables right: no packet to another node's pod leaves by a default route. Held
+    /// by who calls it: `node_changes`.
+    pub(super) async fn ensure_ways(&self, seen: &Seen) {
+        self.note("routes to nodes", &self.ensure_peer_routes(seen).await);
+        self.note("block route", &self.ensure_block_routes(seen).await);
+        self.note("tables", &self.write_tables(seen).await);
+        let unreached = self.ways(seen).unreached;
+        let words: Vec<_> = unreached.iter().map(|(node, block)| format!("{block} of node {node}")).collect();
+        let outcome = match words.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "{}: none of the node's addresses is on the link of an uplink, and its pods cannot be reached; 'netpath node \
+                 ls' shows the addresses",
+                words.join(", ")
+            )),
+        };
+        self.note("nodes without a way", &outcome);
+        let conflict = self.peers().pools.iter().find_map(|pool| Some((*pool, seen.conflict(*pool)?)));
+        let outcome = conflict.map_or(Ok(()), |(pool, own)| Err(format!("{pool} holds {own}")));
+        self.note("pools of the cluster", &outcome);
+    }
+
+    /// Routes to the blocks of other nodes. Ours to earlier ones go. One that fails does not stop the others.
+    async fn ensure_peer_routes(&self, seen: &Seen) -> Result<(), AgentError> {
+        let routes = self.ways(seen).direct.into_iter().map(|way| (way.block, direct_route(&way)));
+        let wanted: BTreeMap<_, _> = routes.collect();
+        let mut within = self.state.host().await.routes;
+        within.extend(&self.peers().pools);
+        let present: BTreeMap<_, _> =
+            routes_to_nodes(&seen.survey, &within).map(|route| (route.prefix, route)).collect();
+        let mut outcome = Ok(());
+        for (block, route) in &wanted {
+            if present.get(block).is_none_or(|there| *there != route) {
+                outcome = outcome.and(self.netlink.replace_route(route).await);
+            }
+        }
+        for (_, old) in present.iter().filter(|(block, _)| !wanted.contains_key(block)) {
+            outcome = outcome.and(self.netlink.delete_route(old).await);
+        }
+        Ok(outcome?)
+    }
+}
+
+/// The subnets of the uplinks, each with the uplink's index.
+pub(super) fn links(seen: &Seen) -> Vec<(u32, IpNet)> {
+    let is_uplink = |ifindex: u32| seen.uplinks.iter().any(|uplink| uplink.ifindex == ifindex);
+    let own = seen.survey.addresses().iter().filter(|address| is_uplink(address.ifindex));
+    own.map(|address| (address.ifindex, address.net)).collect()
+}
+
+fn direct_route(way: &Direct) -> Route {
+    Route {
+        prefix: way.block,
+        kind: RouteKind::Unicast,
+        via: Some(way.via),
+        ifindex: Some(way.ifindex),
+        onlink: false,
+        mtu: None,
+        table: None,
+    }
+}
+
+/// Routes marked as ours that lead to other nodes: those of pods have no next hop. Other instances' are marked as well: only
+/// those to a prefix `within` some.
+pub(super) fn routes_to_nodes<'a>(
+    survey: &'a Survey,
+    within: &'a [IpNet],
+) -> impl Iterator<Item = &'a Route> {
+    let ours = |route: &&Route| route.via.is_some() && within.iter().any(|one| one.contains(&route.prefix));
+    survey.routes().filter(ours)
+}

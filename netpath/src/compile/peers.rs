@@ -1,0 +1,193 @@
+//! How other nodes' pods are reached: the one place that chooses.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, Route, RouteKind};
+
+use super::Surroundings;
+use crate::model::{Family, Network, Peer, Peers};
+
+/// A block that is reached by its node's own address, which is on the link of an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The block.
+    pub block: IpNet,
+    /// The next hop: of the block's family, or for IPv4 of IPv6 (RFC 5549).
+    pub via: IpAddr,
+    /// Index of the uplink that leads there.
+    pub ifindex: u32,
+}
+
+/// The ways to other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Blocks by direct routes.
+    pub direct: Vec<Direct>,
+    /// Blocks that no way leads to, each with the name of its node.
+    pub unreached: Vec<(String, IpNet)>,
+}
+
+/// Chooses the way to every block of every other node. `links` has the subnets of the uplinks, each with the uplink's index.
+/// Nodes in `lost` (by uid) have none.
+pub fn ways(peers: &Peers, links: &[(u32, IpNet)], lost: &BTreeSet<String>) -> Ways {
+    let mut ways = Ways::default();
+    for peer in peers.nodes.iter().filter(|peer| !lost.contains(&peer.holder.uid)) {
+        for block in &peer.blocks {
+            match direct(peer, *block, links) {
+                Some(way) => ways.direct.push(way),
+                None => ways.unreached.push((peer.holder.node.clone(), *block)),
+            }
+        }
+    }
+    ways
+}
+
+fn direct(peer: &Peer, block: IpNet, links: &[(u32, IpNet)]) -> Option<Direct> {
+    let hops = || peer.addresses.iter().filter_map(|via| Some((*via, by(*via, links).next()?)));
+    let same = hops().find(|(via, _)| via.is_ipv4() == block.addr().is_ipv4());
+    let (via, ifindex) = same.or_else(|| hops().find(|_| block.addr().is_ipv4()))?;
+    Some(Direct { block, via, ifindex })
+}
+
+/// The uplinks on whose link an address is.
+fn by(address: IpAddr, links: &[(u32, IpNet)]) -> impl Iterator<Item = u32> {
+    links.iter().filter(move |(_, subnet)| subnet.contains(&address)).map(|(ifindex, _)| *ifindex)
+}
+
+/// What ROUTES holds of a cluster beside a node's own: the pools, and what belongs to other nodes. Networks with a block of the
+/// pools send to other nodes' pods without translation; pods of others are nobody whom those nodes know.
+pub fn peer_routes(
+    networks: &[Network],
+    surroundings: &Surroundings,
+    peers: &Peers,
+    links: &[(u32, IpNet)],
+    ways: &Ways,
+) -> Vec<(u32, IpNet, Route)> {
+    let mut routes = Vec::new();
+    let in_pools = |block: &IpNet| peers.pools.iter().any(|pool| pool.contains(block));
+    let inside: Vec<_> = networks.iter().filter(|network| network.blocks.iter().any(in_pools)).collect();
+    let mut add = |prefix: IpNet, route: Route| {
+        let known = inside.iter().filter(|network| network.has(Family::of(prefix.addr())));
+        routes.extend(known.map(|network| (network.number, prefix, Route { uplinks: 0, ..route })));
+        routes.push((NODE_ROUTES, prefix, route));
+    };
+    for pool in &peers.pools {
+        add(*pool, Route::new(RouteKind::Stack, false));
+    }
+    let of_peer = |kind, uplinks| Route { flags: ROUTE_PEER, uplinks, ..Route::new(kind, false) };
+    for way in &ways.direct {
+        let peer = peers.nodes.iter().find(|peer| peer.blocks.contains(&way.block));
+        let here = peer.into_iter().flat_map(|peer| &peer.addresses).flat_map(|address| by(*address, links));
+        add(way.block, of_peer(RouteKind::Fib, places(here, surroundings)));
+    }
+    for address in peers.nodes.iter().flat_map(|peer| &peer.addresses) {
+        let uplinks = places(by(*address, links), surroundings);
+        if uplinks != 0 && !surroundings.addresses.contains(address) {
+            routes.push((NODE_ROUTES, (*address).into(), of_peer(RouteKind::Stack, uplinks)));
+        }
+    }
+    routes
+}
+
+/// The places of uplinks in the node's record, a bit for each.
+fn places(ifindexes: impl Iterator<Item = u32>, surroundings: &Surroundings) -> u16 {
+    let uplinks = || surroundings.uplinks.iter().take(MAX_UPLINKS);
+    let place = |ifindex: u32| uplinks().position(|uplink| uplink.ifindex == ifindex);
+    ifindexes.filter_map(place).fold(0, |places, place| places | 1 << place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{compile::Uplink, model::Holder};
+
+    fn peer(name: &str, addresses: &[&str], blocks: &[&str]) -> Peer {
+        Peer {
+            holder: Holder { node: name.into(), uid: format!("uid-of-{name}") },
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            blocks: blocks.iter().map(|text| text.parse().unwrap()).collect(),
+        }
+    }
+
+    fn cluster() -> Peers {
+        Peers {
+            pools: vec!["10.64.0.0/16".parse().unwrap(), "fd00:64::/48".parse().unwrap()],
+            nodes: vec![
+                peer("far", &["203.0.113.9"], &["10.64.9.0/26"]),
+                peer("six", &["2001:db8::6"], &["10.64.6.0/26", "fd00:64::600/122"]),
+                peer("two", &["192.0.2.3", "2001:db8::3"], &["10.64.2.0/26", "fd00:64::200/122"]),
+            ],
+        }
+    }
+
+    fn links() -> Vec<(u32, IpNet)> {
+        [(2, "192.0.2.2/24"), (7, "192.0.2.4/24"), (7, "2001:db8::2/64")]
+            .map(|(ifindex, net)| (ifindex, net.parse().unwrap()))
+            .into()
+    }
+
+    #[test]
+    fn a_block_is_reached_by_an_address_of_its_node_on_a_link() {
+        let words = |ways: &Ways| {
+            let direct = ways.direct.iter().map(|way| format!("{} {} {}", way.block, way.via, way.ifindex));
+            let none = ways.unreached.iter().map(|(node, block)| format!("{block} {node}"));
+            direct.chain(none).collect::<Vec<_>>()
+        };
+        let expected = [
+            "10.64.6.0/26 2001:db8::6 7",
+            "fd00:64::600/122 2001:db8::6 7",
+            "10.64.2.0/26 192.0.2.3 2",
+            "fd00:64::200/122 2001:db8::3 7",
+            "10.64.9.0/26 far",
+        ];
+        assert_eq!(words(&ways(&cluster(), &links(), &BTreeSet::new())), expected);
+        let lost = ["six", "far"].map(|name| format!("uid-of-{name}")).into();
+        assert_eq!(words(&ways(&cluster(), &links(), &lost)), expected[2..4]);
+        let v4 = ways(&cluster(), &links()[..1], &BTreeSet::new());
+        assert_eq!(words(&v4)[0], "10.64.2.0/26 192.0.2.3 2");
+        assert_eq!(v4.unreached.len(), 4, "no IPv6 block by an IPv4 address");
+    }
+
+    #[test]
+    fn what_other_nodes_have_comes_in_by_the_links_they_are_on() {
+        let uplink = |ifindex| Uplink { name: String::new(), ifindex, mtu: 1500, addresses: Vec::new() };
+        let surroundings = Surroundings { uplinks: [2, 7].map(uplink).into(), ..Surroundings::default() };
+        let mut network = Network {
+            name: "default".into(),
+            number: 1,
+            blocks: vec!["10.64.1.0/26".parse().unwrap()],
+            masquerade: true,
+            no_masquerade: Vec::new(),
+            inbound: crate::model::Inbound::Cluster,
+            mtu: None,
+        };
+        let table = |network: &Network| {
+            let ways = ways(&cluster(), &links(), &BTreeSet::new());
+            let row = |(network, prefix, route): (u32, IpNet, Route)| {
+                format!("{network} {prefix} {} {} {}", route.kind, route.flags, route.uplinks)
+            };
+            let networks = std::slice::from_ref(network);
+            let rows = peer_routes(networks, &surroundings, &cluster(), &links(), &ways);
+            rows.into_iter().map(row).collect::<Vec<_>>()
+        };
+        // Kind 0 is the stack, 1 the FIB; flag 2 is another node's.
+        let own = [
+            "1 10.64.0.0/16 0 0 0",
+            "0 10.64.0.0/16 0 0 0",
+            "0 fd00:64::/48 0 0 0",
+            "1 10.64.6.0/26 1 2 0",
+            "0 10.64.6.0/26 1 2 2",
+            "0 fd00:64::600/122 1 2 2",
+            "1 10.64.2.0/26 1 2 0",
+            "0 10.64.2.0/26 1 2 3",
+            "0 fd00:64::200/122 1 2 3",
+            "0 2001:db8::6/128 0 2 2",
+            "0 192.0.2.3/32 0 2 3",
+            "0 2001:db8::3/128 0 2 2",
+        ];
+        assert_eq!(table(&network), own);
+        network.blocks = vec!["10.61.0.0/24".parse().unwrap()];
+        assert!(table(&network).iter().all(|row| row.starts_with("0 ")), "no pods of the cluster");
+    }
+}

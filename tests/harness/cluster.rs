@@ -1,0 +1,300 @@
+//! Nodes with real agents on one link, an etcd they share, and outside behind a router.
+//!
+//! ```text
+//!  node N up0 198.18.0.(10+N)/24 ──┐
+//!     2001:db8:18::(10+N)/64       switch ── 198.18.0.1 router 198.18.1.1 ── 198.18.1.2 outside, with etcd
+//!  node M up0 ─────────────────────┘
+//! ```
+
+use std::{
+    net::IpAddr,
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use netpath::{
+    api::{
+        client::Client,
+        types::{ClusterNode, PodAdd},
+    },
+    lab::{
+        checks::LabPod,
+        topology::{End, OUTSIDE, OUTSIDE_V6, Space, Spec, net, wire},
+    },
+    net::{Netns, sysctl},
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns},
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    etcd::Etcd,
+    namespace::isolate,
+    node::{binary, run_in},
+    wait,
+};
+
+const DIR: &str = "/mnt";
+/// The pools.
+pub const POOLS: [&str; 2] = ["10.64.0.0/16", "fd00:64::/48"];
+
+/// The link, what is on it and behind it.
+pub struct Cluster {
+    /// Nodes, in the order they came.
+    pub nodes: Vec<ClusterMember>,
+    /// Forwards between the link and outside; knows no pod.
+    pub router: Space,
+    /// The outside server.
+    pub outside: Space,
+    /// The members run outside.
+    pub etcd: Etcd,
+    /// For everything asynchronous.
+    pub runtime: Arc<Runtime>,
+    switch: Space,
+    spec: Spec,
+    line: String,
+}
+
+/// A node with its agent.
+pub struct ClusterMember {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub space: Space,
+    /// The agent's API.
+    pub client: Client,
+    /// IPv4 and IPv6 address on the link.
+    pub addresses: [IpAddr; 2],
+    runtime: Arc<Runtime>,
+    agent: Option<Child>,
+}
+
+impl Cluster {
+    /// So many nodes, which all know each other.
+    pub fn start(nodes: u8) -> Self {
+        Self::start_with(nodes, "")
+    }
+
+    /// The same, with a line more in `[cluster]`.
+    pub fn start_with(nodes: u8, line: &str) -> Self {
+        isolate();
+        mount(Some("netpath-test"), DIR, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let spec = Spec::default();
+        let (switch, router, outside) = runtime.block_on(surroundings(&spec)).expect("topology");
+        let etcd = Etcd::start(&outside.netns, OUTSIDE.into(), "/mnt/etcd");
+        let runtime = Arc::new(runtime);
+        let (nodes_before, line) = (Vec::new(), line.to_owned());
+        let mut cluster = Self { nodes: nodes_before, router, outside, etcd, runtime, switch, spec, line };
+        (0..nodes).for_each(|_| cluster.join());
+        cluster.wait_known();
+        cluster
+    }
+
+    /// One more node.
+    pub fn join(&mut self) {
+        let number = self.nodes.len() as u16 + 1;
+        let name = format!("node{number}");
+        let addresses = [
+            IpAddr::from([198, 18, 0, 10 + number as u8]),
+            IpAddr::from([0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 10 + number]),
+        ];
+        let space = self.runtime.block_on(async {
+            let space = self.spec.space(&name).await.expect("namespace");
+            let port = format!("to-{name}");
+            let own = [net(addresses[0], 24), net(addresses[1], 64)];
+            let near = End { space: &space, link: "up0", addresses: &own };
+            wire(near, End { space: &self.switch, link: &port, addresses: &[] }, None).await.expect("link");
+            plug(&self.switch.netns, &port);
+            for router in ["198.18.0.1", "2001:db8:18::1"] {
+                space.default_route(router.parse().expect("address")).await.expect("route");
+            }
+            space
+        });
+        // So that its stack answers what other nodes send: see docs/CLUSTER.md.
+        let forward = || {
+            sysctl::write("net/ipv6/conf/all/forwarding", "1").expect("forwarding");
+            sysctl::write("net/ipv4/conf/up0/forwarding", "1").expect("forwarding");
+            // So that the kernel notices in seconds that a neighbour has gone.
+            for family in ["ipv4", "ipv6"] {
+                for (key, value) in [("base_reachable_time_ms", "1000"), ("delay_first_probe_time", "1")] {
+                    sysctl::write(&format!("net/{family}/neigh/up0/{key}"), value).expect("sysctl");
+                }
+            }
+        };
+        space.netns.enter(forward).expect("namespace");
+        let dir = format!("{DIR}/{name}");
+        std::fs::create_dir(&dir).expect("directory");
+        let configuration = format!(
+            "node = \"{name}\"\nstate_dir = \"{dir}/state\"\n\
+             uplinks = [\"up0\"]\n[flows]\ncapacity = 16384\n[cluster]\nendpoints = {:?}\npools = {POOLS:?}\n{}\n",
+            self.etcd.endpoints(),
+            self.line,
+        );
+        std::fs::write(format!("{dir}/agent.toml"), configuration).expect("configuration");
+        let client = Client::new(format!("/run/netpath/{name}/agent.sock"));
+        let runtime = Arc::clone(&self.runtime);
+        let mut member = ClusterMember { name, space, client, addresses, runtime, agent: None };
+        member.restart();
+        self.nodes.push(member);
+    }
+
+    /// Plugs a node out of the switch, or in again.
+    pub fn plug(&self, at: usize, plugged: bool) {
+        let (port, state) = (format!("to-{}", self.nodes[at].name), if plugged { "up" } else { "down" });
+        assert_eq!(run_in(&self.switch.netns, "ip", &["link", "set", &port, state]), "");
+    }
+
+    /// Waits until every node has a way to every other.
+    pub fn wait_known(&self) {
+        for node in &self.nodes {
+            wait::until(&format!("{} has ways to all others", node.name), || {
+                let ways = node.known().iter().filter(|one| one.backend.is_some()).count();
+                ways + 1 == self.nodes.len()
+            });
+        }
+    }
+}
+
+impl ClusterMember {
+    /// Starts the agent, again if it has ended, and waits until it answers.
+    pub fn restart(&mut self) {
+        let dir = format!("{DIR}/{}", self.name);
+        let log = std::fs::File::options().create(true).append(true).open(format!("{dir}/agent.log"));
+        let log = log.expect("log");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
+        command.args([
+            "-v",
+            "--instance",
+            &self.name,
+            "agent",
+            "run",
+            "--config",
+            &format!("{dir}/agent.toml"),
+        ]);
+        command.env("NETPATH_DATAPATH_CGROUP", "none");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+        // From this thread: the parent-death signal comes when the thread ends.
+        let own = Netns::current().expect("own namespace");
+        setns(&self.space.netns, CloneFlags::CLONE_NEWNET).expect("namespace");
+        let child = command.spawn();
+        setns(&own, CloneFlags::CLONE_NEWNET).expect("own namespace");
+        self.agent = Some(child.expect("agent"));
+        wait::until(&format!("the agent of {} answers", self.name), || {
+            self.runtime.block_on(self.client.status()).is_ok()
+        });
+    }
+
+    /// `kill -9` of the agent.
+    pub fn kill(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().expect("kill");
+            agent.wait().expect("wait");
+        }
+    }
+
+    /// Adds a pod.
+    pub fn pod(&self, wanted: &PodAdd) -> LabPod {
+        let pod = self.runtime.block_on(self.client.pod_add(wanted));
+        LabPod::open(pod.unwrap_or_else(|error| panic!("{}: {error}", self.name))).expect("pod")
+    }
+
+    /// Adds a pod that needs nothing but a name.
+    pub fn named(&self, name: &str) -> LabPod {
+        self.pod(&PodAdd { name: name.into(), ..PodAdd::default() })
+    }
+
+    /// The nodes that it knows, itself included.
+    pub fn known(&self) -> Vec<ClusterNode> {
+        self.runtime.block_on(self.client.nodes()).expect("nodes")
+    }
+
+    /// Its own blocks.
+    pub fn blocks(&self) -> Vec<IpNet> {
+        self.known().into_iter().find(|one| one.own).map(|one| one.blocks).unwrap_or_default()
+    }
+
+    /// Packets dropped for a reason, by its stable name.
+    pub fn drops(&self, reason: &str) -> u64 {
+        let drops = self.runtime.block_on(self.client.drops()).expect("drops");
+        drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.packets)
+    }
+
+    /// What is wrong on it.
+    pub fn problems(&self) -> String {
+        self.runtime.block_on(self.client.status()).expect("status").problems.join("\n")
+    }
+
+    /// Runs a command in its namespace and returns what it printed.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        run_in(&self.space.netns, program, arguments)
+    }
+
+    /// Runs the command line as its operator would.
+    pub fn netpath(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(["--instance", &self.name]).args(arguments);
+        self.space.netns.enter(|| command.output()).expect("namespace").expect("netpath")
+    }
+}
+
+impl Drop for ClusterMember {
+    fn drop(&mut self) {
+        let panicking = std::thread::panicking();
+        if panicking && self.agent.is_some() {
+            let drops = self.runtime.block_on(self.client.drops());
+            let drops: Vec<_> = drops.into_iter().flatten().filter(|drop| drop.packets != 0).collect();
+            eprintln!("--- packets dropped by {}\n{drops:#?}", self.name);
+            eprintln!("{}{}", self.run("ip", &["route"]), self.run("ip", &["-6", "route"]));
+        }
+        self.kill();
+        if panicking {
+            let log = std::fs::read_to_string(format!("{DIR}/{}/agent.log", self.name)).unwrap_or_default();
+            eprintln!("--- the log of {}\n{log}", self.name);
+        }
+    }
+}
+
+/// Switch, router and outside.
+async fn surroundings(spec: &Spec) -> Result<(Space, Space, Space), netpath::net::NetError> {
+    let (switch, router) = (spec.space("switch").await?, spec.space("router").await?);
+    let outside = spec.space("outside").await?;
+    for arguments in ["link add br0 type bridge mcast_snooping 0", "link set br0 up"]
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+    {
+        assert_eq!(run_in(&switch.netns, "ip", &arguments), "");
+    }
+    router.forward()?;
+    let parsed = |text: &str| text.parse::<IpNet>().expect("prefix");
+    let (near, far) = (
+        ["198.18.0.1/24", "2001:db8:18::1/64"].map(parsed),
+        ["198.18.1.1/30", "2001:db8:18:1::1/64"].map(parsed),
+    );
+    wire(
+        End { space: &router, link: "to-nodes", addresses: &near },
+        End { space: &switch, link: "to-router", addresses: &[] },
+        None,
+    )
+    .await?;
+    plug(&switch.netns, "to-router");
+    let own = [net(OUTSIDE, 30), net(OUTSIDE_V6, 64)];
+    wire(
+        End { space: &outside, link: "eth0", addresses: &own },
+        End { space: &router, link: "to-outside", addresses: &far },
+        None,
+    )
+    .await?;
+    for router in far {
+        outside.default_route(router.addr()).await?;
+    }
+    Ok((switch, router, outside))
+}
+
+/// Puts a port into the switch.
+fn plug(switch: &Netns, port: &str) {
+    assert_eq!(run_in(switch, "ip", &["link", "set", port, "master", "br0"]), "");
+}
