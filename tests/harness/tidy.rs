@@ -8,14 +8,17 @@ use std::{
 
 use aya::{
     Pod as Bytes,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::{ProgramInfo, SchedClassifier, TcAttachType},
 };
 use netpath::{
     api::types::{Pod, Status},
     net::Netns,
 };
-use netpath_common::abi::{Addr, Endpoint, Flow, FlowKey, Link, PIN_SCHEME};
+use netpath_common::{
+    abi::{Addr, CACHE_SEATS, CachedEndpoint, Endpoint, Flow, FlowKey, Link, PIN_SCHEME},
+    logic::seat,
+};
 
 use crate::{
     node::{Node, binary, run_in},
@@ -177,6 +180,7 @@ fn tables(listed: &[Pod], ends: &BTreeMap<String, u32>) {
     let Some(endpoints) = table::<Addr, Endpoint>("ENDPOINTS") else { return };
     let found: BTreeSet<IpAddr> = endpoints.iter().map(|(address, _)| address.to_ip()).collect();
     assert_eq!(found, wanted, "endpoints");
+    cached(&endpoints);
     if let Some(links) = table::<u32, Link>("LINKS") {
         let found: BTreeSet<u32> = links.iter().map(|(index, _)| *index).collect();
         assert_eq!(found, ends.values().copied().collect(), "links' records");
@@ -184,6 +188,23 @@ fn tables(listed: &[Pod], ends: &BTreeMap<String, u32>) {
     let known: BTreeSet<u32> = endpoints.iter().map(|(_, endpoint)| endpoint.pod).collect();
     for (key, flow) in table::<FlowKey, Flow>("FLOWS").unwrap_or_default() {
         assert!(flow.pod == 0 || known.contains(&flow.pod), "a flow of no pod: {key:?} {flow:?}");
+    }
+}
+
+/// The cache says what ENDPOINTS does: each endpoint sits or is counted among the others, and nobody else does.
+fn cached(endpoints: &[(Addr, Endpoint)]) {
+    let pin = Path::new(PINS).join(format!("v{PIN_SCHEME}/maps/ENDPOINT_CACHE"));
+    // An earlier build's agent has none.
+    let Ok(data) = MapData::from_pin(&pin) else { return };
+    let cache = Array::<_, CachedEndpoint>::try_from(Map::Array(data)).expect("ENDPOINT_CACHE");
+    let seats: Vec<CachedEndpoint> =
+        cache.iter().take(CACHE_SEATS as usize).map(|seat| seat.expect("seat")).collect();
+    for (at, seat) in seats.iter().enumerate() {
+        let here: Vec<_> = endpoints.iter().filter(|(addr, _)| seat::of(addr) as usize == at).collect();
+        let sits = usize::from(seat.endpoint.pod != 0);
+        assert_eq!(sits + seat.others as usize, here.len(), "seat {at}: {seat:?}, but {here:?}");
+        let whole = here.iter().any(|(addr, endpoint)| (*addr, *endpoint) == (seat.addr, seat.endpoint));
+        assert!(sits == 0 || whole, "seat {at}: {seat:?}, but {here:?}");
     }
 }
 

@@ -4,6 +4,7 @@ mod arp;
 mod attach;
 mod connection;
 mod conntrack;
+mod crowded;
 mod elf;
 mod exhaustion;
 mod fragments;

@@ -1,6 +1,10 @@
 //! ENDPOINTS: hash, [`Addr`](super::Addr) → [`Endpoint`]. Local pods only.
+//! ENDPOINT_CACHE: array, [`seat::of`](crate::logic::seat::of) an address → [`CachedEndpoint`]. What ENDPOINTS says, to
+//! be found without the kernel's hash table: that is half of what a packet from pod to pod costs.
 //! LINKS: hash, interface index (u32) → [`Link`]. Host ends of local pods only.
 //! POD_BUCKETS: array, [`Endpoint::slot`] → when what the pod may send at once is whole again, CLOCK_MONOTONIC, ns (u64).
+
+use super::Addr;
 
 /// Flag of [`Endpoint::flags`]: what the pod sends to outside may carry the node's address, if the route says so too.
 pub const ENDPOINT_MASQUERADE: u16 = 1;
@@ -46,6 +50,29 @@ pub struct Endpoint {
 }
 
 super::record!(Endpoint, 32);
+
+/// Seats of ENDPOINT_CACHE; a power of two.
+pub const CACHE_SEATS: u32 = 16_384;
+
+/// Spare seats of each CPU, behind the others: more than a program looks for endpoints.
+pub const CACHE_SPARES: u32 = 16;
+
+/// What is known of the addresses that have the same seat. Complete: an address that is not here and not among the `others` is
+/// no local pod's.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CachedEndpoint {
+    /// Who sits here; `::` with an endpoint of zeros is nobody.
+    pub addr: Addr,
+    /// Its entry of ENDPOINTS.
+    pub endpoint: Endpoint,
+    /// How many more addresses have this seat: they are in ENDPOINTS only.
+    pub others: u32,
+    /// Of a CPU's first spare seat: which of them was used last.
+    pub turn: u32,
+}
+
+super::record!(CachedEndpoint, 56);
 
 /// Whose an interface is. Asked only where a packet's source address does not tell: it may belong to another interface
 /// of the same pod, or be link-local; and of a pod whose bandwidth is limited.

@@ -22,8 +22,8 @@ pub use counter::{COUNTER_SLOTS, Counter, PodCounter, TrafficClass};
 pub use deny::{DENY_NOBODY, DENY_PREFIXES};
 pub use drop_reason::DropReason;
 pub use endpoint::{
-    ENDPOINT_INBOUND_ANY, ENDPOINT_LIMITED_IN, ENDPOINT_LIMITED_OUT, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES,
-    ENDPOINT_XDP, Endpoint, Link,
+    CACHE_SEATS, CACHE_SPARES, CachedEndpoint, ENDPOINT_INBOUND_ANY, ENDPOINT_LIMITED_IN,
+    ENDPOINT_LIMITED_OUT, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
 };
 pub use event::{Event, EventKind, EventLoss, Program};
 pub use flow::{FLOW_HAIRPIN, FLOW_LOCAL, Flow, FlowDirection, FlowKey, Move, PEER_SEEN, Rewrite};

@@ -19,6 +19,13 @@ pub fn random() -> u32 {
     unsafe { raw::bpf_get_prandom_u32() }
 }
 
+/// Number of this CPU.
+#[inline(always)]
+pub fn cpu() -> u32 {
+    // SAFETY: no arguments, always valid.
+    unsafe { raw::bpf_get_smp_processor_id() }
+}
+
 /// Where the kernel should send a packet next.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -170,6 +170,12 @@ impl<V> Shared<V> {
         Self(Array::with_max_entries(entries, 0))
     }
 
+    /// A record.
+    #[inline(always)]
+    pub fn get(&self, index: u32) -> Option<&V> {
+        self.0.get(index)
+    }
+
     /// A record, to count in.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "the table is the kernel's")]

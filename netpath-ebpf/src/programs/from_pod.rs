@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     packet::{
-        AnyPacket, Headers, Transport, arp,
+        self, AnyPacket, Headers, Transport,
         parse::{self, Ethernet},
         tc::Packet,
     },
@@ -30,7 +30,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     }
     let frame = parse::ethernet(packet)?;
     if frame.kind == parse::ARP {
-        return answer_arp(packet, headers, &frame);
+        return verdict::from_code(answer_arp(packet, headers, &frame));
     }
     parse::ip(packet, headers, &frame)?;
     let headers = headers.settled();
@@ -144,9 +144,15 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, way: route
     deliver::to_wire(packet, headers, hop.ifindex, hop.next_hop, class)
 }
 
+/// Not inlined, as the next: rare, and it would stand in the fast path's middle.
+#[inline(never)]
+fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> u64 {
+    verdict::to_code(arp(packet, headers, frame))
+}
+
 #[inline(always)]
-fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outcome {
-    let question = arp::read(packet)?;
+fn arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outcome {
+    let question = packet::arp::read(packet)?;
     headers.key.dst = question.target;
     if let Some(address) = question.sender {
         headers.key.src = address;
@@ -156,7 +162,6 @@ fn answer_arp(packet: &Packet, headers: &mut Headers, frame: &Ethernet) -> Outco
     answered(packet, frame, decision)
 }
 
-/// Not inlined: rare, and it would stand in the fast path's middle.
 #[inline(never)]
 fn answer_nd(packet: &Packet, headers: &Headers, frame: &Ethernet) -> u64 {
     verdict::to_code(nd(packet, headers, frame))

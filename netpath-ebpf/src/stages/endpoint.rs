@@ -1,12 +1,24 @@
 //! Local pods by address, and by the interface they are behind.
 
 use aya_ebpf::macros::map;
-use netpath_common::abi::{Addr, Endpoint, Link};
+use netpath_common::{
+    abi::{Addr, CACHE_SEATS, CACHE_SPARES, CachedEndpoint, Endpoint, Link},
+    logic::seat,
+};
 
-use crate::bpf::map::Hash;
+use crate::bpf::{
+    helper,
+    map::{Hash, Shared},
+};
 
 #[map]
 static ENDPOINTS: Hash<Addr, Endpoint> = Hash::new(32_768);
+
+#[map]
+static ENDPOINT_CACHE: Shared<CachedEndpoint> = Shared::new(CACHE_SEATS);
+
+/// A seat that is not there.
+const NOWHERE: u32 = u32::MAX;
 
 #[map]
 static LINKS: Hash<u32, Link> = Hash::new(8192);
@@ -14,7 +26,29 @@ static LINKS: Hash<u32, Link> = Hash::new(8192);
 /// The local pod with this address.
 #[inline(always)]
 pub fn find(address: &Addr) -> Option<&'static Endpoint> {
-    ENDPOINTS.get(address)
+    let mut seat = ENDPOINT_CACHE.get(seat::of(address))?;
+    if seat.others != 0 && seat.addr != *address {
+        seat = ENDPOINT_CACHE.get(among_others(address))?;
+    }
+    // An empty seat has the address `::`, which a packet may have as well.
+    (seat.addr == *address && seat.endpoint.pod != 0).then_some(&seat.endpoint)
+}
+
+/// Copies what ENDPOINTS says of an address to a spare seat of this CPU; returns which, or [`NOWHERE`]. A copy, since the verifier
+/// goes through all that follows once for each table that an endpoint may be in: twice for the source, four times with the
+/// destination. Not inlined: rare.
+#[inline(never)]
+fn among_others(address: &Addr) -> u32 {
+    let first = CACHE_SEATS + helper::cpu() * CACHE_SPARES;
+    let (Some(endpoint), Some(turn)) = (ENDPOINTS.get(address), ENDPOINT_CACHE.get_mut(first)) else {
+        return NOWHERE;
+    };
+    // In turns: a packet's other endpoint may be in the one before.
+    turn.turn = (turn.turn + 1) % CACHE_SPARES;
+    let at = first + turn.turn;
+    let Some(spare) = ENDPOINT_CACHE.get_mut(at) else { return NOWHERE };
+    (spare.addr, spare.endpoint) = (*address, *endpoint);
+    at
 }
 
 /// Whose an interface is.

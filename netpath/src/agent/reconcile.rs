@@ -212,6 +212,9 @@ impl Agent {
                 datapath.remove_link(ifindex)?;
             }
             let uplinks = extent != Extent::Announced;
+            if uplinks && datapath.check_endpoint_cache()? > 0 {
+                tracing::warn!("somebody changed the cache of endpoints: it is right again");
+            }
             known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
             datapath.drop_others(|ifindex| known.get(&ifindex).copied())
         };

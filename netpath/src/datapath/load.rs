@@ -13,12 +13,13 @@ use aya::{
 };
 use aya_obj::Object;
 use netpath_common::abi::{
-    Addr, Asked, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment, FragmentKey, Link,
-    Node, PodCounter, PodLimit, Program, Published, PublishedKey, Route, RouteKey, SocketKey, Trace,
+    Addr, Asked, CachedEndpoint, Counter, Endpoint, Exhausted, ExhaustedKey, Flow, FlowKey, Fragment,
+    FragmentKey, Link, Node, PodCounter, PodLimit, Program, Published, PublishedKey, Route, RouteKey,
+    SocketKey, Trace,
 };
 
 use super::{
-    Options, bpf,
+    Options, bpf, endpoints,
     error::{DatapathError, chain, kernel},
     moving::{self, Plan},
     pins::Pins,
@@ -58,8 +59,9 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 32] = [
+pub const TABLES: [Table; 33] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
+    table::<u32, CachedEndpoint>("ENDPOINT_CACHE", true, true),
     table::<u32, Link>("LINKS", true, true),
     // The trie's key is a prefix length (u32) before what is looked up.
     table::<[u32; 1 + size_of::<RouteKey>() / 4], Route>("ROUTES", true, true),
@@ -117,7 +119,11 @@ pub(super) fn load(
     plan: &Plan,
     changing: bool,
 ) -> Result<Ebpf, DatapathError> {
-    let object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
+    let mut object = Object::parse(ELF).map_err(kernel("reading the eBPF object"))?;
+    let seats = endpoints::seats()?;
+    if let Some(cache) = object.maps.get_mut(endpoints::CACHE) {
+        cache.set_max_entries(seats);
+    }
     let gateway_mac = options.gateway_mac;
     let two_kinds = if changing {
         u32::MAX
@@ -131,6 +137,7 @@ pub(super) fn load(
         Constants { gateway_mac, node_cookie, flow_before: plan.before, two_kinds, dry_run: false };
     let mut ebpf = open(&constants, |loader| {
         loader.map_max_entries("FLOWS", plan.entries);
+        loader.map_max_entries(endpoints::CACHE, seats);
         for table in TABLES.iter().filter(|table| table.pinned) {
             let path = pins.maps.join(table.name);
             if let Some(wanted) = object.maps.get(table.name).filter(|_| table.rebuilt) {

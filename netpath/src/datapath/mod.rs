@@ -9,6 +9,7 @@ mod bpf;
 mod clsact;
 mod deny;
 mod dry_run;
+mod endpoints;
 mod error;
 mod events;
 mod flows;
@@ -175,7 +176,7 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason, as in all methods below.
     pub fn set_endpoint(&mut self, address: IpAddr, endpoint: Endpoint) -> Result<(), DatapathError> {
-        self.tables.set_endpoint(address, endpoint)
+        self.tables.endpoints.set(address, endpoint)
     }
 
     /// Removes one endpoint; no error if it is not there.
@@ -183,7 +184,7 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason.
     pub fn remove_endpoint(&mut self, address: IpAddr) -> Result<(), DatapathError> {
-        self.tables.remove_endpoint(address)
+        self.tables.endpoints.remove(address)
     }
 
     /// Says whose an interface is.
@@ -215,7 +216,16 @@ impl Datapath {
     /// # Errors
     /// The kernel's reason.
     pub fn endpoints(&self) -> Result<Vec<(IpAddr, Endpoint)>, DatapathError> {
-        self.tables.endpoints()
+        let all = self.tables.endpoints.all()?;
+        Ok(all.into_iter().map(|(addr, endpoint)| (addr.to_ip(), endpoint)).collect())
+    }
+
+    /// Makes the cache of endpoints say what their table does. Returns how many seats of it did not.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn check_endpoint_cache(&mut self) -> Result<usize, DatapathError> {
+        self.tables.endpoints.check_cache()
     }
 
     /// Makes ROUTES hold exactly these prefixes, each with the number of its network: writes what differs, then removes

@@ -10,7 +10,7 @@ use netpath_common::abi::{Published, PublishedKey};
 
 use super::{
     Datapath,
-    bpf::HashTable,
+    bpf::Table,
     error::{DatapathError, kernel},
     flows::gone,
     tables::take,
@@ -19,13 +19,13 @@ use super::{
 /// Typed handles.
 pub(super) struct PublishedTable {
     ports: HashMap<MapData, PublishedKey, Published>,
-    all: HashTable<PublishedKey, Published>,
+    all: Table<PublishedKey, Published>,
 }
 
 impl PublishedTable {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         let ports: HashMap<_, PublishedKey, Published> = take!(ebpf, "PUBLISHED");
-        let all = HashTable::new(ports.map()).map_err(kernel("opening the table PUBLISHED"))?;
+        let all = Table::new(ports.map()).map_err(kernel("opening the table PUBLISHED"))?;
         Ok(Self { ports, all })
     }
 }

@@ -1,8 +1,7 @@
-//! Tables the agent writes: endpoints, links, routes, the node.
+//! Tables the agent writes: links, routes, the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::Path,
 };
 
@@ -15,21 +14,21 @@ use aya::{
 };
 use ipnet::IpNet;
 use netpath_common::abi::{
-    Addr, Endpoint, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Published, PublishedKey, Route, RouteKey,
+    Addr, Link, NODE_ROUTES, Node, PIN_SCHEME, PodCounter, Published, PublishedKey, Route, RouteKey,
 };
 
 use super::{
-    bpf::HashTable,
+    bpf::Table,
+    endpoints::Endpoints,
     error::{DatapathError, kernel},
     flows::gone,
 };
 
 /// Typed handles of the configuration and counter tables.
 pub(super) struct Tables {
-    endpoints: HashMap<MapData, Addr, Endpoint>,
-    all_endpoints: HashTable<Addr, Endpoint>,
+    pub(super) endpoints: Endpoints,
     links: HashMap<MapData, u32, Link>,
-    all_links: HashTable<u32, Link>,
+    all_links: Table<u32, Link>,
     routes: LpmTrie<MapData, RouteKey, Route>,
     node: Array<MapData, Node>,
     pub(super) pod_counters: PerCpuArray<MapData, PodCounter>,
@@ -48,34 +47,15 @@ pub(super) use take;
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let endpoints: HashMap<_, Addr, Endpoint> = take!(ebpf, "ENDPOINTS");
         let links: HashMap<_, u32, Link> = take!(ebpf, "LINKS");
         Ok(Self {
-            all_endpoints: HashTable::new(endpoints.map()).map_err(kernel("opening the table ENDPOINTS"))?,
-            all_links: HashTable::new(links.map()).map_err(kernel("opening the table LINKS"))?,
-            endpoints,
+            all_links: Table::new(links.map()).map_err(kernel("opening the table LINKS"))?,
+            endpoints: Endpoints::take(ebpf)?,
             links,
             routes: take!(ebpf, "ROUTES"),
             node: take!(ebpf, "NODE"),
             pod_counters: take!(ebpf, "POD_COUNTERS"),
         })
-    }
-
-    pub(super) fn set_endpoint(&mut self, address: IpAddr, endpoint: Endpoint) -> Result<(), DatapathError> {
-        let doing = format!("writing the endpoint {address}");
-        self.endpoints.insert(Addr::from(address), endpoint, 0).map_err(kernel(doing))
-    }
-
-    pub(super) fn remove_endpoint(&mut self, address: IpAddr) -> Result<(), DatapathError> {
-        match self.endpoints.remove(&Addr::from(address)) {
-            Err(error) if !gone(&error) => Err(kernel(format!("removing the endpoint {address}"))(error)),
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn endpoints(&self) -> Result<Vec<(IpAddr, Endpoint)>, DatapathError> {
-        let all = self.all_endpoints.all().map_err(kernel("reading the endpoints"))?;
-        Ok(all.into_iter().map(|(addr, endpoint)| (addr.to_ip(), endpoint)).collect())
     }
 
     pub(super) fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), DatapathError> {

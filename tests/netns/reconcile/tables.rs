@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
-use netpath_common::abi::{Addr, Endpoint, Link, Node as Record, Route, RouteKey};
+use netpath_common::{
+    abi::{Addr, CachedEndpoint, Endpoint, Link, Node as Record, Route, RouteKey},
+    logic::seat,
+};
 use netpath_tests::{for_both_families, node::run_in, scene::Family};
 
 use super::{ANNOUNCED, Breakage, PASS, Scene, shell};
@@ -53,6 +56,17 @@ fn entries_removed_by_hand_come_back(family: Family) {
         Map::HashMap(table(&scene, "ENDPOINTS")).try_into().expect("table");
     endpoints.insert(own, Endpoint { mac: [2; 6], ..whole }, 0).expect("changed");
     scene.is_repaired(&nothing(&scene, "endpoint changed"), || is(whole));
+
+    let seat = seat::of(&own);
+    let mut cache: Array<_, CachedEndpoint> =
+        Map::Array(table(&scene, "ENDPOINT_CACHE")).try_into().expect("table");
+    let whole = cache.get(&seat, 0).expect("a seat");
+    assert_eq!(whole.addr, own);
+    cache.set(seat, CachedEndpoint::default(), 0).expect("emptied");
+    scene.is_repaired(&nothing(&scene, "seat of the cache emptied"), || {
+        let found = cache.get(&seat, 0).expect("a seat");
+        (found != whole).then(|| format!("{found:?}"))
+    });
 
     let mut links: HashMap<_, u32, Link> = Map::HashMap(table(&scene, "LINKS")).try_into().expect("table");
     let whole = links.get(&ifindex, 0).expect("a link");

@@ -1,4 +1,4 @@
-//! What aya 0.14 has no call for: reading a hash table in slices, taking an entry out in one step, taking a link off at once.
+//! What aya 0.14 has no call for: reading a table in slices, taking an entry out in one step, taking a link off at once.
 //!
 //! The only unsafe code of userspace: bpf(2) reads and writes memory by addresses in its arguments.
 
@@ -37,8 +37,8 @@ const LOOKUP_BATCH: libc::c_long = 24;
 /// Since Linux 5.9; for tcx since 6.6.
 const LINK_DETACH: libc::c_long = 34;
 
-/// A hash table by its descriptor. Its values are `V`s, or those of an earlier layout: `V`s without their end.
-pub(super) struct HashTable<K, V> {
+/// A hash table or an array by its descriptor; an array has all of its keys, always. Its values are `V`s, or those of an earlier layout: `V`s without their end.
+pub(super) struct Table<K, V> {
     fd: OwnedFd,
     /// Bytes of a value.
     value: usize,
@@ -62,14 +62,15 @@ pub(super) enum Slice {
     NoRoom,
 }
 
-impl<K: Pod + Default, V: Pod + Default> HashTable<K, V> {
+impl<K: Pod + Default, V: Pod + Default> Table<K, V> {
     /// The table behind aya's handle.
     pub(super) fn new(data: &MapData) -> io::Result<Self> {
         let info = data.info().map_err(io::Error::other)?;
         // What the kernel reads and writes is as long as it thinks that a key and a value are.
         let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        if key != size_of::<K>() || value > size_of::<V>() || !matches!(info.map_type(), Ok(MapType::Hash)) {
-            let found = format!("not a hash table of such keys and values, but of {key} and {value} bytes");
+        let kind = matches!(info.map_type(), Ok(MapType::Hash | MapType::Array));
+        if key != size_of::<K>() || value > size_of::<V>() || !kind {
+            let found = format!("not a table of such keys and values, but of {key} and {value} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, found));
         }
         let fd = data.fd().as_fd().try_clone_to_owned()?;
@@ -322,7 +323,7 @@ mod tests {
     #[test]
     fn shorter_values_are_beginnings_of_longer_ones() -> io::Result<()> {
         let map: HashMap<_, u32, [u8; 8]> = HashMap::create(64, 0).expect("a table needs root");
-        let table: HashTable<u32, [u64; 2]> = HashTable::new(map.map())?;
+        let table: Table<u32, [u64; 2]> = Table::new(map.map())?;
         for key in 0..50 {
             table.insert(&key, &[u64::from(key) + 1, u64::MAX], 0)?;
         }
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!((table.get(&7)?, table.get(&64)?), (Some([8, 0]), None));
         assert_eq!((table.take(&7)?, table.take(&7)?), (Some([8, 0]), None));
         assert_eq!((table.remove(&8)?, table.remove(&8)?), (true, false));
-        let shorter: io::Result<HashTable<u32, u32>> = HashTable::new(map.map());
+        let shorter: io::Result<Table<u32, u32>> = Table::new(map.map());
         assert!(shorter.is_err_and(|error| error.to_string().contains("of 4 and 8 bytes")));
         Ok(())
     }

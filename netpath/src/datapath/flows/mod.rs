@@ -27,13 +27,13 @@ pub use self::{
     walk::Walk,
 };
 use super::{
-    bpf::HashTable,
+    bpf::Table,
     error::{DatapathError, kernel},
 };
 
 /// A handle on FLOWS of its own, so that a walk does not hold up the agent.
 pub struct FlowTable {
-    table: HashTable<FlowKey, Flow>,
+    table: Table<FlowKey, Flow>,
 }
 
 /// Both halves of a flow.
@@ -87,7 +87,7 @@ impl FlowTable {
     pub(super) fn open(pin: &Path) -> Result<Self, DatapathError> {
         let doing = || format!("opening the flow table {}", pin.display());
         let data = MapData::from_pin(pin).map_err(kernel(doing()))?;
-        Ok(Self { table: HashTable::new(&data).map_err(kernel(doing()))? })
+        Ok(Self { table: Table::new(&data).map_err(kernel(doing()))? })
     }
 
     /// The table of an instance, by the directory of its pins.

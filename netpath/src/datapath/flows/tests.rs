@@ -21,7 +21,7 @@ pub(crate) const POD: u32 = 7;
 /// A table of its own.
 pub(crate) fn table(entries: u32) -> FlowTable {
     let map: HashMap<_, FlowKey, Flow> = HashMap::create(entries, 0).expect("a table needs root");
-    FlowTable { table: HashTable::new(map.map()).unwrap() }
+    FlowTable { table: Table::new(map.map()).unwrap() }
 }
 
 /// The halves of flow number `n`, translated to its own port, both seen at `NOW`.
