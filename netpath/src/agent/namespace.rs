@@ -114,7 +114,7 @@ pub(super) async fn netns_at(pod: &Pod, shared: Option<Netns>) -> Result<Netns, 
             return Err(AgentError::PodDown {
                 pod: pod.name.to_string(),
                 reason: format!(
-                    "somebody has put another namespace at {0}, which stays as it is; if nobody needs it, `umount {0}`, and the \
+                    "somebody has put another namespace at {0}, which stays as it is; if nobody needs it, `umount --lazy {0}`, and the \
                      pod's own comes back",
                     pod.netns.display()
                 ),

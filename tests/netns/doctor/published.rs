@@ -122,7 +122,7 @@ fn a_pod_that_its_engine_has_forgotten_is_told_with_what_removes_it() {
     assert!(diagnosis.advice("leftover-pods").starts_with("`netpath pod rm forgotten-eth0`"), "{row}");
     assert!(node.netpath(&["pod", "rm", "forgotten-eth0"]).status.success());
     assert_eq!(Diagnosis::of(&node).red(), [""; 0]);
-    shell(&node, "umount /run/netns/lives");
+    shell(&node, "umount --lazy /run/netns/lives");
     let row = Diagnosis::of(&node).row("leftover-pods").clone();
     process.kill().expect("killed");
     process.wait().expect("ended");

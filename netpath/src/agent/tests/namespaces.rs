@@ -90,17 +90,20 @@ fn a_record_of_another_boot_or_an_earlier_build_is_judged_by_what_it_has() {
                 node.netlink.delete_link(link.index).await.unwrap();
             }
         };
-        let inode = netns.inode();
+        let own: model::Pod = store.read("pods/c1-eth0").await.unwrap().unwrap();
+        let (id, inode) = (own.netns_id.unwrap(), netns.inode());
+        assert_eq!(own.netns_inode, Some(inode), "for an earlier build");
+        let earlier = NetnsId { boot: "an-earlier-boot".into(), ..id.clone() };
         for (netns_id, netns_inode, expected) in [
             (None, None, "ready"),
             (None, Some(inode), "ready"),
             (None, Some(inode + 1), "failed: "),
+            (Some(id), Some(inode), "ready"),
             // The same numbers, as a boot gives them again.
-            (Some("an-earlier-boot"), Some(inode), "failed: "),
+            (Some(earlier), Some(inode), "failed: "),
         ] {
             edit(&|pod: &mut model::Pod| {
-                let cookie = pod.netns_id.as_ref().map_or(1, |id| id.cookie);
-                pod.netns_id = netns_id.map(|boot| NetnsId { boot: boot.into(), cookie });
+                pod.netns_id.clone_from(&netns_id);
                 pod.netns_inode = netns_inode;
             })
             .await;

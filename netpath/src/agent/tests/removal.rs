@@ -63,15 +63,16 @@ fn who_removes_all_waits_for_a_program_that_is_being_moved() {
         let running = node.start(memory()).await.unwrap();
         let agent = Arc::clone(&running.agent);
         agent.pod_add(&named("a")).await.unwrap();
+        let link = agent.pod("a").await.unwrap().interface;
         running.stop().await;
         let moving = agent.may_settle().await.unwrap();
         let mut removal = std::pin::pin!(agent.remove_all());
         let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut removal).await;
         assert!(early.is_err(), "it pins a link when it is done: {early:?}");
-        assert!(node.netlink.link("np1").await.unwrap().is_some());
+        assert!(node.netlink.link(&link).await.unwrap().is_some());
         drop(moving);
         removal.await.unwrap();
         assert!(matches!(agent.may_settle().await, Err(AgentError::Ending)), "and none begins");
-        assert!(node.netlink.link("np1").await.unwrap().is_none());
+        assert!(node.netlink.link(&link).await.unwrap().is_none());
     });
 }
