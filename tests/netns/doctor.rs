@@ -1,5 +1,7 @@
 //! `netpath doctor`: green on a healthy node; on a broken one the right check is red, and its fix makes it green again.
 
+mod published;
+
 use std::{
     net::{SocketAddr, UdpSocket},
     os::unix::fs::PermissionsExt as _,

@@ -147,3 +147,43 @@ fn files_come_back_and_a_restart_changes_nothing() {
     assert!(!std::path::Path::new("/run/netns/here").exists());
     node.topology.node.netns.enter(|| sysctl::read("net/ipv4/conf/up0/forwarding")).unwrap().expect("up0");
 }
+
+#[test]
+fn what_somebody_puts_in_the_place_of_a_file_stays() {
+    let node = Node::start("");
+    let all = all(&node);
+    let own: Vec<_> = all.iter().map(inode).collect();
+    let space = &node.topology.node.netns;
+    let problems = || node.runtime.block_on(node.client.status()).expect("status").problems.join("\n");
+    run_in(space, "ip", &["netns", "add", "theirs"]);
+    let theirs = Netns::open("/run/netns/theirs".as_ref()).expect("namespace").inode();
+    for at in [2, 3] {
+        run_in(space, "mount", &["--bind", "/run/netns/theirs", &all[at].netns]);
+    }
+    wait::until("both are told", || {
+        let told = problems();
+        [2, 3].iter().all(|at| told.contains(&format!("another namespace at {}", all[*at].netns)))
+    });
+    assert_eq!([2, 3].map(|at: usize| inode(&all[at])), [Some(theirs); 2], "{}", problems());
+    // What it says to do brings the pod's own back.
+    run_in(space, "umount", &[&all[2].netns]);
+    wait::until("it is well", || !problems().contains(&all[2].netns));
+    assert_eq!(inode(&all[2]), own[2]);
+    rm(&node, "side").expect("removed");
+    assert_eq!(inode(&all[3]), Some(theirs), "it is not ours to remove");
+}
+
+#[test]
+fn who_shares_a_namespace_that_is_made_again_follows() {
+    let node = Node::start("");
+    let [web, _, _, side] = all(&node);
+    let before = inode(&web);
+    run_in(&node.topology.node.netns, "ip", &["netns", "delete", "web"]);
+    wait::until("both are in the new one", || {
+        let now = inode(&web);
+        now.is_some() && now != before && inode(&side) == now
+    });
+    wait::until("all is well", || {
+        node.runtime.block_on(node.client.status()).expect("status").problems.is_empty()
+    });
+}

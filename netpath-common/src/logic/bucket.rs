@@ -9,11 +9,15 @@ pub const fn cost(bytes: u32, rate: u64) -> u64 {
     }
 }
 
-/// From when on a packet of this cost puts the bucket off that is full at `full`, or `None` if it holds less than that. All
-/// of it in ns; `burst` is how long an empty one takes to be full.
+/// When the bucket is full that was to be full at `full`, before a packet of this cost: `Ok` if it holds as much, which puts it
+/// off, and `Err` if not. All of it in ns; `burst` is how long an empty one takes to be full.
+///
+/// # Errors
+/// The same time, for a packet that it has too little for.
 #[inline(always)]
-pub const fn admit(full: u64, now: u64, cost: u64, burst: u64) -> Option<u64> {
-    // Later than an empty one would be: of another rate, or of an earlier pod.
+pub const fn admit(full: u64, now: u64, cost: u64, burst: u64) -> Result<u64, u64> {
+    // Later than an empty one would be: of a slower rate, or of the slot's earlier pod. This one waits for its own burst, and
+    // no longer.
     let empty = now.saturating_add(burst);
     let from = if full < now {
         now
@@ -22,7 +26,7 @@ pub const fn admit(full: u64, now: u64, cost: u64, burst: u64) -> Option<u64> {
     } else {
         full
     };
-    if from.saturating_add(cost) <= empty { Some(from) } else { None }
+    if from.saturating_add(cost) <= empty { Ok(from) } else { Err(from) }
 }
 
 #[cfg(test)]
@@ -40,7 +44,7 @@ mod tests {
             let (mut full, mut bytes) = (0, 0);
             for now in (SECOND..SECOND + span).step_by(every as usize) {
                 let cost = cost(1000, rate);
-                if let Some(from) = admit(full, now, cost, burst) {
+                if let Ok(from) = admit(full, now, cost, burst) {
                     full = from + cost;
                     bytes += 1000;
                 }
@@ -55,10 +59,11 @@ mod tests {
 
     #[test]
     fn another_rate_or_an_earlier_pod_is_not_waited_for() {
-        assert_eq!(admit(u64::MAX, 1000, 10, 100), None, "as if it were empty");
-        assert_eq!(admit(1100, 1000, 10, 100), None);
-        assert_eq!(admit(1100, 1010, 10, 100), Some(1100), "and then it fills");
-        assert_eq!(admit(5000, 1010, 10, 100), None);
+        assert_eq!(admit(u64::MAX, 1000, 10, 100), Err(1100), "as if it were empty");
+        assert_eq!(admit(1100, 1000, 10, 100), Err(1100));
+        assert_eq!(admit(1100, 1010, 10, 100), Ok(1100), "and then it fills");
+        assert_eq!(admit(5000, 1010, 10, 100), Err(1110));
+        assert_eq!(admit(7, 1010, 10, 100), Ok(1010), "no more than full");
     }
 
     proptest! {
@@ -72,7 +77,7 @@ mod tests {
             for (pause, bytes) in steps {
                 now += pause;
                 let cost = cost(bytes, rate);
-                if let Some(from) = admit(full, now, cost, burst) {
+                if let Ok(from) = admit(full, now, cost, burst) {
                     full = from + cost;
                     taken += cost;
                 }

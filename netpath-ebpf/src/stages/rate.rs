@@ -23,19 +23,15 @@ pub fn is_over(packet: &Packet, link: &Link, slot: u32) -> bool {
         return false;
     }
     let cost = bucket::cost(packet.length(), link.rate);
-    let (full, now) = (*bucket, helper::now());
-    let Some(from) = bucket::admit(full, now, cost, link.burst) else {
-        let empty = now.saturating_add(link.burst);
-        // Of a slower rate, or of the slot's earlier pod: this one waits for its own burst, and no longer.
-        if full > empty {
-            store(bucket, empty);
-        }
-        return true;
-    };
+    let full = *bucket;
+    let admitted = bucket::admit(full, helper::now(), cost, link.burst);
+    let (Ok(from) | Err(from)) = admitted;
     // Of what other CPUs add meanwhile nothing is lost, but for the first packets after a pause.
     if from != full {
         store(bucket, from);
     }
-    add(bucket, cost);
-    false
+    if admitted.is_ok() {
+        add(bucket, cost);
+    }
+    admitted.is_err()
 }

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     Agent, AgentError, blocking, lock,
+    namespace::Site,
     pods::{BUSY, gate_of, object},
     registry::{Entry, container},
     wanted::{Wanted, of_request},
@@ -160,7 +161,7 @@ impl Agent {
         let is_earlier = |entry: &&Entry| {
             container(&entry.pod).is_some()
                 && container(&entry.pod) == wanted.attachment.as_ref().map(|own| own.container.as_str())
-                && entry.pod.netns_inode.is_some_and(|inode| Some(inode) != wanted.netns_inode)
+                && Site::from(&entry.pod).is_apart_from(Site::from(wanted))
         };
         let earlier: Vec<Entry> = lock(&self.registry).pods().filter(is_earlier).cloned().collect();
         for entry in earlier {

@@ -3,11 +3,11 @@
 use std::{
     collections::HashSet,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use crate::model::Transport;
+use crate::{model::Transport, net::sockets};
 
 /// Inodes of the sockets that processes have which have a container's ID among their arguments: podman's conmon (`-c ID`). It
 /// keeps the container's ports as long as that runs, so it has them when a network is connected or reloaded. Processes of another
@@ -24,45 +24,12 @@ pub(super) fn have(own: &HashSet<u64>, protocol: Transport, wanted: SocketAddr) 
 
 /// Inodes of the sockets that keep an address and port from others. Of SCTP none are known: podman binds none.
 fn sockets_on(protocol: Transport, wanted: SocketAddr) -> HashSet<u64> {
-    let tables = match protocol {
-        Transport::Tcp => ["tcp", "tcp6"].as_slice(),
-        Transport::Udp => &["udp", "udp6"],
-        Transport::Sctp => &[],
+    let all = match protocol {
+        Transport::Tcp => sockets::tcp(),
+        Transport::Udp => sockets::udp(),
+        Transport::Sctp => Vec::new(),
     };
-    let text = |table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
-    let texts: Vec<String> = tables.iter().map(text).collect();
-    let lines = texts.iter().flat_map(|text| text.lines().skip(1));
-    lines.filter_map(|line| on(line, protocol, wanted)).collect()
-}
-
-/// The inode of a line's socket, if it is in the way: "sl local remote st queues timer retransmits uid timeout inode …", the
-/// local address as HEX:PORT. Connections of TCP keep the port from nobody.
-fn on(line: &str, protocol: Transport, wanted: SocketAddr) -> Option<u64> {
-    const LISTEN: &str = "0A";
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (address, port) = fields.get(1)?.rsplit_once(':')?;
-    let keeps = protocol == Transport::Udp || fields.get(3) == Some(&LISTEN);
-    let same = u16::from_str_radix(port, 16) == Ok(wanted.port()) && meets(local(address)?, wanted.ip());
-    (keeps && same).then(|| fields.get(9)?.parse().ok())?
-}
-
-/// Whether a socket with this local address keeps another from `wanted`: `::` is mostly both families' (IPV6_V6ONLY is not told).
-fn meets(local: IpAddr, wanted: IpAddr) -> bool {
-    let family = local.is_ipv4() == wanted.is_ipv4();
-    local == wanted
-        || (wanted.is_unspecified() && family)
-        || (local.is_unspecified() && (family || local.is_ipv6()))
-}
-
-/// An address as the tables have it: words of four bytes, each as the machine's number. IPv4 in IPv6 is IPv4.
-fn local(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
-    if hex.len() == 8 {
-        return Some(IpAddr::from(word(0)?));
-    }
-    let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-    let bytes: [u8; 16] = words.concat().try_into().ok()?;
-    Some(IpAddr::from(bytes).to_canonical())
+    all.into_iter().filter(|one| one.keeps(wanted)).map(|one| one.inode).collect()
 }
 
 /// Directories of processes that have the container's ID among their arguments.
@@ -104,18 +71,6 @@ mod tests {
         holder.kill().unwrap();
         holder.wait().unwrap();
         seen
-    }
-
-    #[test]
-    fn addresses_are_read_as_the_kernel_writes_them() {
-        let one = u32::from_ne_bytes([127, 0, 0, 1]);
-        assert_eq!(local(&format!("{one:08X}")), Some([127, 0, 0, 1].into()));
-        let word = |bytes| format!("{:08X}", u32::from_ne_bytes(bytes));
-        let own = [[0x20, 1, 0xd, 0xb8], [0; 4], [0; 4], [0, 0, 0, 2]].map(word).concat();
-        assert_eq!(local(&own), Some("2001:db8::2".parse().unwrap()));
-        let mapped = [[0; 4], [0; 4], [0, 0, 0xff, 0xff], [127, 0, 0, 1]].map(word).concat();
-        assert_eq!(local(&mapped), Some([127, 0, 0, 1].into()));
-        assert_eq!((local(""), local("0100007"), local("x100007F")), (None, None, None));
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! The kernel's side of a pod: namespace, links, programs, endpoints.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Agent, AgentError, blocking, lock, pods::gate_of, registry::Entry, sweep::limit_new_pod};
+use super::{
+    Agent, AgentError, blocking, lock,
+    namespace::{another, identify, is_same, netns_at, open_netns},
+    pods::gate_of,
+    registry::Entry,
+    sweep::limit_new_pod,
+};
 use crate::{
     compile,
     datapath::Datapath,
-    model::{Bandwidth, Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, PodName, Unattached},
-    net::{NetError, Netlink, Netns, PodLink, Shape, Sourced, Undo},
+    model::{Bandwidth, Family, GATEWAY_MAC, Interface, MAX_INTERFACES, Pod, Unattached},
+    net::{Netlink, Netns, PodLink, Shape, Sourced, Undo},
 };
 
 /// Table of a namespace for the second interface of its first pod, less one; each later one has the next table, and each
@@ -18,11 +24,12 @@ impl Agent {
     /// Makes a new pod's namespace and links.
     pub(super) async fn build(self: &Arc<Self>, pod: &Pod, undo: &mut Undo) -> Result<(), AgentError> {
         if let Some(unattached) = &pod.unattached {
+            let netns = self.unattached_netns(pod, unattached).await?;
             let path = pod.netns.clone();
             undo.push(format!("delete namespace {}", path.display()), move || async move {
                 blocking(move || Netns::delete(&path)).await
             });
-            return self.ensure_unattached(pod, unattached).await;
+            return self.finish_unattached(pod, unattached, &netns).await;
         }
         let netns = if pod.owns_netns {
             let path = pod.netns.clone();
@@ -47,30 +54,48 @@ impl Agent {
         self.ensure_mode(pod).await
     }
 
-    /// The namespace of a pod that is in no network, as it should be. Idempotent.
-    async fn ensure_unattached(&self, pod: &Pod, unattached: &Unattached) -> Result<(), AgentError> {
-        let mut held = None;
-        let shared = match unattached {
-            Unattached::None => None,
-            Unattached::Host => Some(self.netns.clone()),
-            Unattached::Pod(name) => {
-                let other = lock(&self.registry).pod(name.as_str())?.clone();
-                // Whoever removes that pod has looked for others in its namespace by then.
-                held = Some(gate_of(&other).await?);
-                let other = lock(&self.registry).same(&other).cloned();
-                let other = other.ok_or_else(|| AgentError::NoPod(name.to_string()))?;
-                Some(open_netns(&pod.name, &other.pod.netns).await?)
-            }
+    /// The namespace of a pod that is in no network, at its file. Idempotent.
+    async fn unattached_netns(&self, pod: &Pod, unattached: &Unattached) -> Result<Netns, AgentError> {
+        let other = match unattached {
+            Unattached::None => return netns_at(pod, None).await,
+            Unattached::Host => return netns_at(pod, Some(self.netns.clone())).await,
+            Unattached::Pod(other) => lock(&self.registry).pod(other.as_str())?.clone(),
         };
-        let (path, alone) = (pod.netns.clone(), shared.is_none());
-        let netns = blocking(move || netns_at(&path, shared.as_ref())).await?;
-        drop(held);
-        if alone {
-            let inside = Netlink::connect(&netns).await?;
+        // Whoever removes that pod has looked for others in its namespace by then.
+        let _held = gate_of(&other).await?;
+        let name = || other.pod.name.to_string();
+        let other = lock(&self.registry).same(&other).cloned().ok_or_else(|| AgentError::NoPod(name()))?;
+        let shared = open_netns(&pod.name, &other.pod.netns).await?;
+        if is_same(&other.pod, &shared).await? {
+            netns_at(pod, Some(shared)).await
+        } else {
+            Err(another(&other.pod))
+        }
+    }
+
+    /// Makes the inside of such a namespace right, and writes down which one it is if it is another's: it is told from what
+    /// somebody puts in its place.
+    async fn finish_unattached(
+        &self,
+        pod: &Pod,
+        unattached: &Unattached,
+        netns: &Netns,
+    ) -> Result<(), AgentError> {
+        if *unattached == Unattached::None {
+            let inside = Netlink::connect(netns).await?;
             if let Some(loopback) = inside.link("lo").await? {
                 inside.set_up(loopback.index).await?;
             }
+            return Ok(());
         }
+        let now = lock(&self.registry).pod(pod.name.as_str())?.pod.clone();
+        let netns_id = Some(identify(netns).await?);
+        if now.netns_id == netns_id {
+            return Ok(());
+        }
+        let pod = Pod { netns_id, ..now };
+        self.state.save(&pod).await?;
+        lock(&self.registry).set_netns(&pod);
         Ok(())
     }
 
@@ -159,7 +184,8 @@ impl Agent {
     pub(super) async fn repair_pod(&self, entry: &Entry) -> Result<(), AgentError> {
         let pod = &entry.pod;
         if let Some(unattached) = &pod.unattached {
-            return self.ensure_unattached(pod, unattached).await;
+            let netns = self.unattached_netns(pod, unattached).await?;
+            return self.finish_unattached(pod, unattached, &netns).await;
         }
         let (path, owned) = (pod.netns.clone(), pod.owns_netns);
         let open = move || match Netns::open(&path) {
@@ -168,11 +194,15 @@ impl Agent {
             opened => opened,
         };
         let netns = blocking(open).await;
+        let is_own = match &netns {
+            Ok(netns) => is_same(pod, netns).await?,
+            Err(_) => false,
+        };
         let mut outcome = Ok(());
         for at in 0..pod.interfaces.len() {
             let repaired = match &netns {
-                Ok(netns) if !is_same(pod, netns) => Err(another(pod)),
-                Ok(netns) => self.repair_interface(pod, at, netns).await,
+                Ok(netns) if is_own => self.ensure_interface(pod, at, netns).await,
+                Ok(_) => Err(another(pod)),
                 Err(error) => Err(error.clone().into()),
             };
             if repaired.is_err() {
@@ -206,10 +236,6 @@ impl Agent {
         if link.is_none() { self.forget_endpoints(interface).await } else { Ok(()) }
     }
 
-    async fn repair_interface(&self, pod: &Pod, at: usize, netns: &Netns) -> Result<(), AgentError> {
-        self.ensure_interface(pod, at, netns).await
-    }
-
     /// Takes a pod out of the tables: nothing reaches it from now on, nothing it sends gets anywhere, and its flows end.
     pub(super) async fn isolate(&self, entry: &Entry) -> Result<(), AgentError> {
         let addresses: Vec<_> = entry.pod.interfaces.iter().flat_map(Interface::all_addresses).collect();
@@ -239,20 +265,26 @@ impl Agent {
     }
 }
 
-/// Removes a pod's namespace, or from one that is not ours what no link has taken with it.
+/// Removes a pod's namespace, or from one that is not ours what no link has taken with it. What somebody has put in its place
+/// stays.
 pub(super) async fn leave_netns(pod: &Pod) -> Result<(), AgentError> {
     let path = pod.netns.clone();
-    if pod.owns_netns {
-        return Ok(blocking(move || Netns::delete(&path)).await?);
+    let delete = move || Netns::delete(&path);
+    if pod.owns_netns && pod.netns_id.is_none() {
+        return Ok(blocking(delete).await?);
     }
-    if pod.interfaces.len() == 1 && pod.place == 0 {
+    if !pod.owns_netns && pod.interfaces.len() == 1 && pod.place == 0 {
         return Ok(());
     }
-    // Gone, or replaced by something else: nothing of ours is left there.
-    let Ok(netns) = blocking(move || Netns::open(&path)).await else { return Ok(()) };
-    if !is_same(pod, &netns) {
-        return Ok(());
-    }
+    let path = pod.netns.clone();
+    let found = blocking(move || Netns::open(&path)).await;
+    let netns = match found {
+        Ok(netns) if !is_same(pod, &netns).await? => return Ok(()),
+        _ if pod.owns_netns => return Ok(blocking(delete).await?),
+        Ok(netns) => netns,
+        // Gone: nothing of ours is left there.
+        Err(_) => return Ok(()),
+    };
     for at in 0..pod.interfaces.len() {
         pod_link(pod, at, ANY_MTU).remove_rules(&netns).await?;
     }
@@ -292,40 +324,8 @@ pub(super) fn pod_link(pod: &Pod, at: usize, mtu: u32) -> PodLink {
     }
 }
 
-/// The namespace of a pod's own file: `shared`, or one that is the pod's alone. Whatever else has come there goes.
-fn netns_at(path: &Path, shared: Option<&Netns>) -> Result<Netns, NetError> {
-    match Netns::open(path) {
-        Ok(found) if shared.is_none_or(|shared| shared.inode() == found.inode()) => Ok(found),
-        _ => {
-            Netns::delete(path)?;
-            shared.map_or_else(|| Netns::create(path), |shared| shared.bind(path))
-        }
-    }
-}
-
 /// The queue that keeps a limit. A packet that its bucket cannot hold would be lost, whatever was asked for.
 fn shape(limit: &Bandwidth, mtu: u32) -> Shape {
     let packet = mtu + ETHERNET;
     Shape { rate: limit.bytes(), burst: limit.burst().max(packet), queue: limit.queue().max(packet) }
-}
-
-/// Opens the namespace that a request named.
-pub(super) async fn open_netns(pod: &PodName, path: &Path) -> Result<Netns, AgentError> {
-    let path = path.to_owned();
-    let opened = blocking(move || Netns::open(&path)).await;
-    opened.map_err(|error| AgentError::Invalid { pod: pod.to_string(), reason: error.to_string() })
-}
-
-/// Whether a namespace is the one that a pod was added to, as far as that is known.
-fn is_same(pod: &Pod, netns: &Netns) -> bool {
-    pod.netns_inode.is_none_or(|inode| inode == netns.inode())
-}
-
-/// The namespace's file is that of another one by now.
-fn another(pod: &Pod) -> AgentError {
-    let reason = format!(
-        "{} is another namespace than it was added to; whoever added it has to remove it",
-        pod.netns.display()
-    );
-    AgentError::PodDown { pod: pod.name.to_string(), reason }
 }

@@ -23,6 +23,7 @@ mod links;
 mod lost;
 mod metrics;
 mod mode;
+mod namespace;
 mod network;
 mod networks;
 mod node;
@@ -65,7 +66,7 @@ use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 pub(crate) use self::view::unix_ms;
 use self::{
     attachments::Turns, cluster::Membership, deny::DenyList, metrics::Metrics, node::NodeState,
-    notify::Progress, problems::Problems, registry::Registry, state::State,
+    notify::Progress, problems::Problems, registry::Registry, settle::Settling, state::State,
 };
 pub use self::{
     error::AgentError,
@@ -115,6 +116,7 @@ pub struct Agent {
     reloaded: Notify,
     /// When a pod came or went.
     stirred: watch::Sender<Instant>,
+    settling: Settling,
     /// Whose turn it is with an engine's attachment.
     turns: Mutex<Turns>,
     /// Held by whoever adds, changes or removes a network.

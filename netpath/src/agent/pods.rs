@@ -12,9 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Agent, AgentError,
-    links::open_netns,
-    lock,
+    Agent, AgentError, lock,
+    namespace::look_at,
     registry::Entry,
     wanted::{Wanted, limit_of, parse_mode},
 };
@@ -199,6 +198,9 @@ impl Agent {
     }
 
     async fn add(self: &Arc<Self>, mut wanted: Wanted) -> Result<Pod, AgentError> {
+        if !wanted.owns_netns {
+            look_at(&mut wanted).await?;
+        }
         self.await_leaving(Some(&wanted)).await;
         if wanted.owns_netns && wanted.netns.symlink_metadata().is_ok() {
             // Unless it is that of a pod here, which the registry tells better.
@@ -210,7 +212,6 @@ impl Agent {
         }
         self.check_allowed(&wanted)?;
         if wanted.attachment.is_some() {
-            wanted.netns_inode = Some(open_netns(&wanted.name, &wanted.netns).await?.inode());
             self.leave_earlier_namespace(&wanted).await?;
         }
         let container = wanted.attachment.as_ref().map(|own| own.container.as_str());

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{AgentError, networks::Networks, wanted::Wanted};
+use super::{AgentError, namespace::Site, networks::Networks, wanted::Wanted};
 use crate::{
     datapath::POD_SLOTS,
     model::{
@@ -153,8 +153,8 @@ impl Registry {
 
     /// Families that an earlier pod of the same namespace has a default route of.
     pub(super) fn families_before(&self, pod: &Pod) -> Vec<Family> {
-        let earlier =
-            self.pods.values().filter(|entry| entry.pod.id < pod.id && entry.pod.netns == pod.netns);
+        let is_earlier = |entry: &&Entry| entry.pod.id < pod.id && Site::from(&entry.pod).is(Site::from(pod));
+        let earlier = self.pods.values().filter(is_earlier);
         earlier
             .flat_map(|entry| entry.pod.interfaces.iter().flat_map(|one| &one.addresses))
             .map(|one| Family::of(*one))
@@ -197,7 +197,8 @@ impl Registry {
             stale_queues: false,
             labels: wanted.labels,
             attachment: wanted.attachment,
-            netns_inode: wanted.netns_inode,
+            netns_inode: wanted.netns_inode.filter(|_| wanted.stays),
+            netns_id: wanted.netns_id.filter(|_| wanted.stays),
             place,
             state: PodState::Creating,
             name: wanted.name,
@@ -231,7 +232,8 @@ impl Registry {
     /// The number that a pod gets among those of its namespace. Only an engine's pods share one, each with an interface of
     /// its own name.
     fn free_place(&self, wanted: &Wanted) -> Result<u8, AgentError> {
-        let here = || self.pods.values().filter(|entry| entry.pod.netns == wanted.netns);
+        let is_here = |entry: &&Entry| Site::from(&entry.pod).is(Site::from(wanted));
+        let here = || self.pods.values().filter(is_here);
         let same = |entry: &&Entry| match &wanted.attachment {
             Some(own) => entry.pod.interfaces.iter().any(|one| one.name == own.interface),
             None => true,
@@ -330,6 +332,13 @@ impl Registry {
         }
     }
 
+    /// Notes which namespace a pod's file is.
+    pub(super) fn set_netns(&mut self, pod: &Pod) {
+        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+            entry.pod.netns_id.clone_from(&pod.netns_id);
+        }
+    }
+
     /// Notes whether a pod's interfaces take frames by XDP.
     pub(super) fn set_frames(&mut self, pod: &Pod, frames: bool) {
         if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
@@ -358,7 +367,7 @@ impl Registry {
         let has = |pod: &Pod, wanted: &Wanted| {
             let mut addresses = wanted.addresses.iter().chain(&wanted.allowed);
             pod.name == wanted.name
-                || pod.netns == wanted.netns
+                || Site::from(pod).is(Site::from(wanted))
                 || addresses.any(|address| pod.addresses().any(|own| own == *address))
                 || wanted.publications.iter().any(|one| pod.publications.iter().any(|own| own.overlaps(one)))
         };

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 use super::{Agent, AgentError, blocking, lock, reconcile::FULL_PASS, registry::Entry};
 use crate::{
@@ -18,6 +21,9 @@ use crate::{
 /// No pod has come or gone for so long: whoever adds several does not wait for the kernel's lock in between.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// Held while a program is moved; what it guards is whether none is moved any more.
+pub(super) type Settling = Arc<tokio::sync::Mutex<bool>>;
+
 /// What the programs of a pod are called among the problems.
 const PROGRAMS: &str = "programs of pod ";
 
@@ -25,6 +31,18 @@ impl Agent {
     /// Notes that a pod comes or goes.
     pub(super) fn stir(&self) {
         self.stirred.send_replace(Instant::now());
+    }
+
+    /// Has the next move for its caller, unless everything is being removed.
+    pub(super) async fn may_settle(&self) -> Result<OwnedMutexGuard<bool>, AgentError> {
+        let held = Arc::clone(&self.settling).lock_owned().await;
+        if *held { Err(AgentError::Ending) } else { Ok(held) }
+    }
+
+    /// Waits for a move that is under way, however long the kernel takes, and lets none begin: it would pin a link behind
+    /// whoever removes all.
+    pub(super) async fn end_settling(&self) {
+        *self.settling.lock().await = true;
     }
 
     /// Whether a program is still to be moved.
@@ -113,8 +131,12 @@ impl Agent {
     }
 
     async fn settle_interface(&self, ifindex: u32, settler: &Arc<Settler>) -> Result<(), AgentError> {
-        let settler = Arc::clone(settler);
-        blocking(move || settler.settle(ifindex)).await?;
+        let (settler, held) = (Arc::clone(settler), self.may_settle().await?);
+        let settle = move || {
+            let _held = held;
+            settler.settle(ifindex)
+        };
+        blocking(settle).await?;
         Ok(self.on_datapath(move |datapath| datapath.drop_filter(ifindex)).await?)
     }
 }

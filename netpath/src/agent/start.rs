@@ -17,7 +17,8 @@ use tokio::{
 
 use super::{
     Agent, AgentError, Uninstall, blocking, cluster, lock, metrics::Metrics, node::NodeState, notify,
-    ranges::Ranges, reconcile::Extent, registry::Registry, state::State, uninstall::remove_all,
+    ranges::Ranges, reconcile::Extent, registry::Registry, settle::Settling, state::State,
+    uninstall::remove_all,
 };
 use crate::{
     api::server,
@@ -253,6 +254,7 @@ impl Agent {
             node_changes: tokio::sync::Mutex::new(()),
             reloaded: Notify::new(),
             stirred: watch::Sender::new(Instant::now()),
+            settling: Settling::default(),
             turns: Mutex::default(),
             network_changes: tokio::sync::Mutex::new(()),
             changes: Arc::new(RwLock::new(())),
@@ -305,6 +307,7 @@ impl Agent {
     /// Removes everything this instance put on the host.
     pub(crate) async fn remove_all(&self) -> Result<(), AgentError> {
         // Whatever still attaches a program on a thread of its own comes to its end first.
+        self.end_settling().await;
         self.on_datapath(|_| ()).await;
         let pods = lock(&self.registry).pods().map(|entry| entry.pod.clone()).collect();
         let config = self.config();

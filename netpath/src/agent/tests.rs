@@ -16,9 +16,11 @@ use crate::{
 
 mod attachments;
 mod flows;
+mod namespaces;
 mod readings;
 mod reconcile;
 mod removal;
+mod reserved;
 mod state;
 
 const PORTS: &str = "net.ipv4.ip_local_reserved_ports";

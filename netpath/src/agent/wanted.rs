@@ -7,7 +7,7 @@ use crate::{
     api::types::{self, PodAdd},
     config::Config,
     model::{
-        Attachment, Bandwidth, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, PodName, Publication,
+        Attachment, Bandwidth, DEFAULT_NETWORK, MAX_INTERFACES, Mac, Mode, NetnsId, PodName, Publication,
         PublicationError, Unattached, check_host,
     },
 };
@@ -38,7 +38,10 @@ pub(super) struct Wanted {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) attachment: Option<Attachment>,
     /// Which namespace [`netns`](Self::netns) is, known when it has been opened.
+    pub(super) netns_id: Option<NetnsId>,
     pub(super) netns_inode: Option<u64>,
+    /// Whether it stays with that one, whatever becomes of the file.
+    pub(super) stays: bool,
     /// No addresses but [`addresses`](Self::addresses).
     pub(super) exact: bool,
 }
@@ -90,7 +93,9 @@ impl Wanted {
             egress: limit(request.egress_bandwidth)?,
             labels: request.labels.clone(),
             attachment: request.attachment.clone().map(of_request),
+            netns_id: None,
             netns_inode: None,
+            stays: false,
             exact: request.no_other_addresses,
             name,
         })

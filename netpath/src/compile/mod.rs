@@ -277,6 +277,7 @@ mod tests {
             labels: BTreeMap::new(),
             attachment: None,
             netns_inode: None,
+            netns_id: None,
             place: 0,
             state: PodState::Ready,
         }

@@ -40,6 +40,7 @@ pub(crate) use self::flows::tests as flow_tests;
 pub use self::{
     attach::{Attach, AttachKind},
     attached::Attachment,
+    bpf::netns_cookie,
     dry_run::{At, DryRun, MAX_FRAME, Ran},
     error::DatapathError,
     events::Events,

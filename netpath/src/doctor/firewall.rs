@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{
     Facts, Finding,
     report::{Faults, Outcome},
-    ruleset::{Packet, Place, Ruleset},
+    ruleset::{Hook, Packet, Place, Ruleset},
 };
 use crate::model::interface_name;
 
@@ -62,9 +62,9 @@ fn both_ways(facts: &Facts, v6: bool, set: &Ruleset) -> Vec<Place> {
         || facts.node.blocks.iter().map(|(_, block)| block.addr()).find(|address| address.is_ipv6() == v6);
     let (pod, address) =
         known.unwrap_or_else(|| (format!("{}1", pattern(facts)), block().unwrap_or(outside)));
-    let from = Packet { iif: &pod, oif: uplink, source: address, destination: outside };
-    let to = Packet { iif: uplink, oif: &pod, source: outside, destination: address };
-    [from, to].iter().flat_map(|packet| set.dropping(packet)).collect()
+    let from = Packet { iif: &pod, oif: uplink, source: address, destination: outside, port: None };
+    let to = Packet { iif: uplink, oif: &pod, source: outside, destination: address, port: None };
+    [from, to].iter().flat_map(|packet| set.dropping(Hook::Forward, packet)).collect()
 }
 
 /// What the names of pods' interfaces start with.

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::{
     Facts, Finding,
+    facts::Tenant,
     report::{Faults, Outcome},
 };
 use crate::{
@@ -40,6 +41,35 @@ pub(super) fn state(facts: &Facts) -> Finding {
         Finding { status: Outcome::Ok, seen, .. } => stored.finding(Outcome::Warning, seen),
         finding => finding,
     }
+}
+
+/// Whether engines look after the pods that they added: one that was killed before it wrote its container down never does.
+pub(super) fn pods(facts: &Facts) -> Finding {
+    let tenants = &facts.leftovers.tenants;
+    if tenants.is_empty() {
+        return Finding::not_applicable("no pod is a container engine's, or no agent tells");
+    }
+    // From another PID namespace the processes of an engine are seen all, or none.
+    let sees = facts.leftovers.sees_all || tenants.iter().any(|tenant| tenant.processes > Some(0));
+    let mut faults = Faults::default();
+    for tenant in tenants {
+        let Tenant { pod, container, netns, .. } = tenant;
+        let remove = format!("`netpath {}pod rm {pod}`", facts.options());
+        match tenant.processes {
+            None => faults.add(format!("the namespace of pod {pod} ({netns}) is gone"), remove),
+            Some(0) if sees => faults.add(
+                format!("no process is in pod {pod}: container {container} is just being started, or its engine has forgotten it"),
+                format!("{remove}, if the engine does not list the container either (`podman ps -a`, `crictl pods`, `ctr c ls`)"),
+            ),
+            Some(_) => {}
+        }
+    }
+    let fine = if sees {
+        "every engine's pod has its namespace and a process"
+    } else {
+        "every engine's pod has its namespace"
+    };
+    faults.finding(Outcome::Warning, fine)
 }
 
 /// Whether there are links of pods that no instance knows.
@@ -129,6 +159,47 @@ mod tests {
         assert_eq!(state(&facts).status, Outcome::Warning);
         facts.leftovers.instances[1].alive = true;
         assert_eq!(state(&facts).status, Outcome::Ok);
+    }
+
+    #[test]
+    fn pods_that_no_engine_looks_after() {
+        let tenant = |pod: &str, processes| Tenant {
+            pod: pod.into(),
+            container: format!("of-{pod}"),
+            netns: format!("/run/netns/{pod}"),
+            processes,
+        };
+        let mut facts = Facts::healthy();
+        assert_eq!(pods(&facts).status, Outcome::NotApplicable);
+        for (tenants, sees_all, told, fix) in [
+            (vec![tenant("a", Some(1))], true, "", ""),
+            (
+                vec![tenant("a", Some(0))],
+                true,
+                "no process is in pod a: container of-a is",
+                "`netpath pod rm a`, if the engine",
+            ),
+            (vec![tenant("a", Some(0))], false, "", ""),
+            (
+                vec![tenant("a", Some(0)), tenant("b", Some(2))],
+                false,
+                "no process is in pod a",
+                "`netpath pod rm a`",
+            ),
+            (
+                vec![tenant("a", None)],
+                false,
+                "the namespace of pod a (/run/netns/a) is gone",
+                "`netpath pod rm a`",
+            ),
+        ] {
+            (facts.leftovers.tenants, facts.leftovers.sees_all) = (tenants, sees_all);
+            let finding = pods(&facts);
+            let expected = if told.is_empty() { Outcome::Ok } else { Outcome::Warning };
+            assert_eq!(finding.status, expected, "{finding:?}");
+            assert!(finding.seen.contains(told), "{finding:?}");
+            assert!(finding.advice.unwrap_or_default().starts_with(fix), "{:?}", facts.leftovers.tenants);
+        }
     }
 
     #[test]

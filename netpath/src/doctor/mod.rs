@@ -77,11 +77,13 @@ const CHECKS: &[Check] = &[
     check("programs", "xdp", programs::xdp),
     check("firewall", "firewall-nftables", firewall::nftables),
     check("firewall", "firewall-iptables", firewall::iptables),
+    check("firewall", "firewall-published", published::filtered),
     check("tables", "flow-table", tables::flows),
     check("tables", "snat-ports", tables::snat),
     check("leftovers", "leftover-state", leftovers::state),
     check("leftovers", "leftover-links", leftovers::links),
     check("leftovers", "leftover-routes", leftovers::routes),
+    check("leftovers", "leftover-pods", leftovers::pods),
 ];
 
 /// Reads this node and judges it. Needs root, and a tokio runtime that [`Scope::new`] came before.

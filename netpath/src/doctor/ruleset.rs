@@ -1,12 +1,15 @@
 //! What nftables rules do with a packet, as far as `nft -j list ruleset` tells.
 //!
-//! Only what a rule says of interfaces and addresses is understood. A rule with any other condition (a state, a port) is
-//! taken as not meant for the packet: no firewall may rely on more to let pods through, nor to stop them all.
+//! Only what a rule says of interfaces and addresses is understood, and of a packet with a port also that and its state, which is
+//! new. A rule with any other condition is taken as not meant for the packet: no firewall may rely on more to let pods through,
+//! nor to stop them all.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde_json::Value;
+
+use crate::model::Transport;
 
 /// Jumps that are followed; the kernel itself allows 16.
 const DEPTH: u32 = 16;
@@ -20,6 +23,17 @@ pub(super) struct Packet<'a> {
     pub(super) oif: &'a str,
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
+    /// Protocol and destination port of one that opens a connection, if that is of interest.
+    pub(super) port: Option<(Transport, u16)>,
+}
+
+/// Where the kernel asks a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    /// For what is the node's own.
+    Input,
+    /// For what goes through it.
+    Forward,
 }
 
 /// Family, table and name of a chain.
@@ -33,8 +47,8 @@ pub(super) struct Ruleset {
 
 #[derive(Debug, Default)]
 struct Chain {
-    /// For one that the kernel calls for what is forwarded: whether it drops what no rule decides.
-    drops: Option<bool>,
+    /// For one that the kernel asks: where, and whether it drops what no rule decides.
+    base: Option<(Hook, bool)>,
     rules: Vec<Value>,
 }
 
@@ -56,8 +70,13 @@ impl Ruleset {
             let text = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
             if let Some(chain) = object.get("chain") {
                 let place = (text(chain, "family"), text(chain, "table"), text(chain, "name"));
-                let forward = chain["hook"] == "forward";
-                set.chains.entry(place).or_default().drops = forward.then(|| chain["policy"] == "drop");
+                let hook = match chain["hook"].as_str() {
+                    Some("input") => Some(Hook::Input),
+                    Some("forward") => Some(Hook::Forward),
+                    _ => None,
+                };
+                set.chains.entry(place).or_default().base =
+                    hook.map(|hook| (hook, chain["policy"] == "drop"));
             } else if let Some(rule) = object.get("rule") {
                 let place = (text(rule, "family"), text(rule, "table"), text(rule, "chain"));
                 set.chains.entry(place).or_default().rules.push(rule["expr"].clone());
@@ -66,12 +85,12 @@ impl Ruleset {
         Ok(set)
     }
 
-    /// The forward chains that drop a packet. Each has to let it through.
-    pub(super) fn dropping(&self, packet: &Packet<'_>) -> Vec<Place> {
+    /// The chains of a hook that drop a packet. Each has to let it through.
+    pub(super) fn dropping(&self, hook: Hook, packet: &Packet<'_>) -> Vec<Place> {
         let family = if packet.source.is_ipv6() { "ip6" } else { "ip" };
         let judged = |((of, ..), _): &(&Place, &Chain)| of == "inet" || of == family;
         let drops = |(place, chain): &(&Place, &Chain)| {
-            let Some(policy) = chain.drops else { return false };
+            let Some((_, policy)) = chain.base.filter(|(at, _)| *at == hook) else { return false };
             match self.run(place, packet, DEPTH) {
                 Verdict::Return => policy,
                 verdict => verdict == Verdict::Drop,
@@ -129,7 +148,10 @@ fn understood(statement: &Value, packet: &Packet<'_>) -> bool {
 fn meets(condition: &Value, packet: &Packet<'_>) -> Option<bool> {
     let left = &condition["left"];
     let family = if packet.source.is_ipv6() { "ip6" } else { "ip" };
-    let equal = if let Some(key) = left["meta"]["key"].as_str() {
+    let equal = if let Some(equal) = opens(condition, packet) {
+        // Flags of a state are "in" what a rule names.
+        return Some(if condition["op"] == "!=" { !equal } else { equal });
+    } else if let Some(key) = left["meta"]["key"].as_str() {
         match key {
             "iifname" | "iif" => any(&condition["right"], &|right| is_name(right, packet.iif)),
             "oifname" | "oif" => any(&condition["right"], &|right| is_name(right, packet.oif)),
@@ -152,6 +174,40 @@ fn meets(condition: &Value, packet: &Packet<'_>) -> Option<bool> {
     match condition["op"].as_str()? {
         "==" => Some(equal),
         "!=" => Some(!equal),
+        _ => None,
+    }
+}
+
+/// Whether a packet that opens a connection meets what a condition says of its state, protocol or port; `None` if that is about
+/// something else, or the packet is any.
+fn opens(condition: &Value, packet: &Packet<'_>) -> Option<bool> {
+    let (left, right) = (&condition["left"], &condition["right"]);
+    let (transport, port) = packet.port?;
+    if left["ct"]["key"] == "state" {
+        let new = |state: &Value| state == "new";
+        return Some(
+            new(right)
+                || right.as_array().is_some_and(|states| states.iter().any(new))
+                || right["set"].as_array().is_some_and(|states| states.iter().any(new)),
+        );
+    }
+    let protocol = |right: &Value| {
+        let number = || right.as_u64().map(|number| number == u64::from(transport.number()));
+        right.as_str().map(|name| name == transport.name()).or_else(number)
+    };
+    let (of, field) = (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str());
+    match (left["meta"]["key"].as_str(), of, field) {
+        (Some("l4proto"), ..) | (_, Some("ip"), Some("protocol")) | (_, Some("ip6"), Some("nexthdr")) => {
+            any(right, &protocol)
+        }
+        (_, Some(of), Some("dport")) if of != "th" && of != transport.name() => Some(false),
+        (_, Some(_), Some("dport")) => any(right, &|right| {
+            let within = || {
+                let range = right["range"].as_array()?;
+                Some((range.first()?.as_u64()?..=range.get(1)?.as_u64()?).contains(&port.into()))
+            };
+            right.as_u64().map(|one| one == u64::from(port)).or_else(within)
+        }),
         _ => None,
     }
 }
@@ -206,7 +262,43 @@ mod tests {
     fn dropped(objects: &[Value]) -> bool {
         let set = Ruleset::parse(&json!({ "nftables": objects }).to_string()).unwrap();
         let (source, destination) = ("10.61.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
-        !set.dropping(&Packet { iif: "np1", oif: "eth0", source, destination }).is_empty()
+        let packet = Packet { iif: "np1", oif: "eth0", source, destination, port: None };
+        assert!(set.dropping(Hook::Input, &packet).is_empty(), "of another hook");
+        !set.dropping(Hook::Forward, &packet).is_empty()
+    }
+
+    #[test]
+    fn a_port_and_a_state_decide_for_who_opens_a_connection() {
+        let drops = chain("FORWARD", Some("drop"));
+        let dropped = |condition: Value, port: Option<(Transport, u16)>| {
+            let rule = rule("FORWARD", &json!([condition, {"accept": null}]));
+            let text = json!({ "nftables": [drops, rule] }).to_string();
+            let (source, destination) = ("192.0.2.1".parse().unwrap(), "10.61.0.2".parse().unwrap());
+            let packet = Packet { iif: "eth0", oif: "np1", source, destination, port };
+            !Ruleset::parse(&text).unwrap().dropping(Hook::Forward, &packet).is_empty()
+        };
+        let to = |protocol: &str, right: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": right}});
+        let state = |op: &str, right: Value| json!({"match": {"op": op, "left": {"ct": {"key": "state"}}, "right": right}});
+        let tcp = Some((Transport::Tcp, 80));
+        for (condition, port, expected) in [
+            (to("tcp", json!(80)), tcp, false),
+            (to("tcp", json!(81)), tcp, true),
+            (to("udp", json!(80)), tcp, true),
+            (to("th", json!(80)), Some((Transport::Udp, 80)), false),
+            (to("tcp", json!({"range": [70, 90]})), tcp, false),
+            (to("tcp", json!({"set": [22, {"range": [80, 81]}]})), tcp, false),
+            (to("tcp", json!("@open")), tcp, true),
+            (to("tcp", json!(80)), None, true),
+            (state("in", json!("new")), tcp, false),
+            (state("in", json!(["new", "untracked"])), tcp, false),
+            (state("==", json!({"set": ["new", "established"]})), tcp, false),
+            (state("in", json!(["established", "related"])), tcp, true),
+            (state("!=", json!("new")), tcp, true),
+            (name("l4proto", &json!("tcp")), tcp, false),
+            (name("l4proto", &json!({"set": ["icmp", "udp"]})), tcp, true),
+        ] {
+            assert_eq!(dropped(condition.clone(), port), expected, "{condition} {port:?}");
+        }
     }
 
     #[test]

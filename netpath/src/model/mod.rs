@@ -22,5 +22,5 @@ pub use network::{
     NetworkChange,
 };
 pub use peer::{Peer, Peers};
-pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, Pod, PodState, Unattached};
+pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, NetnsId, Pod, PodState, Unattached};
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

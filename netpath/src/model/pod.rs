@@ -132,15 +132,28 @@ pub struct Pod {
     /// What the container engine that added it calls it.
     #[serde(default)]
     pub attachment: Option<Attachment>,
-    /// Which namespace that file was when an engine's pod was added: engines name some by a process, and process numbers
-    /// are used again.
+    /// Inode of the namespace that the file was when the pod was added, where [`netns_id`](Self::netns_id) is known; all that
+    /// records of earlier builds have.
     #[serde(default)]
     pub netns_inode: Option<u64>,
+    /// The namespace that the pod stays with whatever becomes of the file: engines name some by a process, and process numbers
+    /// are used again. Absent where the file's name tells.
+    #[serde(default)]
+    pub netns_id: Option<NetnsId>,
     /// Its number among the pods of its namespace, 0 for the first. It says which table of the namespace is whose.
     #[serde(default)]
     pub place: u8,
     /// How far it is.
     pub state: PodState,
+}
+
+/// A network namespace, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// In which run of the kernel (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// The kernel's number of it there (`SO_NETNS_COOKIE`), never given again.
+    pub cookie: u64,
 }
 
 /// What identifies an interface for a container engine.

@@ -9,6 +9,7 @@ mod netlink;
 mod netns;
 mod offload;
 mod pod_link;
+pub mod sockets;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;

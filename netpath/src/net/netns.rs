@@ -81,6 +81,11 @@ impl Netns {
         Self::from_file(file, Some(path.to_owned()), &doing)
     }
 
+    /// Whether there is a namespace, of any kind, at `path`.
+    pub fn is_at(path: &Path) -> bool {
+        is_namespace(path).unwrap_or(false)
+    }
+
     /// A new, empty namespace, bind-mounted at `path` so that `ip netns` sees it. Leaves nothing behind on failure.
     /// Fails if there is anything at `path` already.
     pub fn create(path: &Path) -> Result<Self, NetError> {

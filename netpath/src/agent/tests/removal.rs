@@ -56,3 +56,23 @@ fn who_wants_what_a_leaving_pod_has_waits_for_it() {
         running.stop().await;
     });
 }
+
+#[test]
+fn who_removes_all_waits_for_a_program_that_is_being_moved() {
+    with_node(async |node| {
+        let running = node.start(memory()).await.unwrap();
+        let agent = Arc::clone(&running.agent);
+        agent.pod_add(&named("a")).await.unwrap();
+        let link = agent.pod("a").await.unwrap().interface;
+        running.stop().await;
+        let moving = agent.may_settle().await.unwrap();
+        let mut removal = std::pin::pin!(agent.remove_all());
+        let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut removal).await;
+        assert!(early.is_err(), "it pins a link when it is done: {early:?}");
+        assert!(node.netlink.link(&link).await.unwrap().is_some());
+        drop(moving);
+        removal.await.unwrap();
+        assert!(matches!(agent.may_settle().await, Err(AgentError::Ending)), "and none begins");
+        assert!(node.netlink.link(&link).await.unwrap().is_none());
+    });
+}

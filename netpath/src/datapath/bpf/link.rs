@@ -79,8 +79,11 @@ pub(in crate::datapath) fn pin_first(
     unsafe { bpf(OBJ_PIN, &raw const arguments) }.map(drop)
 }
 
-/// Number of this thread's network namespace; since Linux 5.14 (e8b9eab99232).
-pub(in crate::datapath) fn netns_cookie() -> io::Result<u64> {
+/// Number of this thread's network namespace, never given again before the next boot; since Linux 5.14 (e8b9eab99232).
+///
+/// # Errors
+/// If there is no descriptor left.
+pub fn netns_cookie() -> io::Result<u64> {
     let socket = UnixDatagram::unbound()?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes at most `length` bytes at `cookie`, and `length` itself; both are borrowed for the call.

@@ -21,7 +21,8 @@ use aya::{
 };
 use nix::libc;
 
-pub(super) use self::link::{cgroup_link, netns_cookie, pin_first, update_pinned};
+pub use self::link::netns_cookie;
+pub(super) use self::link::{cgroup_link, pin_first, update_pinned};
 
 const LOOKUP_ELEM: libc::c_long = 1;
 const UPDATE_ELEM: libc::c_long = 2;

@@ -4,6 +4,8 @@ use std::{io::ErrorKind, process::Command};
 
 use nftables::helper::{DEFAULT_ARGS, NftablesError, get_current_ruleset_raw};
 
+use super::process::is_running;
+
 /// Where nft is if the path does not name it.
 const NFT: [&str; 2] = ["nft", "/usr/sbin/nft"];
 
@@ -12,6 +14,9 @@ const NFT: [&str; 2] = ["nft", "/usr/sbin/nft"];
 pub(in crate::doctor) struct Firewall {
     /// The ruleset in JSON; `None` without nft.
     pub(in crate::doctor) nft: Result<Option<String>, String>,
+    /// A program that keeps rules here and has been told to, by what it leaves in files and processes. Looked for without nft only,
+    /// which tells what the rules are.
+    pub(in crate::doctor) manager: Option<&'static str>,
     /// Tables of the old iptables that are there.
     pub(in crate::doctor) legacy: Vec<Legacy>,
 }
@@ -21,7 +26,7 @@ pub(in crate::doctor) struct Firewall {
 pub(in crate::doctor) struct Legacy {
     /// The program that lists it.
     pub(in crate::doctor) tool: &'static str,
-    /// Its chain FORWARD.
+    /// Its chains.
     pub(in crate::doctor) rules: Result<String, String>,
 }
 
@@ -31,8 +36,10 @@ impl Firewall {
             ("/proc/net/ip_tables_names", "iptables-legacy"),
             ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
         ];
+        let nft = nft();
         Self {
-            nft: nft(),
+            manager: if matches!(nft, Ok(None)) { manager() } else { None },
+            nft,
             legacy: families.into_iter().filter_map(|(names, tool)| legacy(names, tool)).collect(),
         }
     }
@@ -49,11 +56,19 @@ fn nft() -> Result<Option<String>, String> {
     Ok(None)
 }
 
+fn manager() -> Option<&'static str> {
+    let ufw = std::fs::read_to_string("/etc/ufw/ufw.conf").unwrap_or_default();
+    if ufw.lines().any(|line| line.trim() == "ENABLED=yes") {
+        return Some("ufw");
+    }
+    is_running("firewalld").then_some("firewalld")
+}
+
 /// Asks only where the table is there: asking for it makes the kernel add it.
 fn legacy(names: &str, tool: &'static str) -> Option<Legacy> {
     let names = std::fs::read_to_string(names).unwrap_or_default();
     names.lines().find(|name| *name == "filter")?;
-    let rules = match Command::new(tool).args(["-S", "FORWARD"]).output() {
+    let rules = match Command::new(tool).arg("-S").output() {
         Err(error) => Err(format!("{tool}: {error}")),
         Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::process::has_own_netns;
+use super::process::{has_own_netns, is_running, seen_by};
 use crate::{
     config::Paths,
     datapath::{cgroup2, probe},
@@ -94,14 +94,6 @@ impl Host {
     }
 }
 
-/// A path as the agent sees it: `ip netns exec`, for one, gives a shell a `/sys` without bpffs.
-fn seen_by(agent: Option<u32>, path: &Path) -> PathBuf {
-    match (agent, path.strip_prefix("/")) {
-        (Some(pid), Ok(below)) => PathBuf::from(format!("/proc/{pid}/root")).join(below),
-        _ => path.to_owned(),
-    }
-}
-
 /// Whether what is at a path, or would be, is on a bpffs.
 fn is_bpffs(path: &Path) -> bool {
     let there = path.ancestors().find(|path| path.exists());
@@ -121,14 +113,7 @@ fn device(mountinfo: &str, path: &Path) -> Option<String> {
 
 impl Clock {
     fn read() -> Self {
-        let names = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut services: Vec<_> = names
-            .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
-            .map(|name| name.trim().to_owned())
-            .filter(|name| TIME_SERVICES.contains(&name.as_str()))
-            .collect();
-        services.sort();
-        services.dedup();
+        let services = TIME_SERVICES.into_iter().filter(|name| is_running(name)).map(str::to_owned).collect();
         let built = fs::metadata("/proc/self/exe").and_then(|file| file.modified());
         Self {
             now: SystemTime::now(),

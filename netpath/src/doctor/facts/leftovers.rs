@@ -1,14 +1,19 @@
 //! What any instance has left on this node.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use serde::Deserialize;
 
-use super::{node::read_store, process::holder};
+use super::{
+    Agent,
+    node::read_store,
+    process::{all, holder, seen_by},
+};
 use crate::{
+    api::types,
     config::{self, AgentFlags, Config, Paths},
     model::PodState,
-    net::{NetError, Netlink, Route},
+    net::{NetError, Netlink, Netns, Route},
     store::{EmbeddedStore, Store, StoreError},
 };
 
@@ -16,8 +21,24 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(in crate::doctor) struct Leftovers {
     pub(in crate::doctor) instances: Vec<Instance>,
+    /// Pods of the agent that container engines added.
+    pub(in crate::doctor) tenants: Vec<Tenant>,
+    /// Whether processes of every PID namespace are seen here.
+    pub(in crate::doctor) sees_all: bool,
     /// Routes marked as netpath's.
     pub(in crate::doctor) routes: Vec<Route>,
+}
+
+/// A pod that a container engine added.
+#[derive(Clone, Debug)]
+pub(in crate::doctor) struct Tenant {
+    pub(in crate::doctor) pod: String,
+    /// The engine's name of the container.
+    pub(in crate::doctor) container: String,
+    /// File of its namespace, as the agent sees it.
+    pub(in crate::doctor) netns: String,
+    /// Processes seen in it; `None` if there is no such file any more.
+    pub(in crate::doctor) processes: Option<usize>,
 }
 
 /// An instance that has pins or a store.
@@ -49,6 +70,7 @@ impl Leftovers {
     pub(super) async fn read(
         own: &config::Instance,
         paths: &Paths,
+        agent: &Agent,
         alive: bool,
         netlink: &Netlink,
     ) -> Result<Self, NetError> {
@@ -65,7 +87,8 @@ impl Leftovers {
             let found = Instance::read(instance.name(), alive, &paths).await;
             instances.extend(Some(found).filter(|found| found.pins || found.state));
         }
-        Ok(Self { instances, routes: netlink.own_routes().await? })
+        let routes = netlink.own_routes().await?;
+        Ok(Self { instances, tenants: tenants(agent), sees_all: sees_all(), routes })
     }
 }
 
@@ -93,6 +116,30 @@ impl Instance {
         }
         found
     }
+}
+
+/// Pods of engines, each with the processes in its namespace.
+fn tenants(agent: &Agent) -> Vec<Tenant> {
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let inhabited: Vec<_> = all().filter_map(|process| file(&process.join("ns/net"))).collect();
+    let holder = agent.process.as_ref().map(|process| process.pid);
+    let tenant = |pod: &types::Pod| {
+        let path = seen_by(holder, Path::new(&pod.netns));
+        let own = file(&path).filter(|_| Netns::is_at(&path));
+        Some(Tenant {
+            pod: pod.name.clone(),
+            container: pod.attachment.as_ref()?.container.clone(),
+            netns: pod.netns.clone(),
+            processes: own.map(|own| inhabited.iter().filter(|other| **other == own).count()),
+        })
+    };
+    // What is just being removed is not there for long.
+    agent.pods.iter().filter(|pod| pod.state != "removing").filter_map(tenant).collect()
+}
+
+/// The first PID namespace's inode is always this (PROC_PID_INIT_INO), and from there every process is seen.
+fn sees_all() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|file| file.ino() == 0xEFFF_FFFC)
 }
 
 /// Where another instance keeps things by its file in `/etc/netpath`, and whether its agent runs.

@@ -1,11 +1,12 @@
 //! Links, routes, sysctls and programs of the network namespace.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::Node;
 use crate::{
     datapath::probe::tcx_programs,
-    net::{Address, KernelRoute, LinkState, NetError, Netlink, sysctl},
+    model::Transport,
+    net::{Address, KernelRoute, LinkState, NetError, Netlink, sockets, sysctl},
 };
 
 /// What the kernel tells of the network.
@@ -19,6 +20,8 @@ pub(in crate::doctor) struct Net {
     pub(in crate::doctor) sysctls: BTreeMap<String, String>,
     /// Neighbours that count towards the tables' limits, of IPv4 and IPv6.
     pub(in crate::doctor) neighbours: [usize; 2],
+    /// Sockets of the node that listen, or have a port of UDP.
+    pub(in crate::doctor) sockets: Vec<(Transport, SocketAddr)>,
     /// Programs and filters on uplinks and pods' interfaces, in the order in which they run.
     pub(in crate::doctor) attached: Vec<Attached>,
     /// Why programs could not be listed.
@@ -51,6 +54,7 @@ impl Net {
             addresses: netlink.addresses().await?,
             routes: netlink.main_routes().await?,
             sysctls: sysctls(node),
+            sockets: sockets(),
             neighbours: [netlink.learnt_neighbours(false).await?, netlink.learnt_neighbours(true).await?],
             ..Self::default()
         };
@@ -93,6 +97,11 @@ impl Net {
     pub(in crate::doctor) fn sysctl(&self, key: &str) -> Option<&str> {
         self.sysctls.get(key).map(String::as_str)
     }
+}
+
+fn sockets() -> Vec<(Transport, SocketAddr)> {
+    let tcp = sockets::tcp().into_iter().map(|one| (Transport::Tcp, one.address));
+    tcp.chain(sockets::udp().into_iter().map(|one| (Transport::Udp, one.address))).collect()
 }
 
 /// Every sysctl that a check asks for.

@@ -52,6 +52,26 @@ impl Process {
     }
 }
 
+/// A path as the agent sees it: `ip netns exec`, for one, gives a shell a `/sys` without bpffs.
+pub(super) fn seen_by(agent: Option<u32>, path: &Path) -> PathBuf {
+    match (agent, path.strip_prefix("/")) {
+        (Some(pid), Ok(below)) => PathBuf::from(format!("/proc/{pid}/root")).join(below),
+        _ => path.to_owned(),
+    }
+}
+
+/// Directories of all processes that can be seen.
+pub(super) fn all() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    entries.filter(move |entry| is_number(&entry.file_name())).map(|entry| entry.path())
+}
+
+/// Whether a program of this name runs, as the kernel cuts it.
+pub(super) fn is_running(name: &str) -> bool {
+    all().any(|process| fs::read_to_string(process.join("comm")).is_ok_and(|own| own.trim() == name))
+}
+
 /// Whether a process has another network namespace than process 1, or nobody can tell.
 pub(super) fn has_own_netns(pid: u32) -> bool {
     let inode = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/net")).map(|file| file.ino());

@@ -28,8 +28,17 @@ impl Facts {
             agent: agent(),
             node: node(),
             net: net(),
-            firewall: Firewall { nft: Ok(Some(json!({"nftables": []}).to_string())), legacy: Vec::new() },
-            leftovers: Leftovers { instances: vec![own()], routes: vec![route("10.61.0.0/24", None)] },
+            firewall: Firewall {
+                nft: Ok(Some(json!({"nftables": []}).to_string())),
+                manager: None,
+                legacy: Vec::new(),
+            },
+            leftovers: Leftovers {
+                instances: vec![own()],
+                tenants: Vec::new(),
+                sees_all: true,
+                routes: vec![route("10.61.0.0/24", None)],
+            },
             instance,
         }
     }
