@@ -13,4 +13,6 @@ mod lab_run;
 mod libcni;
 mod package;
 mod podman;
+mod podman_modes;
+mod podman_ports;
 mod systemd;
