@@ -7,6 +7,7 @@ mod cni_bandwidth;
 mod command_line;
 mod containerd;
 mod cri;
+mod cri_bandwidth;
 mod engine;
 mod kubernetes;
 mod lab_run;
