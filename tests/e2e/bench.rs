@@ -229,7 +229,7 @@ fn bench_attaches_pods_and_fills_the_tables() {
     let document = document(&output);
     assert!(output.status.success(), "{:#} {:#}", document["failures"], document["skipped"]);
     let attached = rows(&document, "attach");
-    for what in ["add", "remove"] {
+    for what in ["version", "add", "remove", "remove-waited"] {
         let row = attached.iter().find(|row| row["mode"] == "netpath" && row["variant"] == what);
         plausible(row.unwrap_or_else(|| panic!("{what} in {attached:#?}")));
     }

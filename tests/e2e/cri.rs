@@ -1,8 +1,9 @@
 //! containerd's CRI plugin, asked as kubelet asks it.
 
-use std::path::PathBuf;
+use std::{net::UdpSocket, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use netpath::net::Netns;
 use netpath_tests::wait;
 use tokio::net::UnixStream;
 
@@ -24,10 +25,10 @@ snapshotter = "native"
 
 /// A message of protocol buffers, as far as these requests need one: texts, numbers and messages, by the number of their field.
 #[derive(Clone, Default)]
-struct Message(Vec<u8>);
+pub(crate) struct Message(Vec<u8>);
 
 impl Message {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -50,11 +51,11 @@ impl Message {
         message
     }
 
-    fn text(self, field: u8, text: &str) -> Self {
+    pub(crate) fn text(self, field: u8, text: &str) -> Self {
         self.bytes(field, text.as_bytes())
     }
 
-    fn message(self, field: u8, message: &Self) -> Self {
+    pub(crate) fn message(self, field: u8, message: &Self) -> Self {
         self.bytes(field, &message.0)
     }
 }
@@ -126,13 +127,13 @@ async fn call(socket: PathBuf, method: &str, request: &Message) -> Result<Vec<u8
 }
 
 /// containerd as kubelet sees it.
-struct Cri {
-    host: Host,
+pub(crate) struct Cri {
+    pub(crate) host: Host,
     socket: PathBuf,
 }
 
 impl Cri {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let host = Host::start();
         host.run("netpath cni install --cni-dir /usr/lib/cni");
         start(&host, CONFIGURATION);
@@ -160,12 +161,12 @@ impl Cri {
         self.run_with(&sandbox(name))
     }
 
-    fn run_with(&self, config: &Message) -> String {
+    pub(crate) fn run_with(&self, config: &Message) -> String {
         text(&self.sure("RunPodSandbox", &Message::new().message(1, config)), 1)
     }
 
     /// Runs a container in a sandbox; its ID.
-    fn container(&self, sandbox: &str, config: &Message) -> String {
+    pub(crate) fn container(&self, sandbox: &str, config: &Message) -> String {
         let metadata = Message::new().text(1, "main");
         let image = Message::new().text(1, "localhost/image:latest");
         let own = Message::new().message(1, &metadata).message(2, &image).text(3, "sleep").text(4, "1000");
@@ -177,13 +178,13 @@ impl Cri {
     }
 
     /// What a command in a container prints.
-    fn exec(&self, container: &str, command: &[&str]) -> String {
+    pub(crate) fn exec(&self, container: &str, command: &[&str]) -> String {
         let request = command.iter().fold(Message::new().text(1, container), |all, word| all.text(2, word));
         text(&self.sure("ExecSync", &request), 1)
     }
 
     /// Removes a sandbox as kubelet does.
-    fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         self.of("StopPodSandbox", id);
         self.of("RemovePodSandbox", id);
     }
@@ -194,7 +195,7 @@ impl Cri {
 }
 
 /// PodSandboxConfig.
-fn sandbox(name: &str) -> Message {
+pub(crate) fn sandbox(name: &str) -> Message {
     let metadata = Message::new().text(1, name).text(2, &format!("uid-{name}")).text(3, "shop");
     Message::new().message(1, &metadata).text(2, name).text(3, "/var/log").message(8, &Message::new())
 }
@@ -254,15 +255,37 @@ fn cri_host_ports_are_published_ipv4_and_ipv6() {
     let host = &cri.host;
     // PortMapping: protocol (TCP is 0, and so absent), container_port, host_port. One without a port of the node is none.
     let port = Message::new().number(2, 80).number(3, 8080);
-    let web = sandbox("web").message(5, &port).message(5, &Message::new().number(2, 81));
+    let mut web = sandbox("web").message(5, &port).message(5, &Message::new().number(2, 81));
+    for node in ["198.18.0.2", "2001:db8:18::2"] {
+        // UDP is 1; host_ip.
+        let dns = Message::new().number(1, 1).number(2, 53).number(3, 5353).text(4, node);
+        web = web.message(5, &dns);
+    }
     let ids = [cri.run_with(&web), cri.run("client")];
     let containers = [cri.container(&ids[0], &web), cri.container(&ids[1], &sandbox("client"))];
     let [itself, another] = containers.each_ref().map(|id| {
         let cri = &cri;
         move |line: &str| cri.exec(id, &["sh", "-c", line])
     });
-    assert_eq!(host.pod("shop.web").published, ["8080:80/tcp"]);
+    let pod = host.pod("shop.web");
+    let at_one = ["198.18.0.2:5353:53/udp", "[2001:db8:18::2]:5353:53/udp"];
+    assert_eq!(pod.published, [&["8080:80/tcp"][..], &at_one].concat());
     host.is_published(8080, &[("another container", &another), ("itself", &itself)]);
+    let sandbox_of = host.machine.path(&pod.netns.replace("/var/run/", "/run/"));
+    let (inside, outside) = (Netns::open(&sandbox_of).expect("sandbox"), &host.surroundings.0.outside.netns);
+    for (any, node) in [("0.0.0.0", "198.18.0.2"), ("::", "2001:db8:18::2")] {
+        let bound = |netns: &Netns, port| {
+            let socket = netns.enter(|| UdpSocket::bind((any, port))).expect("namespace").expect("socket");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
+            socket
+        };
+        let (server, client) = (bound(&inside, 53), bound(outside, 0));
+        client.connect((node, 5353)).expect("connected");
+        client.send(b"?").expect("sent");
+        let (_, from) = server.recv_from(&mut [0]).expect("asked");
+        server.send_to(b"!", from).expect("sent");
+        assert_eq!(client.recv(&mut [0]).expect("answered"), 1, "{node}");
+    }
     let refused = cri.ask("RunPodSandbox", &Message::new().message(1, &sandbox("other").message(5, &port)));
     assert!(refused.as_ref().is_err_and(|error| error.contains("it is in use")), "{refused:?}");
     ids.iter().for_each(|id| cri.remove(id));

@@ -6,6 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
+    process::Output,
     time::Duration,
 };
 
@@ -69,6 +70,12 @@ impl Host {
         self.machine.run(line)
     }
 
+    /// What a shell on it says that is in a cgroup of the machine, as its processes are: what a test starts there is in none.
+    pub(crate) fn as_process(&self, line: &str) -> Output {
+        let own = "mkdir -p /sys/fs/cgroup/asks && echo 0 > /sys/fs/cgroup/asks/cgroup.procs";
+        self.machine.try_run(&format!("{own} && {line}"))
+    }
+
     /// The agent's pods.
     pub(crate) fn pods(&self) -> Vec<Pod> {
         let mut pods: Vec<Pod> = Vec::new();
@@ -119,10 +126,9 @@ impl Host {
             }
         }
         for host in ["localhost", "127.0.0.1", "[::1]", "198.18.0.2", "[2001:db8:18::2]"] {
-            // In a cgroup of the machine, as its processes are: what a test starts there is in none.
-            let own = "mkdir -p /sys/fs/cgroup/asks && echo 0 > /sys/fs/cgroup/asks/cgroup.procs";
-            let said = self.run(&format!("{own} && curl -gsS -m 5 http://{host}:{port}/"));
-            assert_eq!(said, PAGE.trim_end(), "the node asks {host}");
+            let output = self.as_process(&format!("curl -gsS -m 5 http://{host}:{port}/"));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(said, PAGE, "the node asks {host}: {output:?}");
         }
     }
 

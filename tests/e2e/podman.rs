@@ -8,7 +8,7 @@ use netpath_tests::wait;
 use crate::engine::{Host, page};
 
 /// Starts a container that serves a page; flags first, then its name.
-fn serve(host: &Host, flags: &str, name: &str) {
+pub(crate) fn serve(host: &Host, flags: &str, name: &str) {
     host.run(&format!("podman run -d --cap-add NET_RAW {flags} --name {name} image httpd -f -h /www -p 80"));
 }
 
@@ -107,7 +107,7 @@ fn podman_while_the_agent_restarts_or_is_away() {
 }
 
 #[test]
-fn podman_killed_in_the_middle_leaves_nothing() {
+fn podman_killed_in_the_middle_leaves_nothing_after_gc() {
     let host = Host::start();
     for round in 0..8_u32 {
         // From before it asks for a network until after the container runs.

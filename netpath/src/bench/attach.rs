@@ -1,5 +1,6 @@
 //! Adding and removing a pod, each by a process of its own as container engines do it: the CNI plugin `netpath-cni` beside
-//! the reference one `bridge`, which makes a bridge, a veth pair, addresses and masquerading.
+//! the reference one `bridge`, which makes a bridge, a veth pair, addresses and masquerading. Who answers before a pod's link
+//! is gone is not quicker at removing it: that is told apart, and so is what a plugin costs that does nothing.
 
 use std::{
     io::{self, Write},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::{
     Site, Unit, Workload,
@@ -19,12 +21,17 @@ use super::{
     run::{Bench, INSTANCE, Skipped, blocking},
 };
 use crate::{
+    api::client::Client,
     lab::{LabError, error::Doing, topology::net},
     net::Netns,
 };
 
 /// Where distributions put the reference plugins.
 const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+/// What the plugins' configurations are called.
+const NETWORK: &str = "bench";
+/// How long an agent may have a pod after its removal was answered, and the pause between two looks.
+const GONE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(1));
 const UPLINK: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 18, 8, 2);
 
 /// Who attaches pods: a CNI plugin in a node's namespace.
@@ -33,22 +40,41 @@ struct Attacher {
     plugin: PathBuf,
     node: Netns,
     config: String,
+    /// Whom it has the work done by, and who goes on after the answer to a removal.
+    agent: Option<Client>,
     /// Where the reference plugins keep iptables' lock.
     locks: PathBuf,
 }
 
 impl Attacher {
-    /// Adds or removes the pod whose namespace is at `path`.
-    async fn act(&self, add: bool, name: &str, path: &Path) -> Result<Duration, LabError> {
-        let doing = || format!("{} pod {name}", if add { "adding" } else { "removing" });
+    /// Asks for something about the pod whose namespace is at `path`.
+    async fn act(&self, what: &'static str, name: &str, path: &Path) -> Result<Duration, LabError> {
         let mut command = Command::new(&self.plugin);
-        command.env("CNI_COMMAND", if add { "ADD" } else { "DEL" }).env("CNI_CONTAINERID", name);
+        command.env("CNI_COMMAND", what).env("CNI_CONTAINERID", name);
         command.env("CNI_NETNS", path).env("CNI_IFNAME", "eth0");
         command
             .env("CNI_PATH", self.plugin.parent().unwrap_or(Path::new("/")))
             .env("XTABLES_LOCKFILE", &self.locks);
         let (input, node) = (self.config.clone(), self.node.clone());
-        blocking("attaching", move || node.enter(|| timed(command, &input))).await??.doing(doing)
+        let timed = blocking("attaching", move || node.enter(|| timed(command, &input))).await??;
+        timed.doing(|| format!("{what} of pod {name}"))
+    }
+
+    /// Removes the pod: until that was answered, and until nothing of it was left, as after `netpath pod rm`.
+    async fn remove(&self, name: &str, path: &Path) -> Result<[Duration; 2], LabError> {
+        let answered = self.act("DEL", name, path).await?;
+        let since = Instant::now();
+        while let Some(agent) = &self.agent {
+            let pods = agent.attachments(Some(NETWORK)).await.doing(|| "asking for pods".into())?;
+            if !pods.iter().flat_map(|pod| &pod.attachment).any(|own| own.container == name) {
+                return Ok([answered, answered + since.elapsed()]);
+            }
+            if since.elapsed() > GONE.0 {
+                return Err("it is still there").doing(|| format!("waiting for the end of pod {name}"));
+            }
+            sleep(GONE.1).await;
+        }
+        Ok([answered, answered])
     }
 }
 
@@ -60,12 +86,13 @@ async fn own(site: &Site) -> Result<Result<Attacher, String>, LabError> {
         return Ok(Err(format!("{} is not there: it comes with netpath", plugin.display())));
     }
     // No pod of another workload is moved while others come and go.
-    Site::settled(&site.agent().await?).await?;
+    let agent = site.agent().await?;
+    Site::settled(&agent).await?;
     let config =
-        json!({ "cniVersion": "0.4.0", "name": "bench", "type": "netpath-cni", "instance": INSTANCE });
+        json!({ "cniVersion": "0.4.0", "name": NETWORK, "type": "netpath-cni", "instance": INSTANCE });
     let locks = site.stage().await.places.runtime.join("xtables.lock");
     let node = site.topology.node.netns.clone();
-    Ok(Ok(Attacher { mode: "netpath", plugin, node, config: config.to_string(), locks }))
+    Ok(Ok(Attacher { mode: "netpath", plugin, node, config: config.to_string(), agent: Some(agent), locks }))
 }
 
 /// From before the process starts until after it has ended.
@@ -99,14 +126,21 @@ async fn reference(site: &Site) -> Result<Result<Attacher, String>, LabError> {
     site.topology.connect(&node, "to-cni", &[(net(UPLINK, 30), before(UPLINK).into())]).await?;
     let runtime = site.stage().await.places.runtime.clone();
     let config = json!({
-        "cniVersion": "0.4.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+        "cniVersion": "0.4.0", "name": NETWORK, "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
         "ipam": {
             "type": "host-local", "dataDir": runtime.join("cni"),
             "ranges": [[{"subnet": "10.66.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
         },
     });
     let (config, locks) = (config.to_string(), runtime.join("xtables.lock"));
-    Ok(Ok(Attacher { mode: "bridge", plugin: plugins.join("bridge"), node: node.netns, config, locks }))
+    Ok(Ok(Attacher {
+        mode: "bridge",
+        plugin: plugins.join("bridge"),
+        node: node.netns,
+        config,
+        agent: None,
+        locks,
+    }))
 }
 
 /// Each round everybody adds a pod and removes it again. Who fails is given up, and told.
@@ -135,7 +169,7 @@ pub(super) async fn measure(bench: &Bench, skipped: &mut Vec<Skipped>) -> Result
             bench.bar.set_message(key(mode, "add").to_string());
             match turn(site, &attachers[at], round).await {
                 Ok(times) => {
-                    for (what, time) in ["add", "remove"].into_iter().zip(times) {
+                    for (what, time) in times {
                         let noted = found.note(&key(mode, what), Unit::Millis, time.as_nanos() as u64);
                         noted.doing(|| "noting a time".into())?;
                     }
@@ -147,15 +181,21 @@ pub(super) async fn measure(bench: &Bench, skipped: &mut Vec<Skipped>) -> Result
     Ok(found)
 }
 
-/// A pod comes and goes; both times.
-async fn turn(site: &Site, attacher: &Attacher, round: usize) -> Result<[Duration; 2], LabError> {
+/// A pod comes and goes; the times by their variants.
+async fn turn(
+    site: &Site,
+    attacher: &Attacher,
+    round: usize,
+) -> Result<[(&'static str, Duration); 4], LabError> {
     let name = format!("attach-{}-{round}", attacher.mode);
     let path = site.topology.spec.dir.join(&name);
+    let started = attacher.act("VERSION", &name, &path).await?;
     Netns::create(&path)?;
-    let added = attacher.act(true, &name, &path).await;
-    let removed = attacher.act(false, &name, &path).await;
+    let added = attacher.act("ADD", &name, &path).await;
+    let removed = attacher.remove(&name, &path).await;
     Netns::delete(&path)?;
-    Ok([added?, removed?])
+    let (added, [answered, gone]) = (added?, removed?);
+    Ok([("version", started), ("add", added), ("remove", answered), ("remove-waited", gone)])
 }
 
 fn key(mode: &'static str, what: &str) -> Key {

@@ -67,7 +67,9 @@ pub(super) fn meaning(workload: &str) -> &'static str {
         "stream" => "payload that arrives, sender and receiver on a core each",
         "pps" => "datagrams in 64-byte frames that arrive, sender and receiver on a core each",
         "first-packet" => "the first round trip of a pod that was just made",
-        "attach" => "a pod added and removed by a process; bridge is the reference CNI plugin",
+        "attach" => {
+            "a pod added, and removed, by a process (until it answers, and until nothing is left), and one that does nothing; bridge is the reference CNI plugin"
+        }
         "program" => "one run of a program during TCP round trips, the kernel's clock included",
         "drop" => "packets that are dropped, each way of dropping them, sender and dropper on one core",
         "scale" => "round trips with so much in netpath's tables",

@@ -273,11 +273,17 @@ fn names_of_fields_may_begin_with_a_capital() {
     config["runtimeConfig"] = json!({
         "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "192.0.2.1"}],
         "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+        "bandwidth": {
+            "IngressRate": 8_000_000, "IngressBurst": 4_294_967_295_u64, "EgressRate": 4_000_000, "EgressBurst": 800_000,
+        },
         "aliases": {"Net": ["A"]},
     });
     let config = read(&WHOLE, &config).0.unwrap().config;
     assert_eq!(config.runtime.publications(), ["192.0.2.1:8080:80/tcp"]);
     assert_eq!(serde_json::to_value(config.dns()).unwrap(), json!({"nameservers": ["192.0.2.53"]}));
+    let limits =
+        [(8_000_000, None), (4_000_000, Some(100_000))].map(|(rate, burst)| Some(Bandwidth { rate, burst }));
+    assert_eq!(<[_; 2]>::from(config.runtime.limits()), limits);
     assert!(config.runtime.aliases.unwrap().contains_key("Net"));
 }
 

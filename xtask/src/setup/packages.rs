@@ -194,6 +194,12 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
+        name: "perl",
+        package: "perl-base",
+        why: "asks and answers, over TCP and UDP, in containers of tests",
+        need: Need::Test,
+    },
+    Program {
         name: "xz",
         package: "xz-utils",
         why: "kernels since 6.12 come with compressed modules",
