@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use netpath::net::Netns;
+use netpath::{api::types::Pod, net::Netns};
 use netpath_tests::wait;
 
 use crate::{
@@ -71,6 +71,19 @@ fn podman_dies_after_add(host: &Host, so: bool) {
     host.run(if so { aside } else { format!("mv {ASIDE} {PLUGIN}") }.as_str());
 }
 
+/// The doctor names pods that no container is in.
+fn is_told(host: &Host, left: &[Pod]) {
+    // The doctor's exit status is that of the worst it found.
+    let told = host.machine.try_run("netpath doctor -o json");
+    let told: serde_json::Value =
+        serde_json::from_slice(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
+    let is_leftover = |check: &&serde_json::Value| check["name"] == "leftover-pods";
+    let checks = told["checks"].as_array().unwrap_or_else(|| panic!("{told}"));
+    let leftover = checks.iter().find(is_leftover).unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(leftover["status"], "warning", "{leftover}");
+    assert!(left.iter().all(|pod| leftover["seen"].to_string().contains(&pod.name)), "{leftover}");
+}
+
 #[test]
 fn podman_killed_right_after_add_leaves_a_pod_until_start_pod_rm_or_gc() {
     let host = Host::start();
@@ -94,6 +107,7 @@ fn podman_killed_right_after_add_leaves_a_pod_until_start_pod_rm_or_gc() {
     assert_ne!(again.netns, left[0].netns);
     host.serves(&again);
     assert_eq!(host.pods().len(), 3);
+    is_told(&host, &left[1..]);
     host.run("podman rm -f -t 0 again");
     // Of the others podman knows no network: it asks nobody to remove them from one.
     for name in ["by-hand", "collected"] {
