@@ -212,7 +212,9 @@ impl Agent {
                 datapath.remove_link(ifindex)?;
             }
             let uplinks = extent != Extent::Announced;
-            known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
+            let seen = lock(&agent.node).seen.clone();
+            known.extend(seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
+            known.extend(agent.tunnel(&seen).map(|device| (device.link.index, uplinks)));
             datapath.drop_others(|ifindex| known.get(&ifindex).copied())
         };
         Ok(self.on_datapath(remove).await?)

@@ -122,6 +122,15 @@ pub fn is_interface_of(instance: &str, name: &str) -> bool {
         .is_some_and(|pod| interface_name(instance, pod, interface) == name)
 }
 
+/// Name of an instance's device for tunnels to other nodes; no pod's interface has it.
+pub fn tunnel_name(instance: &str) -> String {
+    match interface_prefix(instance).strip_suffix('-') {
+        // Letters alone may be a pod's number there.
+        Some(prefix) => format!("{prefix}_vxlan"),
+        None => "np-vxlan".to_owned(),
+    }
+}
+
 /// What all interface names of an instance start with.
 fn interface_prefix(instance: &str) -> String {
     if instance == DEFAULT_INSTANCE {

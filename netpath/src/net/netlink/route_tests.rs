@@ -8,6 +8,7 @@ fn route(prefix: &str) -> Route {
         via: None,
         ifindex: None,
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }
