@@ -7,9 +7,7 @@ use std::{
     process::Command,
 };
 
-use netpath_common::abi::{
-    DropReason, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind, TUNNEL_MAC, TrafficClass,
-};
+use netpath_common::abi::{DropReason, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind, TUNNEL_MAC, TrafficClass};
 use netpath_tests::{
     for_both_families,
     packet::{ErrorKind, Frame, see},
@@ -60,7 +58,9 @@ fn pods_of_nodes_behind_tunnels_are_reached_by_them(f: Family) {
     assert_eq!(scene.pairs().len(), 0, "no flow: {:?}", scene.pairs());
     // What the stack has to answer or to fragment it gets as it is.
     let least = if f.is_v4() { MTU } else { MTU - 20 };
-    for (size, ttl, code) in [(least, 64, REDIRECT), (least + 1, 64, NEXT), (100, 1, NEXT), (100, 2, REDIRECT)] {
+    for (size, ttl, code) in
+        [(least, 64, REDIRECT), (least + 1, 64, NEXT), (100, 1, NEXT), (100, 2, REDIRECT)]
+    {
         let head = if f.is_v4() { 28 } else { 48 };
         let frame = Frame::udp((f.a, 5), (f.outside, 6)).ttl(ttl).payload(vec![0; usize::from(size) - head]);
         assert_eq!(scene.a_says(frame).code, code, "{size} bytes, {ttl} hops");
@@ -156,7 +156,12 @@ fn a_tunnel_brings_what_its_node_has_and_nothing_else(f: Family) {
     let sent = frame(f.a, f.outside).packet();
     let error = Frame::error(f.outside, f.a, ErrorKind::Unreachable(1), &sent, usize::MAX);
     passes(&scene, "an error of a pod there", there, error.macs(GATEWAY_MAC, TUNNEL_MAC));
-    passes(&scene, "part of a datagram", there, Frame::raw(f.outside, f.a, 17).fragment(9, false).macs(GATEWAY_MAC, TUNNEL_MAC));
+    passes(
+        &scene,
+        "part of a datagram",
+        there,
+        Frame::raw(f.outside, f.a, 17).fragment(9, false).macs(GATEWAY_MAC, TUNNEL_MAC),
+    );
     assert_eq!(scene.pairs().len(), 0, "{:?}", scene.pairs());
     passes(&scene, "the node there", there, frame(f.other, f.a));
     assert_eq!(scene.pairs().len(), 1, "so that the answer is known: {:?}", scene.pairs());
@@ -191,8 +196,17 @@ fn a_tunnel_brings_what_its_node_has_and_nothing_else(f: Family) {
     }
     refuse("on to others", R::RouteDrop, there, VNI, &frame(f.outside, f.unmasked).bytes());
     refuse("back", R::RouteDrop, there, VNI, &frame(f.outside, f.other).bytes());
-    refuse("another EtherType", R::UnsupportedProtocol, there, VNI, &[&good[..12], &[0x88, 0xcc], &good[14..]].concat());
-    refuse("damaged", R::Malformed, there, VNI, &good[..30]);
+    refuse(
+        "another EtherType",
+        R::UnsupportedProtocol,
+        there,
+        VNI,
+        &[&good[..12], &[0x88, 0xcc], &good[14..]].concat(),
+    );
+    let mut damaged = good.clone();
+    // A header of two words; of no version.
+    damaged[14] = if f.is_v4() { 0x42 } else { 0 };
+    refuse("damaged", R::Malformed, there, VNI, &damaged);
     // The node's own, and what is left of a pod that has gone: its stack answers.
     let drops = scene.all_drops();
     for to in [f.node, f.nobody] {

@@ -35,7 +35,9 @@ pub use node::{
     Node, Pool, TUNNEL_MAC, Uplink,
 };
 pub use published::{HAIRPIN_V4, HAIRPIN_V6, MAX_PUBLISHED, Published, PublishedKey};
-pub use route::{MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind};
+pub use route::{
+    MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind,
+};
 pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 
 /// Version of how pins are named, and part of their path; never of what a table holds. Builds find each other's links and

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, Node as Record};
 
 use super::{
-    Agent, AgentError, advertisements, forwarding, lock, overlay, ranges::Ranges, registry::Entry, sweep::Carried,
-    uplinks,
+    Agent, AgentError, advertisements, forwarding, lock, overlay, ranges::Ranges, registry::Entry,
+    sweep::Carried, uplinks,
 };
 use crate::{
     compile::{self, Surroundings, Uplink},

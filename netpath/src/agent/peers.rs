@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::{Agent, AgentError, cluster::Membership, lock, node::Seen, overlay};
 use crate::{
     compile::{self, Direct, Tunnel, Ways},
-    model::{Backend, Family, Network, Peers},
+    model::{Backend, Family, GATEWAY_V6, Network, Peers},
     net::{Route, RouteKind, Survey},
 };
 
@@ -155,12 +155,13 @@ fn direct_route(way: &Direct) -> Route {
     }
 }
 
-/// Its next hop shows the tunnel's other end, and is asked of nobody; the program on the device knows it.
+/// Nobody is asked for its next hop: the program on the device knows the tunnel. It shows the other end where it can.
 fn tunnel_route(way: &Tunnel, ifindex: u32, seen: &Seen) -> Route {
     let room = overlay::room(seen);
-    // An IPv6 route has an IPv6 next hop.
     let via = match way.remote {
         IpAddr::V4(remote) if way.block.addr().is_ipv6() => remote.to_ipv6_mapped().into(),
+        // The kernel refuses an IPv6 next hop that a route by another device leads to (`ip6_route_check_nh_onlink`).
+        IpAddr::V6(_) => GATEWAY_V6.into(),
         remote => remote,
     };
     let mut own = seen.uplinks.iter().flat_map(|uplink| &uplink.addresses);

@@ -246,8 +246,12 @@ mod tests {
         assert_eq!(words(Backend::Auto), (vec!["10.64.9.0/26 203.0.113.9".to_owned()], 4, 0));
         let (all, direct, unreached) = words(Backend::Vxlan);
         assert_eq!((all.len(), direct, unreached), (5, 0, 0));
-        assert_eq!(all[1..4], ["10.64.6.0/26 2001:db8::6", "fd00:64::600/122 2001:db8::6", "10.64.2.0/26 192.0.2.3"]);
-        let v6 = [(7, "fe80::2/64"), (7, "192.0.2.4/24")].map(|(ifindex, net)| (ifindex, net.parse().unwrap()));
+        assert_eq!(
+            all[1..4],
+            ["10.64.6.0/26 2001:db8::6", "fd00:64::600/122 2001:db8::6", "10.64.2.0/26 192.0.2.3"]
+        );
+        let v6 =
+            [(7, "fe80::2/64"), (7, "192.0.2.4/24")].map(|(ifindex, net)| (ifindex, net.parse().unwrap()));
         let ways = ways(&cluster(), &v6, &BTreeSet::new(), Backend::Auto);
         assert_eq!(ways.unreached.len(), 2, "no address to send to the node from that has IPv6 only");
     }
@@ -267,7 +271,8 @@ mod tests {
         };
         // Kind 2 is a tunnel; flag 4 says that answers to the node take it.
         assert_eq!(of("203.0.113.9"), ["10.64.9.0/26 2 2 0", "203.0.113.9/32 0 6 0"]);
-        let two = ["10.64.2.0/26 1 2 3", "fd00:64::200/122 1 2 3", "192.0.2.3/32 0 2 3", "2001:db8::3/128 0 2 2"];
+        let two =
+            ["10.64.2.0/26 1 2 3", "fd00:64::200/122 1 2 3", "192.0.2.3/32 0 2 3", "2001:db8::3/128 0 2 2"];
         assert_eq!(of("192.0.2.3"), two, "let in by tunnels too, if that is how it sends");
     }
 }

@@ -11,8 +11,8 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
-            InfoVxlan, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVxlan,
+            LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
         },
         nsid::{NsidAttribute, NsidMessage},
     },
