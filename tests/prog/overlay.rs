@@ -18,7 +18,8 @@ use netpath_tests::{
 for_both_families!(
     pods_of_nodes_behind_tunnels_are_reached_by_them,
     a_tunnel_is_told_its_end_and_nobody_elses_packets,
-    a_tunnel_brings_what_its_node_has_and_nothing_else,
+    a_tunnel_brings_what_its_node_has,
+    a_tunnel_brings_nothing_else,
     no_pod_speaks_as_a_node_to_a_tunnel,
 );
 
@@ -101,119 +102,133 @@ fn a_tunnel_is_told_its_end_and_nobody_elses_packets(f: Family) {
     ran.assert_untouched("the stack's groups", &report);
 }
 
-/// Puts a real device in the place of `vpn0`; `own` and `there` are addresses of the loopback.
-fn listen(scene: &mut Scene, addresses: &[IpAddr]) {
-    let ip = |line: &str| {
-        let output = Command::new("ip").args(line.split(' ')).output().expect("ip");
-        assert!(output.status.success(), "ip {line}: {output:?}");
-    };
-    ip("link set lo up");
-    for address in addresses {
-        ip(&format!("address add {} dev lo", ipnet::IpNet::from(*address)));
-    }
-    let mac = "02:6e:70:00:00:02";
-    ip(&format!("link add tunnel address {mac} type vxlan external dstport {PORT} nolearning"));
-    ip("link set tunnel arp off up");
-    let index = nix::net::if_::if_nametoindex("tunnel").expect("index");
-    scene.datapath.attach_overlay("tunnel", index).expect("attached");
-    scene.set_node(|node| node.tunnel = index);
+/// The scene with a real device in the place of `vpn0`, and addresses of the loopback as those of nodes.
+struct Wire {
+    scene: Scene,
+    own: IpAddr,
+    /// The node of the scene's pod there.
+    there: IpAddr,
+    /// Another address of it.
+    also: IpAddr,
+    /// Another node.
+    elsewhere: IpAddr,
+    stranger: IpAddr,
 }
 
-fn a_tunnel_brings_what_its_node_has_and_nothing_else(f: Family) {
-    let mut scene = scene(&f);
-    let address = |last: u8| -> IpAddr {
-        if f.is_v4() { [127, 9, 9, last].into() } else { format!("fd99::{last}").parse().expect("address") }
-    };
-    let [own, there, elsewhere, stranger, also] = [1, 2, 3, 4, 5].map(address);
-    listen(&mut scene, &[own, there, elsewhere, stranger, also]);
-    scene.all_belong(&[
-        (f.outside, route(RouteKind::Tunnel, 0, there)),
-        (there, route(RouteKind::Stack, ROUTE_TUNNEL, there)),
-        // Another address of the same node, and another node.
-        (f.other, route(RouteKind::Stack, ROUTE_TUNNEL, there)),
-        (also, route(RouteKind::Stack, ROUTE_TUNNEL, there)),
-        (elsewhere, route(RouteKind::Stack, ROUTE_TUNNEL, elsewhere)),
-    ]);
-    let send = |from: IpAddr, vni: u32, inner: &[u8]| {
+impl Wire {
+    fn new(f: &Family) -> Self {
+        let mut scene = scene(f);
+        let [own, there, also, elsewhere, stranger] = [1, 2, 3, 4, 5].map(|last: u8| -> IpAddr {
+            if f.is_v4() {
+                [127, 9, 9, last].into()
+            } else {
+                format!("fd99::{last}").parse().expect("address")
+            }
+        });
+        let ip = |line: &str| {
+            let output = Command::new("ip").args(line.split(' ')).output().expect("ip");
+            assert!(output.status.success(), "ip {line}: {output:?}");
+        };
+        ip("link set lo up");
+        for address in [own, there, also, elsewhere, stranger] {
+            ip(&format!("address add {} dev lo", ipnet::IpNet::from(address)));
+        }
+        let mac = "02:6e:70:00:00:02";
+        ip(&format!("link add tunnel address {mac} type vxlan external dstport {PORT} nolearning"));
+        ip("link set tunnel arp off up");
+        let index = nix::net::if_::if_nametoindex("tunnel").expect("index");
+        scene.datapath.attach_overlay("tunnel", index).expect("attached");
+        scene.set_node(|node| node.tunnel = index);
+        let node = |node| route(RouteKind::Stack, ROUTE_TUNNEL, node);
+        scene.all_belong(&[
+            (f.outside, route(RouteKind::Tunnel, 0, there)),
+            (there, node(there)),
+            (also, node(there)),
+            (f.other, node(there)),
+            (elsewhere, node(elsewhere)),
+        ]);
+        Self { scene, own, there, also, elsewhere, stranger }
+    }
+
+    /// Sends what a tunnel has.
+    fn send(&self, from: IpAddr, vni: u32, inner: &[u8]) {
         let socket = UdpSocket::bind((from, 0)).expect("socket");
         let [_, a, b, c] = vni.to_be_bytes();
-        let sent = socket.send_to(&[&[8, 0, 0, 0, a, b, c, 0], inner].concat(), (own, PORT));
+        let sent = socket.send_to(&[&[8, 0, 0, 0, a, b, c, 0], inner].concat(), (self.own, PORT));
         sent.expect("sent");
-    };
-    let frame = |from, to| Frame::udp((from, 5000), (to, 6)).macs(GATEWAY_MAC, TUNNEL_MAC);
-    let arrives = |scene: &Scene, name: &str, class: TrafficClass, send: &dyn Fn()| {
-        let (before, drops) = (scene.traffic(class), scene.all_drops());
-        send();
-        wait::until(name, || scene.traffic(class) > before);
-        assert_eq!(scene.all_drops(), drops, "{name}");
-    };
-    let passes = |scene: &Scene, name: &str, from, inner: Frame| {
-        let inner = inner.bytes();
-        arrives(scene, name, TrafficClass::Inbound, &|| send(from, VNI, &inner));
-    };
-    passes(&scene, "a pod there", there, frame(f.outside, f.a));
-    passes(&scene, "a pod there, by another address of its node", also, frame(f.outside, f.a));
+    }
+
+    /// It goes on, as this.
+    fn passes(&self, name: &str, class: TrafficClass, from: IpAddr, inner: Frame) {
+        let (before, drops) = (self.scene.traffic(class), self.scene.all_drops());
+        self.send(from, VNI, &inner.macs(GATEWAY_MAC, TUNNEL_MAC).bytes());
+        wait::until(name, || self.scene.traffic(class) > before);
+        assert_eq!(self.scene.all_drops(), drops, "{name}");
+    }
+
+    /// It is dropped, for this reason and no other.
+    fn refuses(&self, name: &str, reason: DropReason, (from, vni): (IpAddr, u32), inner: &[u8]) {
+        let (before, all) = (self.scene.drops(reason), self.scene.all_drops());
+        self.send(from, vni, inner);
+        wait::until(name, || self.scene.drops(reason) > before);
+        let more: u64 = self.scene.all_drops().iter().zip(&all).map(|(now, then)| now - then).sum();
+        assert_eq!(more, 1, "{name}");
+    }
+}
+
+fn a_tunnel_brings_what_its_node_has(f: Family) {
+    let mut wire = Wire::new(&f);
+    let (there, frame) = (wire.there, |from, to| Frame::udp((from, 5000), (to, 6)));
+    let inbound = |wire: &Wire, name, from, inner| wire.passes(name, TrafficClass::Inbound, from, inner);
+    inbound(&wire, "a pod there", there, frame(f.outside, f.a));
+    inbound(&wire, "a pod there, by another address of its node", wire.also, frame(f.outside, f.a));
     let sent = frame(f.a, f.outside).packet();
     let error = Frame::error(f.outside, f.a, ErrorKind::Unreachable(1), &sent, usize::MAX);
-    passes(&scene, "an error of a pod there", there, error.macs(GATEWAY_MAC, TUNNEL_MAC));
-    passes(
-        &scene,
-        "part of a datagram",
-        there,
-        Frame::raw(f.outside, f.a, 17).fragment(9, false).macs(GATEWAY_MAC, TUNNEL_MAC),
-    );
-    assert_eq!(scene.pairs().len(), 0, "{:?}", scene.pairs());
-    passes(&scene, "the node there", there, frame(f.other, f.a));
-    assert_eq!(scene.pairs().len(), 1, "so that the answer is known: {:?}", scene.pairs());
+    inbound(&wire, "an error of a pod there", there, error);
+    inbound(&wire, "part of a datagram", there, Frame::raw(f.outside, f.a, 17).fragment(9, false));
+    assert_eq!(wire.scene.pairs().len(), 0, "{:?}", wire.scene.pairs());
+    inbound(&wire, "the node there", there, frame(f.other, f.a));
+    assert_eq!(wire.scene.pairs().len(), 1, "so that the answer is known: {:?}", wire.scene.pairs());
     let answer = |size| Frame::udp((f.a, 6), (f.other, 5000)).payload(vec![0; size]);
-    let seen = see(&scene.a_says(answer(9)).packet);
+    let seen = see(&wire.scene.a_says(answer(9)).packet);
     assert_eq!((seen.source, seen.destination, seen.ttl), (f.a, f.other, 63));
-    scene.set_node(|node| node.tunnel_mtu = 1000);
-    assert_eq!(scene.a_says(answer(1100)).code, NEXT, "larger than the tunnel, not than the uplink");
-    let stack = |scene: &Scene, name: &str, inner: Frame| {
-        let inner = inner.bytes();
-        arrives(scene, name, TrafficClass::ToStack, &|| send(there, VNI, &inner));
-    };
-    stack(&scene, "without a hop left", frame(f.outside, f.a).ttl(1));
-    let a = scene.a;
-    scene.change_endpoint(a, |endpoint| endpoint.mtu = 1280);
-    stack(&scene, "larger than the pod's link", frame(f.outside, f.a).payload(vec![0; 1281]));
-    let refuse = |name: &str, reason: DropReason, from: IpAddr, vni: u32, inner: &[u8]| {
-        let (before, all) = (scene.drops(reason), scene.all_drops());
-        send(from, vni, inner);
-        wait::until(name, || scene.drops(reason) > before);
-        let more: u64 = scene.all_drops().iter().zip(&all).map(|(now, then)| now - then).sum();
-        assert_eq!(more, 1, "{name}");
-    };
-    let good = frame(f.outside, f.a).bytes();
-    use DropReason as R;
-    refuse("a stranger", R::ForeignTunnel, stranger, VNI, &good);
-    refuse("another VNI", R::ForeignTunnel, there, VNI + 1, &good);
-    refuse("no VNI", R::ForeignTunnel, there, 0, &good);
-    refuse("another node's pod", R::SpoofedSource, elsewhere, VNI, &good);
-    for (name, from) in [("outside", f.unmasked), ("a pod here", f.b), ("nobody here", f.nobody)] {
-        refuse(name, R::SpoofedSource, there, VNI, &frame(from, f.a).bytes());
+    wire.scene.set_node(|node| node.tunnel_mtu = 1000);
+    assert_eq!(wire.scene.a_says(answer(1100)).code, NEXT, "larger than the tunnel, not than the uplink");
+    // What the stack has to answer.
+    let stack = |wire: &Wire, name, inner| wire.passes(name, TrafficClass::ToStack, there, inner);
+    stack(&wire, "without a hop left", frame(f.outside, f.a).ttl(1));
+    let a = wire.scene.a;
+    wire.scene.change_endpoint(a, |endpoint| endpoint.mtu = 1280);
+    stack(&wire, "larger than the pod's link", frame(f.outside, f.a).payload(vec![0; 1281]));
+    // The node's own, and what is left of a pod that has gone: its stack answers.
+    let drops = wire.scene.all_drops();
+    for to in [f.node, f.nobody] {
+        wire.send(there, VNI, &frame(f.outside, to).macs(GATEWAY_MAC, TUNNEL_MAC).bytes());
     }
-    refuse("on to others", R::RouteDrop, there, VNI, &frame(f.outside, f.unmasked).bytes());
-    refuse("back", R::RouteDrop, there, VNI, &frame(f.outside, f.other).bytes());
-    refuse(
-        "another EtherType",
-        R::UnsupportedProtocol,
-        there,
-        VNI,
-        &[&good[..12], &[0x88, 0xcc], &good[14..]].concat(),
-    );
-    let mut damaged = good.clone();
+    inbound(&wire, "behind them", there, frame(f.outside, f.a));
+    assert_eq!(wire.scene.all_drops(), drops);
+}
+
+fn a_tunnel_brings_nothing_else(f: Family) {
+    use DropReason as R;
+    let wire = Wire::new(&f);
+    let frame = |from, to| Frame::udp((from, 5000), (to, 6)).macs(GATEWAY_MAC, TUNNEL_MAC).bytes();
+    let (right, good) = ((wire.there, VNI), frame(f.outside, f.a));
+    wire.refuses("a stranger", R::ForeignTunnel, (wire.stranger, VNI), &good);
+    wire.refuses("another VNI", R::ForeignTunnel, (wire.there, VNI + 1), &good);
+    wire.refuses("no VNI", R::ForeignTunnel, (wire.there, 0), &good);
+    wire.refuses("another node's pod", R::SpoofedSource, (wire.elsewhere, VNI), &good);
+    for (name, from) in [("outside", f.unmasked), ("a pod here", f.b), ("nobody here", f.nobody)] {
+        wire.refuses(name, R::SpoofedSource, right, &frame(from, f.a));
+    }
+    wire.refuses("on to others", R::RouteDrop, right, &frame(f.outside, f.unmasked));
+    wire.refuses("back", R::RouteDrop, right, &frame(f.outside, f.other));
+    let other = [&good[..12], &[0x88, 0xcc], &good[14..]].concat();
+    wire.refuses("another EtherType", R::UnsupportedProtocol, right, &other);
+    let mut damaged = good;
     // A header of two words; of no version.
     damaged[14] = if f.is_v4() { 0x42 } else { 0 };
-    refuse("damaged", R::Malformed, there, VNI, &damaged);
-    // The node's own, and what is left of a pod that has gone: its stack answers.
-    let drops = scene.all_drops();
-    for to in [f.node, f.nobody] {
-        send(there, VNI, &frame(f.outside, to).bytes());
-    }
-    passes(&scene, "behind them", there, frame(f.outside, f.a));
-    assert_eq!(scene.all_drops(), drops);
+    wire.refuses("damaged", R::Malformed, right, &damaged);
 }
 
 fn no_pod_speaks_as_a_node_to_a_tunnel(f: Family) {

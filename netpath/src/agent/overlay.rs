@@ -38,7 +38,7 @@ impl Agent {
     /// The tunnels' device as it was last seen, once it can be sent by.
     pub(super) fn tunnel(&self, seen: &Seen) -> Option<LinkDetail> {
         self.tunnelling()?;
-        self.device(seen).filter(|device| device.link.up).cloned()
+        self.device(seen).filter(|device| device.link.up && is_tunnel(&device.link)).cloned()
     }
 
     fn device<'a>(&self, seen: &'a Seen) -> Option<&'a LinkDetail> {

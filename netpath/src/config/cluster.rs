@@ -180,7 +180,9 @@ fn vxlan_port(source: &Source<'_>, file: &Cluster) -> Result<u16, ConfigError> {
     let port = within(given, &(1..=u16::MAX), "such as 4789, its default")?.unwrap_or(VXLAN_PORT);
     let used = snat::ports(source)?;
     if used.contains(&port) {
-        let place = source.in_file("cluster.vxlan_port", &Spanned::new(0..0, ()));
+        let own = file.vxlan_port.as_ref().map(Spanned::span);
+        let span = own.or_else(|| source.file.snat.ports.as_ref().map(Spanned::span));
+        let place = source.in_file("cluster.vxlan_port", &Spanned::new(span.unwrap_or(0..0), ()));
         return Err(place.error(
             format!("is {port}, and snat.ports are {}-{}", used.start(), used.end()),
             "leave the tunnels' port out of snat.ports",

@@ -193,6 +193,8 @@ mod tests {
             prop_assert_eq!(a == b, name == interface_name(&instance, b.0, b.1));
             prop_assert_eq!(instance == "default", name == interface_name("default", a.0, a.1));
             prop_assert!(is_interface_of(&instance, &name));
+            let tunnel = tunnel_name(&instance);
+            prop_assert!(tunnel.len() <= 15 && !is_interface_of(&instance, &tunnel), "{}", tunnel);
             prop_assert_eq!(instance == "default", is_interface_of("default", &name));
         }
     }

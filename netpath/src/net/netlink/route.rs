@@ -63,6 +63,13 @@ pub struct Route {
     pub table: Option<u8>,
 }
 
+impl Route {
+    /// Whether it is the one that is wanted. Where no source is wanted, somebody may have set one.
+    pub(in crate::net) fn suits(&self, wanted: &Self) -> bool {
+        *wanted == Self { source: wanted.source.and(self.source), ..self.clone() }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
