@@ -49,6 +49,18 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     programs::run(&ctx, Program::ToUplink, programs::to_uplink::run)
 }
 
+/// tc ingress of the tunnels' device: what other nodes send.
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::FromOverlay, programs::from_overlay::run)
+}
+
+/// tc egress of the tunnels' device: what goes to other nodes.
+#[classifier]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    programs::run(&ctx, Program::ToOverlay, programs::to_overlay::run)
+}
+
 /// XDP of a pod's host interface: the short way to another pod.
 #[xdp(frags)]
 pub fn xdp_pod(ctx: XdpContext) -> u32 {

@@ -30,25 +30,25 @@ for_both_families!(
 );
 
 /// A pod's address of a family.
-fn address(pod: &LabPod, family: &Family) -> IpAddr {
+pub(super) fn address(pod: &LabPod, family: &Family) -> IpAddr {
     pod.at(of(family)).expect("address")
 }
 
-fn of(family: &Family) -> model::Family {
+pub(super) fn of(family: &Family) -> model::Family {
     if family.is_v4() { model::Family::V4 } else { model::Family::V6 }
 }
 
 /// A node's address of a family.
-fn on_link(node: &ClusterMember, family: &Family) -> IpAddr {
+pub(super) fn on_link(node: &ClusterMember, family: &Family) -> IpAddr {
     node.addresses[usize::from(!family.is_v4())]
 }
 
-fn ping(from: &Netns, arguments: &[&str], to: IpAddr) -> String {
+pub(super) fn ping(from: &Netns, arguments: &[&str], to: IpAddr) -> String {
     run_in(from, "ping", &[&["-n", "-c", "1", "-W", "3"], arguments, &[&to.to_string()]].concat())
 }
 
 /// Sends a megabyte by TCP; returns whom the server saw.
-fn stream(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
+pub(super) fn stream(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
     const BYTES: usize = 1 << 20;
     let listener = server.enter(|| TcpListener::bind((to, 0))).expect("namespace").expect("listener");
     let to = listener.local_addr().expect("address");
@@ -70,7 +70,7 @@ fn stream(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
 }
 
 /// Sends a datagram; returns whom the server saw.
-fn datagram(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
+pub(super) fn datagram(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
     let bind = |at: IpAddr| move || UdpSocket::bind((at, 0));
     let served = server.enter(bind(to)).expect("namespace").expect("server");
     served.set_read_timeout(Some(Duration::from_secs(5))).expect("time-out");
@@ -186,7 +186,8 @@ pub(super) fn etcd_outside_reaches_no_pod_and_forges_none(family: Family) {
 }
 
 pub(super) fn etcd_path_mtu_and_hops_between_nodes(family: Family) {
-    let cluster = Cluster::start(2);
+    // Without tunnels pods have the whole MTU.
+    let cluster = Cluster::start_with(2, "backend = \"direct\"");
     let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
     let a = one.named("a");
     let b = two.pod(&PodAdd { name: "b".into(), mtu: Some(1300), ..PodAdd::default() });

@@ -33,6 +33,7 @@ mod trace;
 mod unattached;
 mod uninstall;
 mod upgrade;
+mod vxlan;
 mod xdp_deny;
 mod xdp_pods;
 mod xdp_scenarios;

@@ -16,6 +16,7 @@ mod icmp_errors;
 mod limits;
 mod moving;
 mod nd;
+mod overlay;
 mod packets;
 mod peers;
 mod pool;

@@ -45,7 +45,11 @@ const PROGRAM: [Edit; 7] = [
     (EVENT, "Self::ToUplink => ", "Self::Later => \"later\",\n            Self::ToUplink => "),
     (LOAD, "[Program; #] = [", "[Program; #+1] = [Program::Later, "),
     (DATAPATH, "&[Program::ToUplink, ", "&[Program::Later, Program::ToUplink, "),
-    (TOLD, "Program::ToUplink | Program::XdpUplink | Program::XdpPod => false", "_ => false"),
+    (
+        TOLD,
+        "Program::ToUplink | Program::ToOverlay | Program::XdpUplink | Program::XdpPod => false",
+        "_ => false",
+    ),
     (TOLD, "(None, Program::ToUplink)", "(None, Program::Later | Program::ToUplink)"),
 ];
 

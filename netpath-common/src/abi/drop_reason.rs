@@ -57,7 +57,8 @@ drop_reasons! {
     SnatExhausted = 7, "'netpath status' names the destinations. Widen snat.ports, add snat.addresses, or shorten flows.timeouts; 'netpath flow ls --destination D' shows who holds the ports.";
     /// The flow table is full of flows that cannot be given up.
     FlowTableFull = 8, "Raise flows.capacity and restart the agent (flows stay), lower flows.per_pod, or find the pod that opens so many with 'netpath flow ls --sort age'.";
-    /// The gateway's own address was sent something else than a ping, or a route of the network drops this destination.
+    /// The gateway's own address was sent something else than a ping, or a route of the network drops this destination, or
+    /// it is nobody's whom a tunnel between nodes leads to.
     RouteDrop = 9, "Pods have no service at the gateway's address (169.254.1.1, fe80::1): use the address of the node or of the service that is meant.";
     /// From outside to a pod's own address, which only pods and nodes of the cluster may reach.
     InboundDenied = 10, "If outside may open connections to these pods, 'netpath network set NAME --inbound any'. If the packet was an answer, its flow had ended: raise the timeout in flows.timeouts.";
@@ -85,6 +86,9 @@ drop_reasons! {
     PublishedTaken = 20, "Let the client choose its source port, or use one published port only. It passes when the other flow ends: 'netpath flow ls --pod POD' shows it.";
     /// The pod sent more than the bandwidth that it is limited to, past the queue that keeps it below.
     RateLimited = 21, "'netpath pod show POD' has its limits; 'netpath pod set POD --egress-bandwidth RATE' changes them. In the pod, somebody has removed or changed the queue of its interface ('tc qdisc').";
+    /// A tunnel brought it from who is no node of the cluster, or with another VNI; or a pod sent to a node's tunnel port, which
+    /// only nodes do.
+    ForeignTunnel = 22, "Every node has to have the same cluster.vni and cluster.vxlan_port. If all have, somebody forges packets of the tunnel: 'tcpdump -ni UPLINK udp port 4789' shows who.";
 }
 
 #[cfg(test)]

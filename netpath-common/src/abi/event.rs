@@ -28,6 +28,10 @@ pub enum Program {
     XdpUplink = 5,
     /// XDP of a pod's host interface.
     XdpPod = 6,
+    /// tc ingress of the tunnels' device.
+    FromOverlay = 7,
+    /// tc egress of the tunnels' device.
+    ToOverlay = 8,
 }
 
 impl Program {
@@ -40,6 +44,8 @@ impl Program {
             Self::ToUplink => "to_uplink",
             Self::XdpUplink => "xdp_uplink",
             Self::XdpPod => "xdp_pod",
+            Self::FromOverlay => "from_overlay",
+            Self::ToOverlay => "to_overlay",
         }
     }
 
@@ -57,6 +63,8 @@ impl Program {
             4 => Some(Self::ToUplink),
             5 => Some(Self::XdpUplink),
             6 => Some(Self::XdpPod),
+            7 => Some(Self::FromOverlay),
+            8 => Some(Self::ToOverlay),
             _ => None,
         }
     }

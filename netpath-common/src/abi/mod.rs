@@ -32,10 +32,12 @@ pub use host_socket::{Asked, MAX_HOST_SOCKETS, SocketKey};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{
     GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_CLUSTER, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES,
-    Node, Pool, Uplink,
+    Node, Pool, TUNNEL_MAC, Uplink,
 };
 pub use published::{HAIRPIN_V4, HAIRPIN_V6, MAX_PUBLISHED, Published, PublishedKey};
-pub use route::{MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, ROUTE_PEER, Route, RouteKey, RouteKind};
+pub use route::{
+    MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind,
+};
 pub use trace::{TRACE_STEPS, Trace, TraceStage, TraceStep};
 
 /// Version of how pins are named, and part of their path; never of what a table holds. Builds find each other's links and

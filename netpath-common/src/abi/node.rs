@@ -8,6 +8,9 @@ pub const GATEWAY_V4: Addr = Addr::from_v4_be(u32::from_ne_bytes([169, 254, 1, 1
 /// The same for IPv6: fe80::1.
 pub const GATEWAY_V6: Addr = Addr([0xfe80_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
 
+/// Ethernet address of the device that tunnels to other nodes, the same on all of them.
+pub const TUNNEL_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0x00, 0x00, 0x02];
+
 /// Uplinks a node can have.
 pub const MAX_UPLINKS: usize = 8;
 
@@ -73,11 +76,15 @@ pub struct Node {
     pub retired_count: u16,
     /// Highest index of an interface that the agent knows, pods' aside. A later one may be an uplink that was made again.
     pub newest_link: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Index of the device that tunnels to other nodes; 0 if there is none.
+    pub tunnel: u32,
+    /// The largest IP packet that goes through a tunnel over IPv4, bytes; over IPv6 it is 20 less.
+    pub tunnel_mtu: u16,
+    /// UDP port of tunnels, network order; 0 if other nodes are never reached by any.
+    pub tunnel_port: u16,
 }
 
-super::record!(Node, 2264);
+super::record!(Node, 2268);
 
 impl Pool {
     /// A pool of these addresses; what is beyond [`MAX_POOL`] is left out.

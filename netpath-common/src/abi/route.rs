@@ -24,9 +24,13 @@ super::record!(RouteKey, 20);
 /// Flag of [`Route::flags`]: what leaves by this route carries the node's address instead of the pod's.
 pub const ROUTE_MASQUERADE: u8 = 1;
 
-/// Flag of [`Route::flags`]: another node's. In [`NODE_ROUTES`] its blocks ([`RouteKind::Fib`]) and its own addresses
+/// Flag of [`Route::flags`]: another node's. In [`NODE_ROUTES`] its blocks ([`RouteKind::Fib`], [`RouteKind::Tunnel`]) and its own addresses
 /// ([`RouteKind::Stack`]: its stack's), and what comes in by [`Route::uplinks`] with such a source is let in.
 pub const ROUTE_PEER: u8 = 2;
+
+/// Flag of [`Route::flags`], beside [`ROUTE_PEER`] for another node's own addresses: its pods are reached by a tunnel, and what
+/// pods of this node say to it untranslated goes there as well.
+pub const ROUTE_TUNNEL: u8 = 4;
 
 /// What kind of path a prefix takes.
 #[repr(u8)]
@@ -50,14 +54,14 @@ pub enum RouteKind {
 pub struct Route {
     /// A [`RouteKind`].
     pub kind: u8,
-    /// [`ROUTE_MASQUERADE`], [`ROUTE_PEER`].
+    /// [`ROUTE_MASQUERADE`], [`ROUTE_PEER`], [`ROUTE_TUNNEL`].
     pub flags: u8,
     /// With [`ROUTE_PEER`] in [`NODE_ROUTES`]: by which uplinks it comes in, a bit for each place in
     /// [`Node::uplinks`](super::Node::uplinks); else 0.
     pub uplinks: u16,
-    /// VNI of a tunnel route, else 0.
+    /// With [`ROUTE_PEER`]: VNI of the tunnels between nodes, 0 if there are none.
     pub vni: u32,
-    /// Remote node of a tunnel route, else unspecified.
+    /// With it: the address that tunnels lead to that node by, the same in all of the node's routes.
     pub node: Addr,
 }
 

@@ -7,3 +7,4 @@ pub mod map;
 pub mod sock_addr;
 pub mod socket;
 pub mod trace;
+pub mod tunnel;

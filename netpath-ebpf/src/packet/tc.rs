@@ -13,7 +13,8 @@ use crate::bpf::globals;
 
 /// Mark on packets that `from_pod` has finished with, so that `to_uplink` lets them leave without a second look. It
 /// exists only between the two: `redirect_neigh` leads through neither routing nor netfilter, `to_uplink` clears it, and
-/// a pod cannot set it (a mark does not survive the crossing of namespaces).
+/// a pod cannot set it (a mark does not survive the crossing of namespaces). `to_overlay` puts it on what a tunnel carries: the
+/// packet around that inherits it, and does go through the node's routing and netfilter.
 const FINISHED: u32 = 0x6e70_0001;
 
 /// A packet of a tc program.

@@ -1,7 +1,7 @@
 //! tc ingress of a pod's host interface: everything the pod sends.
 
 use netpath_common::abi::{
-    DropReason, ENDPOINT_LIMITED_OUT, ENDPOINT_PUBLISHES, Endpoint, Program, RouteKind, TrafficClass,
+    DropReason, ENDPOINT_LIMITED_OUT, ENDPOINT_PUBLISHES, Endpoint, Program, Route, RouteKind, TrafficClass,
 };
 
 use super::{
@@ -109,7 +109,25 @@ fn away(packet: &Packet, headers: &mut Headers, source: &Endpoint, way: route::W
     if way.kind == RouteKind::Broadcast as u8 {
         return Err(DropReason::Multicast);
     }
-    to_outside(packet, headers, source, way)
+    match way.tunnel {
+        Some(route) => verdict::from_code(to_node(packet, headers, route)),
+        None => to_outside(packet, headers, source, way),
+    }
+}
+
+/// By a tunnel: to a pod of another node, or an answer to the node itself. No flow concerns it. Not inlined: called twice.
+#[inline(never)]
+fn to_node(packet: &Packet, headers: &Headers, route: &Route) -> u64 {
+    verdict::to_code(by_tunnel(packet, headers, route))
+}
+
+#[inline(always)]
+fn by_tunnel(packet: &Packet, headers: &Headers, route: &Route) -> Outcome {
+    let (ifindex, mtu) = route::tunnel_device(route).ok_or(DropReason::NotReady)?;
+    if deliver::needs_stack(packet, headers, mtu) {
+        return Ok(Verdict::counted(TrafficClass::ToStack));
+    }
+    deliver::to_tunnel(packet, headers, ifindex)
 }
 
 #[inline(always)]
@@ -136,8 +154,12 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, way: route
         routed: Some(hop.source),
         program: Program::FromPod,
     };
-    let class = if !way.plain && leave::translate(packet, headers, &leaving)? {
+    let class = if way.plain {
+        TrafficClass::Routed
+    } else if leave::translate(packet, headers, &leaving)? {
         TrafficClass::Translated
+    } else if let Some(route) = route::to_tunnelled_node(&headers.key.dst) {
+        return verdict::from_code(to_node(packet, headers, route));
     } else {
         TrafficClass::Routed
     };

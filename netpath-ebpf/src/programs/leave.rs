@@ -52,6 +52,9 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
 
 #[inline(always)]
 fn new_flow(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<Translation, DropReason> {
+    if route::is_for_a_tunnel(headers) {
+        return Err(DropReason::ForeignTunnel);
+    }
     let sources = match &leaving.routed {
         Some(routed) => route::sources(leaving.uplink, headers, routed)?,
         None => route::sources_of_forwarded(packet, headers, leaving.uplink)?,

@@ -1,10 +1,12 @@
 //! The programs: each file is the ordered list of a program's stages and reads top to bottom.
 
+pub mod from_overlay;
 pub mod from_pod;
 pub mod from_uplink;
 pub mod host_sock;
 mod leave;
 mod published;
+pub mod to_overlay;
 pub mod to_pod;
 pub mod to_uplink;
 pub mod xdp_pod;

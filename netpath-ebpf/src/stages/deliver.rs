@@ -51,6 +51,14 @@ pub fn back(packet: &Packet, mac: [u8; 6], class: TrafficClass) -> Outcome {
     Ok(Verdict::redirected(helper::redirect_peer(packet.ifindex()), class))
 }
 
+/// To another node, by the tunnels' device, whose program knows the way.
+#[inline(always)]
+pub fn to_tunnel(packet: &Packet, headers: &Headers, ifindex: u32) -> Outcome {
+    rewrite::decrement_ttl(packet, headers)?;
+    packet.set_finished();
+    Ok(Verdict::redirected(helper::redirect(ifindex), TrafficClass::Routed))
+}
+
 /// Out of an uplink. The kernel fills in the MAC addresses and keeps the socket attached, so that TCP small queues and
 /// pacing still see the packet.
 #[inline(always)]

@@ -5,7 +5,7 @@ use netpath_common::{
     abi::{
         Addr, DropReason, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, Endpoint, MAX_ROUTES, MAX_UPLINKS,
         NODE_FLAG_CLUSTER, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE,
-        ROUTE_PEER, Route, RouteKey, RouteKind, Uplink,
+        ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -14,9 +14,9 @@ use crate::{
     bpf::{
         fib,
         map::{Lpm, PerCpu, Single},
-        trace,
+        trace, tunnel,
     },
-    packet::{AnyPacket, Headers, tc::Packet},
+    packet::{AnyPacket, Headers, UDP, tc::Packet},
 };
 
 #[map]
@@ -38,6 +38,8 @@ pub struct Way {
     pub masquerade: bool,
     /// To another node's pods, and no flow of the pod concerns it: as between pods of one node.
     pub plain: bool,
+    /// The tunnel, if it goes by one.
+    pub tunnel: Option<&'static Route>,
 }
 
 /// The longest prefix of the pod's network that holds the destination. What no prefix holds belongs to the stack.
@@ -48,8 +50,9 @@ pub fn lookup(pod: &Endpoint, destination: &Addr) -> Way {
             kind: route.kind,
             masquerade: route.flags & ROUTE_MASQUERADE != 0 && pod.flags & ENDPOINT_MASQUERADE != 0,
             plain: route.flags & ROUTE_PEER != 0 && pod.flags & ENDPOINT_PUBLISHES == 0,
+            tunnel: (route.kind == RouteKind::Tunnel as u8).then_some(route),
         },
-        None => Way { kind: RouteKind::Stack as u8, masquerade: false, plain: false },
+        None => Way { kind: RouteKind::Stack as u8, masquerade: false, plain: false, tunnel: None },
     };
     trace::route(way.kind, way.masquerade);
     way
@@ -69,7 +72,7 @@ pub enum Whose {
 /// Whose an address is that no pod has.
 #[inline(always)]
 pub fn whose(address: &Addr) -> Whose {
-    match ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address }) {
+    match of_node(address) {
         None => Whose::Others,
         Some(route) if route.flags & ROUTE_PEER != 0 => Whose::Others,
         Some(route) if route.kind == RouteKind::Fib as u8 => Whose::Node,
@@ -110,19 +113,82 @@ const FORGED: u32 = 3;
 #[inline(never)]
 fn judge(headers: &Headers, ifindex: u32) -> u32 {
     let Some(node) = NODE.get().filter(|node| node.flags & NODE_FLAG_CLUSTER != 0) else { return OUTSIDE };
-    let Some(route) = ROUTES.get(RouteKey { network: NODE_ROUTES, addr: headers.key.src }) else {
-        return OUTSIDE;
+    let Some(route) = of_node(&headers.key.src) else { return OUTSIDE };
+    let peer = route.flags & ROUTE_PEER != 0;
+    let here = || {
+        let place = node.uplinks.iter().position(|uplink| uplink.ifindex == ifindex);
+        // What tunnels bring has been judged.
+        ifindex == node.tunnel || place.is_some_and(|place| route.uplinks & 1 << place != 0)
     };
-    let (peer, fib) = (route.flags & ROUTE_PEER != 0, route.kind == RouteKind::Fib as u8);
-    let place = node.uplinks.iter().position(|uplink| uplink.ifindex == ifindex);
-    let here = peer && place.is_some_and(|place| route.uplinks & 1 << place != 0);
-    match (fib, here) {
-        (true, true) => POD,
-        (false, true) => PEER,
+    match (peer, route.kind == RouteKind::Stack as u8) {
+        (true, false) if here() => POD,
+        (true, true) if here() => PEER,
         // The node's own address, or another node's by another way: as without a cluster.
-        _ if fib != peer => OUTSIDE,
+        (false, false) | (true, true) => OUTSIDE,
         _ => FORGED,
     }
+}
+
+/// The longest prefix of the node's own routes that holds an address.
+#[inline(always)]
+fn of_node(address: &Addr) -> Option<&'static Route> {
+    ROUTES.get(RouteKey { network: NODE_ROUTES, addr: *address })
+}
+
+/// Who sends what a tunnel brought: a node of the cluster, and of it only what is its own. By which way this node sends to it does
+/// not matter: that may just be changing.
+#[inline(always)]
+pub fn tunnelled(headers: &Headers, key: &tunnel::Key) -> Result<Sender, DropReason> {
+    let stack = RouteKind::Stack as u8;
+    let peer = |route: &&Route| route.flags & ROUTE_PEER != 0 && route.vni == key.vni && key.vni != 0;
+    let node = of_node(&key.node).filter(|route| peer(route) && route.kind == stack);
+    let node = node.ok_or(DropReason::ForeignTunnel)?;
+    match of_node(&headers.key.src).filter(peer) {
+        Some(source) if source.node != node.node => Err(DropReason::SpoofedSource),
+        Some(source) if source.kind == stack => Ok(Sender::Node),
+        Some(_) => Ok(Sender::Pod),
+        None => Err(DropReason::SpoofedSource),
+    }
+}
+
+/// The tunnel to the pod or node of the cluster with an address, if it is reached by one.
+#[inline(always)]
+pub fn tunnel(address: &Addr) -> Option<tunnel::Key> {
+    let route = of_node(address).filter(|route| is_tunnelled(route))?;
+    Some(tunnel::Key { node: route.node, vni: route.vni })
+}
+
+#[inline(always)]
+fn is_tunnelled(route: &Route) -> bool {
+    route.kind == RouteKind::Tunnel as u8 || route.flags & ROUTE_TUNNEL != 0
+}
+
+/// The route to a node whose pods are reached by a tunnel, if that is who has the address. Not inlined, as `judge`.
+#[inline(never)]
+pub fn to_tunnelled_node(address: &Addr) -> Option<&'static Route> {
+    NODE.get().filter(|node| node.tunnel != 0)?;
+    of_node(address).filter(|route| route.flags & ROUTE_TUNNEL != 0)
+}
+
+/// The device of tunnels, and the largest IP packet of this one, bytes.
+#[inline(always)]
+pub fn tunnel_device(route: &Route) -> Option<(u32, u16)> {
+    const OVER_V6: u16 = 20;
+    let node = NODE.get().filter(|node| node.tunnel != 0)?;
+    let less = if route.node.is_v4() { 0 } else { OVER_V6 };
+    Some((node.tunnel, node.tunnel_mtu.wrapping_sub(less)))
+}
+
+/// Whether a packet is for the port of another node's tunnels: in this node's name it would be taken for this node's. Not inlined,
+/// as `judge`.
+#[inline(never)]
+pub fn is_for_a_tunnel(headers: &Headers) -> bool {
+    let key = &headers.key;
+    let port = NODE.get().map_or(0, |node| node.tunnel_port);
+    key.proto == UDP
+        && key.dport == port
+        && port != 0
+        && of_node(&key.dst).is_some_and(|route| route.flags & ROUTE_PEER != 0)
 }
 
 /// Whether any port of the node is published.

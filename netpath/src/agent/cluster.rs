@@ -1,7 +1,7 @@
 //! The node as a member of a cluster: its block, its records, and what it sees of others. Nothing here is waited for by pods.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,7 @@ use super::{Agent, AgentError, blocking, lock, pods::finish, state::State};
 use crate::{
     api::types::{ClusterNode, NodeSet},
     config::Config,
-    model::{Holder, Node, Peers, order_blocks},
+    model::{Backend, Holder, Node, Peers, order_blocks},
     store::{
         EtcdStore,
         cluster::{Cluster, ClusterError, LEASE, View},
@@ -276,12 +276,15 @@ impl Agent {
     pub fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
         let member = self.membership()?;
         let seen = lock(&self.node).seen.clone();
-        let direct: BTreeSet<IpNet> = self.ways(&seen).direct.into_iter().map(|way| way.block).collect();
+        let ways = self.ways(&seen);
+        let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct));
+        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan));
+        let by: BTreeMap<IpNet, Backend> = direct.chain(tunnels).collect();
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
-            backend: blocks.iter().any(|block| direct.contains(block)).then(|| "direct".to_owned()),
+            backend: blocks.iter().find_map(|block| by.get(block)).map(|backend| backend.name().to_owned()),
             blocks,
             state: match (alive, node.drained) {
                 (false, _) => "away",

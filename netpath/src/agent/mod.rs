@@ -2,7 +2,7 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them and `lost` which of them are gone, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them (`overlay` by tunnels) and `lost` which of them are gone, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `settle` moves pods' programs to where they cost packets less, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
@@ -28,6 +28,7 @@ mod network;
 mod networks;
 mod node;
 mod notify;
+mod overlay;
 mod peers;
 mod pods;
 mod ports;

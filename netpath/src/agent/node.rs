@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, Node as Record};
 
 use super::{
-    Agent, AgentError, advertisements, forwarding, lock, ranges::Ranges, registry::Entry, sweep::Carried,
-    uplinks,
+    Agent, AgentError, advertisements, forwarding, lock, overlay, ranges::Ranges, registry::Entry,
+    sweep::Carried, uplinks,
 };
 use crate::{
     compile::{self, Surroundings, Uplink},
@@ -25,7 +25,7 @@ use crate::{
 const SPARE_ROUTES: usize = 512;
 
 /// MTU of pods while there is no uplink, bytes: Ethernet's.
-const DEFAULT_MTU: u32 = 1500;
+pub(super) const DEFAULT_MTU: u32 = 1500;
 
 /// What was found at the last look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,10 +93,14 @@ impl Agent {
         self.mtu_or(pod.mtu.or_else(network))
     }
 
-    /// An MTU if it is given, else the configured, else the smallest of the uplinks, bytes.
+    /// An MTU if it is given, else the configured, else the smallest of the uplinks, or what tunnels leave of that, bytes.
     pub(super) fn mtu_or(&self, given: Option<u32>) -> u32 {
-        let uplinks = || lock(&self.node).seen.uplinks.iter().map(|uplink| uplink.mtu).min();
-        given.or(self.config().mtu).or_else(uplinks).unwrap_or(DEFAULT_MTU)
+        let tunnels = self.tunnelling().is_some();
+        let usual = || match &lock(&self.node).seen {
+            seen if tunnels => overlay::mtu_of_pods(seen),
+            seen => seen.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU),
+        };
+        given.or(self.config().mtu).unwrap_or_else(usual)
     }
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
@@ -151,7 +155,14 @@ impl Agent {
     pub(super) async fn ensure_node(&self) -> Seen {
         let _one = self.node_changes.lock().await;
         let config = self.config();
-        let seen = lock(&self.node).seen.clone();
+        let mut seen = lock(&self.node).seen.clone();
+        let another = self.ensure_tunnel(&seen).await;
+        self.note("device for tunnels", &another.as_ref().map(drop));
+        if another.is_ok_and(|another| another) {
+            let looked = self.look_again().await;
+            self.note("netlink", &looked.map(drop));
+            seen = lock(&self.node).seen.clone();
+        }
         // Before programs are attached: none may run with an uplink it does not know.
         self.ensure_ways(&seen).await;
         self.note("reserved ports", &self.reserve_ports().await);
@@ -214,6 +225,8 @@ impl Agent {
     pub(super) async fn write_tables(&self, seen: &Seen) -> Result<(), AgentError> {
         let (config, surroundings) = (self.config(), seen.surroundings());
         let publishes = lock(&self.registry).publishes();
+        let tunnel = self.tunnel(seen).map_or(0, |device| device.link.index);
+        let tunnel_port = self.tunnelling().map(|cluster| cluster.vxlan_port);
         let (record, generation) = {
             let mut node = lock(&self.node);
             node.ranges.choose(&config.snat_ports);
@@ -222,6 +235,11 @@ impl Agent {
                 compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
             record.flags |= if publishes { NODE_FLAG_PUBLISHES } else { 0 };
             record.flags |= if self.peers().pools.is_empty() { 0 } else { NODE_FLAG_CLUSTER };
+            record.tunnel = tunnel;
+            if let Some(port) = tunnel_port {
+                record.tunnel_port = port.to_be();
+                record.tunnel_mtu = u16::try_from(overlay::room(seen).v4).unwrap_or(u16::MAX);
+            }
             if node.told.as_ref() != Some(&record) {
                 // Seconds, so that it counts up over restarts as well.
                 node.generation = (node.generation + 1).max(super::view::unix_ms() as u32 / 1000);
@@ -286,6 +304,7 @@ pub(super) fn block_route(prefix: IpNet) -> Route {
         via: None,
         ifindex: None,
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }

@@ -1,16 +1,16 @@
 //! The ways to other nodes of the cluster: which of them this node knows, its kernel routes to their blocks, what the tables
 //! tell of them. What was last known holds on while etcd does not answer, over restarts as well.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use netpath_common::abi;
 use tokio::time::sleep;
 
-use super::{Agent, AgentError, cluster::Membership, lock, node::Seen};
+use super::{Agent, AgentError, cluster::Membership, lock, node::Seen, overlay};
 use crate::{
-    compile::{self, Direct, Ways},
-    model::{Network, Peers},
+    compile::{self, Direct, Tunnel, Ways},
+    model::{Backend, Family, GATEWAY_V6, Network, Peers},
     net::{Route, RouteKind, Survey},
 };
 
@@ -69,14 +69,22 @@ impl Agent {
     /// How their blocks are reached.
     pub(super) fn ways(&self, seen: &Seen) -> Ways {
         let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
-        compile::ways(&self.peers(), &links(seen), &lost)
+        let backend = self.tunnelling().map_or(Backend::Direct, |cluster| cluster.backend);
+        compile::ways(&self.peers(), &links(seen), &lost, backend)
     }
 
     /// All that ROUTES holds.
     pub(super) fn all_routes(&self, networks: &[Network], seen: &Seen) -> Vec<(u32, IpNet, abi::Route)> {
         let (surroundings, ways) = (seen.surroundings(), self.ways(seen));
         let mut routes = compile::routes(networks, &surroundings);
-        routes.extend(compile::peer_routes(networks, &surroundings, &self.peers(), &links(seen), &ways));
+        let vni = self.tunnelling().map_or(0, |cluster| cluster.vni);
+        routes.extend(compile::peer_routes(
+            networks,
+            &surroundings,
+            &self.peers(),
+            (&links(seen), vni),
+            &ways,
+        ));
         routes
     }
 
@@ -91,8 +99,8 @@ impl Agent {
         let outcome = match words.is_empty() {
             true => Ok(()),
             false => Err(format!(
-                "{}: none of the node's addresses is on the link of an uplink, and its pods cannot be reached; 'netpath node \
-                 ls' shows the addresses",
+                "{}: none of the node's addresses can be sent to (cluster.backend), and its pods cannot be reached; 'netpath \
+                 node ls' shows the addresses",
                 words.join(", ")
             )),
         };
@@ -104,8 +112,12 @@ impl Agent {
 
     /// Routes to the blocks of other nodes. Ours to earlier ones go. One that fails does not stop the others.
     async fn ensure_peer_routes(&self, seen: &Seen) -> Result<(), AgentError> {
-        let routes = self.ways(seen).direct.into_iter().map(|way| (way.block, direct_route(&way)));
-        let wanted: BTreeMap<_, _> = routes.collect();
+        let (ways, tunnel) = (self.ways(seen), self.tunnel(seen));
+        let direct = ways.direct.iter().map(|way| (way.block, direct_route(way)));
+        let tunnelled = tunnel.iter().flat_map(|device| {
+            ways.tunnels.iter().map(|way| (way.block, tunnel_route(way, device.link.index, seen)))
+        });
+        let wanted: BTreeMap<_, _> = direct.chain(tunnelled).collect();
         let mut within = self.state.host().await.routes;
         within.extend(&self.peers().pools);
         let present: BTreeMap<_, _> =
@@ -137,7 +149,31 @@ fn direct_route(way: &Direct) -> Route {
         via: Some(way.via),
         ifindex: Some(way.ifindex),
         onlink: false,
+        source: None,
         mtu: None,
+        table: None,
+    }
+}
+
+/// Nobody is asked for its next hop: the program on the device knows the tunnel. It shows the other end where it can.
+fn tunnel_route(way: &Tunnel, ifindex: u32, seen: &Seen) -> Route {
+    let room = overlay::room(seen);
+    let via = match way.remote {
+        IpAddr::V4(remote) if way.block.addr().is_ipv6() => remote.to_ipv6_mapped().into(),
+        // The kernel refuses an IPv6 next hop that a route by another device leads to (`ip6_route_check_nh_onlink`).
+        IpAddr::V6(_) => GATEWAY_V6.into(),
+        remote => remote,
+    };
+    let mut own = seen.uplinks.iter().flat_map(|uplink| &uplink.addresses);
+    Route {
+        prefix: way.block,
+        kind: RouteKind::Unicast,
+        via: Some(via),
+        ifindex: Some(ifindex),
+        onlink: true,
+        // The device has none.
+        source: own.find(|own| Family::of(**own) == Family::of(way.block.addr())).copied(),
+        mtu: way.remote.is_ipv6().then_some(room.v6),
         table: None,
     }
 }

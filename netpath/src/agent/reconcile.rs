@@ -215,7 +215,9 @@ impl Agent {
             if uplinks && datapath.check_endpoint_cache()? > 0 {
                 tracing::warn!("somebody changed the cache of endpoints: it is right again");
             }
-            known.extend(lock(&agent.node).seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
+            let seen = lock(&agent.node).seen.clone();
+            known.extend(seen.uplinks.iter().map(|uplink| (uplink.ifindex, uplinks)));
+            known.extend(agent.tunnel(&seen).map(|device| (device.link.index, uplinks)));
             datapath.drop_others(|ifindex| known.get(&ifindex).copied())
         };
         Ok(self.on_datapath(remove).await?)

@@ -11,6 +11,7 @@ use super::{
     installed::remove_installed,
     links::{ANY_MTU, leave_netns, pod_link},
     node::block_route,
+    overlay::is_tunnel,
     peers::routes_to_nodes,
     reserved::release_ports,
     start::{self, BPFFS},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     config::{Instance, Paths},
     datapath::{is_bpffs, remove_programs},
-    model::{GATEWAY_MAC, Pod, is_interface_of},
+    model::{GATEWAY_MAC, Pod, is_interface_of, tunnel_name},
     net::{Netlink, Netns},
     store::files,
 };
@@ -120,11 +121,12 @@ async fn remove_routes_to_nodes(within: &[IpNet], netlink: &Netlink) -> Result<(
     Ok(())
 }
 
-/// Removes links of pods that no store knows any more.
+/// Removes the device for tunnels, and links of pods that no store knows any more.
 async fn remove_strays(instance: &Instance, netlink: &Netlink) -> Result<(), AgentError> {
     for link in netlink.links().await? {
         let ours = link.kind.as_deref() == Some("veth") && link.mac == GATEWAY_MAC.0;
-        if ours && is_interface_of(instance.name(), &link.name) {
+        let tunnel = link.name == tunnel_name(instance.name()) && is_tunnel(&link);
+        if ours && is_interface_of(instance.name(), &link.name) || tunnel {
             netlink.delete_link(link.index).await?;
         }
     }

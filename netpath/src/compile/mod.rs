@@ -17,7 +17,7 @@ use netpath_common::abi::{
 
 pub use self::{
     node::{node, publishes, sources, unused_sources},
-    peers::{Direct, Ways, peer_routes, ways},
+    peers::{Direct, Tunnel, Ways, peer_routes, ways},
     published::{leads, published},
 };
 use crate::model::{Family, Inbound, Interface, Network, Pod};

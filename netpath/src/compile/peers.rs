@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, Route, RouteKind};
+use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind};
 
 use super::Surroundings;
-use crate::model::{Family, Network, Peer, Peers};
+use crate::model::{Backend, Family, Network, Peer, Peers};
 
 /// A block that is reached by its node's own address, which is on the link of an uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,24 +19,38 @@ pub struct Direct {
     pub ifindex: u32,
 }
 
+/// A block that is reached by a tunnel to its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The block.
+    pub block: IpNet,
+    /// The node's address, of a family that this node has as well.
+    pub remote: IpAddr,
+}
+
 /// The ways to other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     /// Blocks by direct routes.
     pub direct: Vec<Direct>,
+    /// Blocks by tunnels.
+    pub tunnels: Vec<Tunnel>,
     /// Blocks that no way leads to, each with the name of its node.
     pub unreached: Vec<(String, IpNet)>,
 }
 
 /// Chooses the way to every block of every other node. `links` has the subnets of the uplinks, each with the uplink's index.
 /// Nodes in `lost` (by uid) have none.
-pub fn ways(peers: &Peers, links: &[(u32, IpNet)], lost: &BTreeSet<String>) -> Ways {
+pub fn ways(peers: &Peers, links: &[(u32, IpNet)], lost: &BTreeSet<String>, backend: Backend) -> Ways {
     let mut ways = Ways::default();
     for peer in peers.nodes.iter().filter(|peer| !lost.contains(&peer.holder.uid)) {
         for block in &peer.blocks {
-            match direct(peer, *block, links) {
-                Some(way) => ways.direct.push(way),
-                None => ways.unreached.push((peer.holder.node.clone(), *block)),
+            let direct = direct(peer, *block, links).filter(|_| backend != Backend::Vxlan);
+            let remote = remote(peer, links).filter(|_| backend != Backend::Direct);
+            match (direct, remote) {
+                (Some(way), _) => ways.direct.push(way),
+                (None, Some(remote)) => ways.tunnels.push(Tunnel { block: *block, remote }),
+                (None, None) => ways.unreached.push((peer.holder.node.clone(), *block)),
             }
         }
     }
@@ -50,6 +64,20 @@ fn direct(peer: &Peer, block: IpNet, links: &[(u32, IpNet)]) -> Option<Direct> {
     Some(Direct { block, via, ifindex })
 }
 
+/// The address that tunnels lead to a node by: IPv4 rather than IPv6, which takes more of each packet.
+fn remote(peer: &Peer, links: &[(u32, IpNet)]) -> Option<IpAddr> {
+    let spoken = |address: &IpAddr| match address {
+        IpAddr::V4(_) => links.iter().any(|(_, own)| own.addr().is_ipv4()),
+        IpAddr::V6(_) => {
+            let lasts = |own: &IpNet| matches!(own, IpNet::V6(own) if !own.addr().is_unicast_link_local());
+            links.iter().any(|(_, own)| lasts(own))
+        }
+    };
+    let near = |address: &IpAddr| by(*address, links).next().is_some();
+    let ours = peer.addresses.iter().copied().filter(spoken);
+    ours.min_by_key(|address| (address.is_ipv6(), !near(address)))
+}
+
 /// The uplinks on whose link an address is.
 fn by(address: IpAddr, links: &[(u32, IpNet)]) -> impl Iterator<Item = u32> {
     links.iter().filter(move |(_, subnet)| subnet.contains(&address)).map(|(ifindex, _)| *ifindex)
@@ -57,11 +85,12 @@ fn by(address: IpAddr, links: &[(u32, IpNet)]) -> impl Iterator<Item = u32> {
 
 /// What ROUTES holds of a cluster beside a node's own: the pools, and what belongs to other nodes. Networks with a block of the
 /// pools send to other nodes' pods without translation; pods of others are nobody whom those nodes know.
+/// `vni` is that of tunnels, 0 if there are none.
 pub fn peer_routes(
     networks: &[Network],
     surroundings: &Surroundings,
     peers: &Peers,
-    links: &[(u32, IpNet)],
+    (links, vni): (&[(u32, IpNet)], u32),
     ways: &Ways,
 ) -> Vec<(u32, IpNet, Route)> {
     let mut routes = Vec::new();
@@ -75,16 +104,31 @@ pub fn peer_routes(
     for pool in &peers.pools {
         add(*pool, Route::new(RouteKind::Stack, false));
     }
-    let of_peer = |kind, uplinks| Route { flags: ROUTE_PEER, uplinks, ..Route::new(kind, false) };
-    for way in &ways.direct {
-        let peer = peers.nodes.iter().find(|peer| peer.blocks.contains(&way.block));
-        let here = peer.into_iter().flat_map(|peer| &peer.addresses).flat_map(|address| by(*address, links));
-        add(way.block, of_peer(RouteKind::Fib, places(here, surroundings)));
+    let of_peer = |peer: &Peer, kind, uplinks| {
+        let route = Route { flags: ROUTE_PEER, uplinks, ..Route::new(kind, false) };
+        match remote(peer, links).filter(|_| vni != 0) {
+            Some(remote) => Route { vni, node: remote.into(), ..route },
+            None => route,
+        }
+    };
+    for peer in &peers.nodes {
+        let here = places(peer.addresses.iter().flat_map(|address| by(*address, links)), surroundings);
+        let is_own = |block: &IpNet| peer.blocks.contains(block);
+        for way in ways.direct.iter().filter(|way| is_own(&way.block)) {
+            add(way.block, of_peer(peer, RouteKind::Fib, here));
+        }
+        for way in ways.tunnels.iter().filter(|way| is_own(&way.block)) {
+            add(way.block, of_peer(peer, RouteKind::Tunnel, 0));
+        }
     }
-    for address in peers.nodes.iter().flat_map(|peer| &peer.addresses) {
-        let uplinks = places(by(*address, links), surroundings);
-        if uplinks != 0 && !surroundings.addresses.contains(address) {
-            routes.push((NODE_ROUTES, (*address).into(), of_peer(RouteKind::Stack, uplinks)));
+    for peer in &peers.nodes {
+        let tunnelled = ways.tunnels.iter().any(|way| peer.blocks.contains(&way.block));
+        for address in peer.addresses.iter().filter(|address| !surroundings.addresses.contains(address)) {
+            let mut route = of_peer(peer, RouteKind::Stack, places(by(*address, links), surroundings));
+            route.flags |= if tunnelled { ROUTE_TUNNEL } else { 0 };
+            if route.uplinks != 0 || route.vni != 0 {
+                routes.push((NODE_ROUTES, (*address).into(), route));
+            }
         }
     }
     routes
@@ -141,10 +185,10 @@ mod tests {
             "fd00:64::200/122 2001:db8::3 7",
             "10.64.9.0/26 far",
         ];
-        assert_eq!(words(&ways(&cluster(), &links(), &BTreeSet::new())), expected);
+        assert_eq!(words(&ways(&cluster(), &links(), &BTreeSet::new(), Backend::Direct)), expected);
         let lost = ["six", "far"].map(|name| format!("uid-of-{name}")).into();
-        assert_eq!(words(&ways(&cluster(), &links(), &lost)), expected[2..4]);
-        let v4 = ways(&cluster(), &links()[..1], &BTreeSet::new());
+        assert_eq!(words(&ways(&cluster(), &links(), &lost, Backend::Direct)), expected[2..4]);
+        let v4 = ways(&cluster(), &links()[..1], &BTreeSet::new(), Backend::Direct);
         assert_eq!(words(&v4)[0], "10.64.2.0/26 192.0.2.3 2");
         assert_eq!(v4.unreached.len(), 4, "no IPv6 block by an IPv4 address");
     }
@@ -163,12 +207,12 @@ mod tests {
             mtu: None,
         };
         let table = |network: &Network| {
-            let ways = ways(&cluster(), &links(), &BTreeSet::new());
+            let ways = ways(&cluster(), &links(), &BTreeSet::new(), Backend::Direct);
             let row = |(network, prefix, route): (u32, IpNet, Route)| {
                 format!("{network} {prefix} {} {} {}", route.kind, route.flags, route.uplinks)
             };
             let networks = std::slice::from_ref(network);
-            let rows = peer_routes(networks, &surroundings, &cluster(), &links(), &ways);
+            let rows = peer_routes(networks, &surroundings, &cluster(), (&links(), 0), &ways);
             rows.into_iter().map(row).collect::<Vec<_>>()
         };
         // Kind 0 is the stack, 1 the FIB; flag 2 is another node's.
@@ -189,5 +233,46 @@ mod tests {
         assert_eq!(table(&network), own);
         network.blocks = vec!["10.61.0.0/24".parse().unwrap()];
         assert!(table(&network).iter().all(|row| row.starts_with("0 ")), "no pods of the cluster");
+    }
+
+    #[test]
+    fn blocks_of_nodes_on_no_link_are_reached_by_tunnels() {
+        let words = |backend| {
+            let ways = ways(&cluster(), &links(), &BTreeSet::new(), backend);
+            let tunnels = ways.tunnels.iter().map(|way| format!("{} {}", way.block, way.remote));
+            (tunnels.collect::<Vec<_>>(), ways.direct.len(), ways.unreached.len())
+        };
+        assert_eq!(words(Backend::Direct), (vec![], 4, 1));
+        assert_eq!(words(Backend::Auto), (vec!["10.64.9.0/26 203.0.113.9".to_owned()], 4, 0));
+        let (all, direct, unreached) = words(Backend::Vxlan);
+        assert_eq!((all.len(), direct, unreached), (5, 0, 0));
+        assert_eq!(
+            all[1..4],
+            ["10.64.6.0/26 2001:db8::6", "fd00:64::600/122 2001:db8::6", "10.64.2.0/26 192.0.2.3"]
+        );
+        let v6 =
+            [(7, "fe80::2/64"), (7, "192.0.2.4/24")].map(|(ifindex, net)| (ifindex, net.parse().unwrap()));
+        let ways = ways(&cluster(), &v6, &BTreeSet::new(), Backend::Auto);
+        assert_eq!(ways.unreached.len(), 2, "no address to send to the node from that has IPv6 only");
+    }
+
+    #[test]
+    fn all_routes_of_a_node_name_one_end_of_tunnels() {
+        let uplink = |ifindex| Uplink { name: String::new(), ifindex, mtu: 1500, addresses: Vec::new() };
+        let surroundings = Surroundings { uplinks: [2, 7].map(uplink).into(), ..Surroundings::default() };
+        let ways = ways(&cluster(), &links(), &BTreeSet::new(), Backend::Auto);
+        let rows = peer_routes(&[], &surroundings, &cluster(), (&links(), 9), &ways);
+        let of = |node: &str| {
+            let of = |(_, prefix, route): &(u32, IpNet, Route)| {
+                let ends = route.vni == 9 && route.node.to_ip().to_string() == node;
+                ends.then(|| format!("{prefix} {} {} {}", route.kind, route.flags, route.uplinks))
+            };
+            rows.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        // Kind 2 is a tunnel; flag 4 says that answers to the node take it.
+        assert_eq!(of("203.0.113.9"), ["10.64.9.0/26 2 2 0", "203.0.113.9/32 0 6 0"]);
+        let two =
+            ["10.64.2.0/26 1 2 3", "fd00:64::200/122 1 2 3", "192.0.2.3/32 0 2 3", "2001:db8::3/128 0 2 2"];
+        assert_eq!(of("192.0.2.3"), two, "let in by tunnels too, if that is how it sends");
     }
 }

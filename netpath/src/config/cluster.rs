@@ -8,9 +8,10 @@ use toml::Spanned;
 use super::{
     ConfigError,
     file::Cluster,
+    snat,
     value::{Given, Source, within},
 };
-use crate::model::{EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix};
+use crate::model::{Backend, EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix};
 
 /// Endpoints that a node goes round.
 const MAX_ENDPOINTS: usize = 16;
@@ -18,6 +19,11 @@ const MAX_ENDPOINTS: usize = 16;
 const RELEASE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Addresses of a node's block if nothing else is configured: 64.
 const BLOCK_LENGTHS: (u8, u8) = (26, 122);
+
+/// The tunnels' port if nothing is configured (RFC 7348, 5).
+const VXLAN_PORT: u16 = 4789;
+/// Their VNI if nothing is configured.
+const VNI: u32 = 110;
 
 /// A cluster that the node is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +36,12 @@ pub struct ClusterConfig {
     pub pools: Vec<Pool>,
     /// How long a node is lost before its blocks are given back.
     pub release_after: Duration,
+    /// How other nodes' pods are reached.
+    pub backend: Backend,
+    /// UDP port of tunnels between nodes.
+    pub vxlan_port: u16,
+    /// Their VNI, at least 1.
+    pub vni: u32,
 }
 
 pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
@@ -77,6 +89,12 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
         name: name(source, file)?,
         pools: pools(source, file)?,
         release_after: release_after(source, file)?,
+        backend: backend(source, file)?,
+        vxlan_port: vxlan_port(source, file)?,
+        vni: {
+            let given = file.vni.as_ref().map(|vni| source.in_file("cluster.vni", vni));
+            within(given, &(1..=0xff_ffff), "such as 110, its default")?.unwrap_or(VNI)
+        },
         etcd: EtcdAccess {
             endpoints: endpoints.into_iter().map(|given| given.value).collect(),
             ca,
@@ -146,6 +164,31 @@ fn release_after(source: &Source<'_>, file: &Cluster) -> Result<Duration, Config
         let reason = format!("is '{}', which is no time ({error})", given.value);
         given.error(reason, "write one such as 24h, its default")
     })
+}
+
+fn backend(source: &Source<'_>, file: &Cluster) -> Result<Backend, ConfigError> {
+    let given = file.backend.as_ref().map(|name| source.in_file("cluster.backend", name));
+    let Some(given) = given else { return Ok(Backend::Auto) };
+    Backend::ALL.into_iter().find(|one| one.name() == given.value).ok_or_else(|| {
+        given.error(format!("is '{}'", given.value), "write \"auto\", \"direct\" or \"vxlan\"")
+    })
+}
+
+/// Answers to translated flows must not be for the tunnels' port.
+fn vxlan_port(source: &Source<'_>, file: &Cluster) -> Result<u16, ConfigError> {
+    let given = file.vxlan_port.as_ref().map(|port| source.in_file("cluster.vxlan_port", port));
+    let port = within(given, &(1..=u16::MAX), "such as 4789, its default")?.unwrap_or(VXLAN_PORT);
+    let used = snat::ports(source)?;
+    if used.contains(&port) {
+        let own = file.vxlan_port.as_ref().map(Spanned::span);
+        let span = own.or_else(|| source.file.snat.ports.as_ref().map(Spanned::span));
+        let place = source.in_file("cluster.vxlan_port", &Spanned::new(span.unwrap_or(0..0), ()));
+        return Err(place.error(
+            format!("is {port}, and snat.ports are {}-{}", used.start(), used.end()),
+            "leave the tunnels' port out of snat.ports",
+        ));
+    }
+    Ok(port)
 }
 
 fn name(source: &Source<'_>, file: &Cluster) -> Result<String, ConfigError> {

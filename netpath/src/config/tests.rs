@@ -247,7 +247,12 @@ fn a_cluster_is_whole_or_refused() {
     assert_eq!(pools, [("10.64.0.0/16".to_owned(), 24), ("fd00:64::/48".to_owned(), 122)]);
     assert_eq!((cluster.name.as_str(), cluster.etcd.endpoints.len()), ("prod", 2));
     let one = "[cluster]\nendpoints = [\"http://10.0.0.1:2379\"]\n";
-    assert_eq!(load(&format!("node = \"n\"\n{one}"), |_| ()).unwrap().cluster.unwrap().name, "default");
+    let usual = load(&format!("node = \"n\"\n{one}"), |_| ()).unwrap().cluster.unwrap();
+    assert_eq!(usual.name, "default");
+    assert_eq!((usual.backend.name(), usual.vxlan_port, usual.vni), ("auto", 4789, 110));
+    let set = load(&format!("node = \"n\"\n{one}backend = \"vxlan\"\nvxlan_port = 8472\nvni = 1\n"), |_| ());
+    let set = set.unwrap().cluster.unwrap();
+    assert_eq!((set.backend.name(), set.vxlan_port, set.vni), ("vxlan", 8472, 1));
     for (text, words) in [
         ("[cluster]\n", "line 1): cluster.endpoints is empty"),
         (
@@ -265,6 +270,12 @@ fn a_cluster_is_whole_or_refused() {
         (&format!("{one}cert = \"/c\"\nkey = \"/k\"\n"), "cluster.cert is for https"),
         (&format!("{one}user = \"u\"\npassword_file = \"/p\"\n"), "would have the password of cluster.user"),
         ("[cluster]\nendpoints = [\"http://u:secret@a:1\"]\n", "cluster.endpoints name a user"),
+        (&format!("{one}backend = \"bgp\"\n"), "cluster.backend is 'bgp'"),
+        (&format!("{one}vni = 16777216\n"), "cluster.vni is 16777216"),
+        (
+            &format!("{one}vxlan_port = 40000\n"),
+            "cluster.vxlan_port is 40000, and snat.ports are 32768-49151",
+        ),
         (&format!("{one}user = \"u\"\n"), "only one of cluster.user and cluster.password_file"),
         (
             &format!("{one}user = \"u\"\npassword_file = \"p\"\n"),

@@ -121,7 +121,7 @@ const RELEASE: Duration = Duration::from_secs(5);
 /// Which hook a tc program is for.
 pub(super) fn hook(program: Program) -> TcAttachType {
     match program {
-        Program::ToPod | Program::ToUplink => TcAttachType::Egress,
+        Program::ToPod | Program::ToUplink | Program::ToOverlay => TcAttachType::Egress,
         _ => TcAttachType::Ingress,
     }
 }

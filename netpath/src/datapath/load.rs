@@ -29,13 +29,15 @@ use super::{
 pub static ELF: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpath-ebpf"));
 
 /// Every program of the ELF.
-pub const PROGRAMS: [Program; 6] = [
+pub const PROGRAMS: [Program; 8] = [
     Program::FromPod,
     Program::ToPod,
     Program::FromUplink,
     Program::ToUplink,
     Program::XdpUplink,
     Program::XdpPod,
+    Program::FromOverlay,
+    Program::ToOverlay,
 ];
 
 /// A table as this build wants it.

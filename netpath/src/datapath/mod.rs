@@ -142,6 +142,14 @@ impl Datapath {
         self.attach(&[Program::ToUplink, Program::FromUplink], ifname, ifindex)
     }
 
+    /// Attaches `to_overlay` (egress) and `from_overlay` (ingress) to the tunnels' device. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn attach_overlay(&mut self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach(&[Program::ToOverlay, Program::FromOverlay], ifname, ifindex)
+    }
+
     /// Whether what is attached changes from one kind to the other: [`take_over`](Self::take_over), attach everything,
     /// [`drop_others`](Self::drop_others), and then load again. Until then these programs look for notes.
     pub fn is_changing(&self) -> bool {

@@ -246,6 +246,7 @@ fn route(prefix: IpNet, via: IpAddr) -> Route {
         via: Some(via),
         ifindex: None,
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }

@@ -16,11 +16,11 @@ pub use block::{
 };
 pub use cluster::{EtcdAccess, Holder, Node, Pool};
 pub use mac::{GATEWAY_MAC, Mac, MacError};
-pub use name::{NameError, NetworkName, PodName, interface_name, is_interface_of};
+pub use name::{NameError, NetworkName, PodName, interface_name, is_interface_of, tunnel_name};
 pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange,
 };
-pub use peer::{Peer, Peers};
+pub use peer::{Backend, Peer, Peers};
 pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, NetnsId, Pod, PodState, Unattached};
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

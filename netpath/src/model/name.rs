@@ -122,6 +122,15 @@ pub fn is_interface_of(instance: &str, name: &str) -> bool {
         .is_some_and(|pod| interface_name(instance, pod, interface) == name)
 }
 
+/// Name of an instance's device for tunnels to other nodes; no pod's interface has it.
+pub fn tunnel_name(instance: &str) -> String {
+    match interface_prefix(instance).strip_suffix('-') {
+        // Letters alone may be a pod's number there.
+        Some(prefix) => format!("{prefix}_vxlan"),
+        None => "np-vxlan".to_owned(),
+    }
+}
+
 /// What all interface names of an instance start with.
 fn interface_prefix(instance: &str) -> String {
     if instance == DEFAULT_INSTANCE {
@@ -184,6 +193,8 @@ mod tests {
             prop_assert_eq!(a == b, name == interface_name(&instance, b.0, b.1));
             prop_assert_eq!(instance == "default", name == interface_name("default", a.0, a.1));
             prop_assert!(is_interface_of(&instance, &name));
+            let tunnel = tunnel_name(&instance);
+            prop_assert!(tunnel.len() <= 15 && !is_interface_of(&instance, &tunnel), "{}", tunnel);
             prop_assert_eq!(instance == "default", is_interface_of("default", &name));
         }
     }

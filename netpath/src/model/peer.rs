@@ -7,6 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use super::Holder;
 
+/// How pods of other nodes are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// By direct routes where the other node is on an uplink's link, else by tunnels.
+    #[default]
+    Auto,
+    /// By direct routes, or not at all.
+    Direct,
+    /// By tunnels (VXLAN, RFC 7348).
+    Vxlan,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Direct, Self::Vxlan];
+
+    /// Stable name, as in the configuration and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Vxlan => "vxlan",
+        }
+    }
+}
+
 /// Another node, with what its pods have addresses of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {

@@ -64,6 +64,7 @@ pub fn route(prefix: &str, ifindex: u32) -> KernelRoute {
         via: None,
         ifindex: Some(ifindex),
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }

@@ -130,10 +130,17 @@ impl Scene {
     /// Puts the node into a cluster in which an address belongs to somebody: in the node's own routes and, if packets go there,
     /// in the network's.
     pub fn belongs(&mut self, address: IpAddr, route: Route) {
+        self.all_belong(&[(address, route)]);
+    }
+
+    /// The same for several.
+    pub fn all_belong(&mut self, owned: &[(IpAddr, Route)]) {
         let mut all = routes();
-        all.push((NODE_ROUTES, address.into(), route));
-        if route.kind == RouteKind::Fib as u8 {
-            all.push((NETWORK, address.into(), Route { uplinks: 0, ..route }));
+        for &(address, route) in owned {
+            all.push((NODE_ROUTES, address.into(), route));
+            if [RouteKind::Fib as u8, RouteKind::Tunnel as u8].contains(&route.kind) {
+                all.push((NETWORK, address.into(), Route { uplinks: 0, ..route }));
+            }
         }
         self.datapath.set_routes(&all).expect("routes");
         self.set_node(|node| node.flags |= NODE_FLAG_CLUSTER);

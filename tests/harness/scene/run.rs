@@ -210,6 +210,12 @@ impl Scene {
         self.run(Program::ToUplink, packet, context)
     }
 
+    /// Runs `to_overlay` on what the stack sends, or what a program has marked; an ingress of 0 is the node itself.
+    pub fn to_tunnel(&self, packet: &[u8], ingress_ifindex: u32, mark: u32) -> Ran {
+        let context = Context { ifindex: self.vpn, ingress_ifindex, mark, ..Context::default() };
+        self.run(Program::ToOverlay, packet, context)
+    }
+
     /// Runs `from_uplink`.
     pub fn from_wire(&self, packet: &[u8]) -> Ran {
         self.run(Program::FromUplink, packet, Context { ifindex: self.uplink, ..Context::default() })

@@ -65,7 +65,12 @@ impl Oracle {
     pub(super) fn check(&mut self, step: &Step, ran: &Ran) -> Result<(), Finding> {
         let allowed: &[i32] = match step.program {
             Program::FromPod | Program::FromUplink => &[NEXT, DROP, REDIRECT],
-            Program::ToPod | Program::ToUplink | Program::XdpUplink | Program::XdpPod => &[NEXT, DROP],
+            Program::ToPod
+            | Program::ToUplink
+            | Program::ToOverlay
+            | Program::FromOverlay
+            | Program::XdpUplink
+            | Program::XdpPod => &[NEXT, DROP],
         };
         if !allowed.contains(&ran.code) {
             return Err(format!("verdict {} is none of {allowed:?}", ran.code));
@@ -90,7 +95,9 @@ impl Oracle {
             (Program::FromUplink, NEXT) => self.wire_to_stack(step, ran),
             (Program::FromUplink, _) => self.wire_to_pod(step, ran),
             (Program::ToUplink, _) => self.stack_to_wire(step, ran),
-            (Program::XdpUplink | Program::XdpPod, _) => Err("the hunt runs tc programs".to_owned()),
+            (Program::XdpUplink | Program::XdpPod | Program::FromOverlay | Program::ToOverlay, _) => {
+                Err("the hunt runs tc programs of pods and uplinks".to_owned())
+            }
         }
     }
 

@@ -110,12 +110,16 @@ impl View {
     fn route(&self, hop: &Hop, step: &TraceStep) -> TracedStage {
         let told = route(step);
         let peer = self.peers.holder_of(hop.packet.destination);
-        match peer.filter(|_| step.code == RouteKind::Fib as u8 && step.number == 0) {
-            Some(peer) => {
+        match peer {
+            _ if step.code == RouteKind::Tunnel as u8 => {
+                let node = peer.map_or("another", |peer| &peer.holder.node);
+                TracedStage { decision: format!("a pod of node {node}, by a tunnel"), ..told }
+            }
+            Some(peer) if step.code == RouteKind::Fib as u8 && step.number == 0 => {
                 let node = &peer.holder.node;
                 TracedStage { decision: format!("a pod of node {node}; the kernel's routes lead"), ..told }
             }
-            None => told,
+            _ => told,
         }
     }
 
@@ -188,7 +192,8 @@ impl View {
                 hop.step(TraceStage::Flow).is_none_or(|flow| flow.code == Rewrite::None as u8)
             }
             Program::ToPod => true,
-            Program::ToUplink | Program::XdpUplink | Program::XdpPod => false,
+            Program::FromOverlay => true,
+            Program::ToUplink | Program::ToOverlay | Program::XdpUplink | Program::XdpPod => false,
         };
         let destination = hop.packet.destination;
         let (ifindex, pod) = (self.way_to(destination).filter(|_| asked)?.0, self.pod_at(destination)?);
@@ -210,6 +215,9 @@ impl View {
             (Some(C::Neighbour), _) => "the gateway answers by itself".to_owned(),
             (Some(C::ToNode), _) => "to the node's own stack".to_owned(),
             (Some(C::Translated), _) => format!("translated, to {}", uplink()),
+            (Some(C::Routed), _) if hop.is_tunnelled() => {
+                "with its own address, into the tunnel to its node".to_owned()
+            }
             (Some(C::Routed), _) => format!("with its own address, to {}", uplink()),
             (None, Program::ToUplink) => "it leaves".to_owned(),
             (None, Program::XdpPod) => "on to from_pod".to_owned(),
@@ -226,7 +234,8 @@ impl View {
                 }
                 Some(_) => "to the host stack, which answers `unreachable`".to_owned(),
             },
-            (None, Program::FromPod | Program::FromUplink) => {
+            (None, Program::ToOverlay) => "into the tunnel".to_owned(),
+            (None, Program::FromPod | Program::FromUplink | Program::FromOverlay) => {
                 "nothing of netpath's: to the host stack".to_owned()
             }
         }
@@ -239,6 +248,10 @@ impl View {
             End::Pod => {
                 let pod = self.pod_at(left.destination).unwrap_or_else(|| "a pod".to_owned());
                 ("delivered", format!("delivered to {pod} as {}", describe(left)))
+            }
+            End::Tunnel => {
+                let node = self.peers.holder_of(left.destination).map_or("another", |peer| &peer.holder.node);
+                ("sent", format!("sent by the tunnel to node {node} as {}", describe(left)))
             }
             End::Wire => ("sent", format!("sent by {interface} as {}", describe(left))),
             End::Stack => ("stack", format!("{} on {interface}: {}", hop.program.name(), self.delivery(hop))),

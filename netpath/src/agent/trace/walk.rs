@@ -66,8 +66,14 @@ impl Hop {
             (_, Some(C::Local | C::Reply | C::Inbound | C::Published | C::FromStack), _) => End::Pod,
             (_, Some(C::Neighbour), _) => End::Answered,
             (_, None, Program::ToUplink) => End::Wire,
+            (_, Some(C::Routed), _) if self.is_tunnelled() => End::Tunnel,
             _ => End::Stack,
         }
+    }
+
+    /// Whether it goes by a tunnel.
+    pub(super) fn is_tunnelled(&self) -> bool {
+        self.step(TraceStage::Route).is_some_and(|step| step.code == abi::RouteKind::Tunnel as u8)
     }
 
     /// The uplink that it hands the packet to.
@@ -84,6 +90,8 @@ pub(super) enum End {
     Pod,
     /// On the wire of an uplink.
     Wire,
+    /// On its way to another node, by a tunnel.
+    Tunnel,
     /// In the node's stack.
     Stack,
     /// Back where it came from, as an answer.
@@ -161,7 +169,7 @@ impl Walk<'_> {
                 let frame = answer.frame(GATEWAY_MAC, self.view.mac_of(last.ifindex)).ok()?;
                 Some(Start { program: Program::FromUplink, ifindex: last.ifindex, frame })
             }
-            End::Stack | End::Answered | End::Dropped => None,
+            End::Tunnel | End::Stack | End::Answered | End::Dropped => None,
         }
     }
 

@@ -77,6 +77,7 @@ fn over(address: Ipv4Addr, length: u8, via: Option<Ipv4Addr>, ifindex: u32) -> R
         via: via.map(Into::into),
         ifindex: Some(ifindex),
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }

@@ -165,7 +165,7 @@ fn address(ifindex: u32, net: &str) -> Address {
 fn route(prefix: &str, ifindex: Option<u32>) -> Route {
     let kind = if ifindex.is_some() { RouteKind::Unicast } else { RouteKind::Unreachable };
     let prefix = prefix.parse().expect("a prefix");
-    Route { prefix, kind, via: None, ifindex, onlink: false, mtu: None, table: None }
+    Route { prefix, kind, via: None, ifindex, onlink: false, source: None, mtu: None, table: None }
 }
 
 fn own() -> Known {

@@ -11,8 +11,8 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
-            LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVxlan,
+            LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
         },
         nsid::{NsidAttribute, NsidMessage},
     },
@@ -62,6 +62,8 @@ pub struct LinkDetail {
     pub operational: bool,
     /// The sysctls that netpath sets on links, as far as the kernel has them.
     pub settings: Settings,
+    /// UDP port of a VXLAN device.
+    pub vxlan_port: Option<u16>,
 }
 
 /// Sysctls of a link, which the kernel tells with it: no file has to be read.
@@ -208,7 +210,7 @@ impl Netlink {
     }
 
     /// Sets a link's MTU, bytes.
-    pub(in crate::net) async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), NetError> {
+    pub async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), NetError> {
         self.change(&format!("set the MTU of link #{ifindex} to {mtu}"), ifindex, LinkAttribute::Mtu(mtu))
             .await
     }
@@ -253,7 +255,7 @@ impl Netlink {
 }
 
 /// What describes one end of a veth pair.
-fn end(end: &VethEnd<'_>, mtu: Option<u32>, doing: &str) -> Result<LinkMessage, NetError> {
+pub(super) fn end(end: &VethEnd<'_>, mtu: Option<u32>, doing: &str) -> Result<LinkMessage, NetError> {
     check_name(end.name, doing)?;
     if let Some(mtu) = mtu.filter(|mtu| !VETH_MTU.contains(mtu)) {
         let (least, most) = VETH_MTU.into_inner();
@@ -295,7 +297,7 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
         queue: None,
     };
     let (mut peer, mut peer_netns, mut operational) = (None, None, false);
-    let mut settings = Settings::default();
+    let (mut settings, mut vxlan_port) = (Settings::default(), None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -308,16 +310,23 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<LinkDetail> {
             LinkAttribute::OperState(state) => operational = state == State::Up,
             LinkAttribute::LinkNetNsId(number) => peer_netns = Some(number),
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(all)) => vxlan_port = all.iter().find_map(port),
+                        _ => {}
+                    }
+                }
             }
             LinkAttribute::AfSpecUnspec(families) => settings = parse_settings(&families),
             _ => {}
         }
     }
-    Some(LinkDetail { link, peer, peer_netns, operational, settings })
+    Some(LinkDetail { link, peer, peer_netns, operational, settings, vxlan_port })
+}
+
+fn port(info: &InfoVxlan) -> Option<u16> {
+    if let InfoVxlan::Port(port) = info { Some(*port) } else { None }
 }
 
 fn parse_settings(families: &[AfSpecUnspec]) -> Settings {

@@ -106,3 +106,30 @@ fn a_connection_stays_in_its_namespace_and_ends_with_its_last_clone() {
         assert_eq!(sysctl::read("net.ipv4.ip_forward").unwrap(), "0");
     });
 }
+
+#[test]
+fn a_device_for_tunnels_is_made_as_it_was_asked_for() {
+    testing::with_pair(|pair| async move {
+        pair.node.add_vxlan("v", A, 8472, 1450).await.unwrap();
+        let made = pair.node.link_detail("v").await.unwrap().unwrap();
+        assert_eq!((made.link.mac, made.link.mtu, made.link.up), (A, 1450, false));
+        assert_eq!((made.link.kind.as_deref(), made.vxlan_port), (Some("vxlan"), Some(8472)));
+        let again = pair.node.add_vxlan("v", A, 8472, 1450).await.unwrap_err();
+        assert!(again.is(Errno::EEXIST), "{again}");
+        let source = "192.0.2.1/24".parse::<ipnet::IpNet>().unwrap();
+        pair.node.set_up(made.link.index).await.unwrap();
+        pair.node.add_address(made.link.index, source).await.unwrap();
+        let route = crate::net::Route {
+            prefix: "10.1.0.0/24".parse().unwrap(),
+            kind: crate::net::RouteKind::Unicast,
+            via: Some("198.51.100.7".parse().unwrap()),
+            ifindex: Some(made.link.index),
+            onlink: true,
+            source: Some(source.addr()),
+            mtu: Some(1430),
+            table: None,
+        };
+        pair.node.replace_route(&route).await.unwrap();
+        assert_eq!(pair.node.own_routes().await.unwrap(), [route]);
+    });
+}

@@ -9,6 +9,7 @@ mod qdisc;
 mod route;
 mod rule;
 mod survey;
+mod vxlan;
 mod watch;
 
 use std::{sync::Arc, time::Duration};

@@ -55,10 +55,19 @@ pub struct Route {
     pub ifindex: Option<u32>,
     /// The next hop is on the link although no prefix says so.
     pub onlink: bool,
+    /// The address that the node itself sends from by it; whatever suits if absent.
+    pub source: Option<IpAddr>,
     /// MTU of the route, bytes.
     pub mtu: Option<u32>,
     /// Its table; the main one if absent.
     pub table: Option<u8>,
+}
+
+impl Route {
+    /// Whether it is the one that is wanted. Where no source is wanted, somebody may have set one.
+    pub(in crate::net) fn suits(&self, wanted: &Self) -> bool {
+        *wanted == Self { source: wanted.source.and(self.source), ..self.clone() }
+    }
 }
 
 impl fmt::Display for Route {
@@ -250,6 +259,7 @@ fn describe(route: &Route, doing: &str) -> Result<RouteMessage, NetError> {
     }
     message.attributes.push(RouteAttribute::Destination(prefix.addr().into()));
     message.attributes.extend(route.ifindex.map(RouteAttribute::Oif));
+    message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
     message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     message.attributes.extend(match (prefix.addr(), route.via) {
         (_, None) => None,
@@ -292,6 +302,7 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
         via: None,
         ifindex: None,
         onlink: message.header.flags.contains(RouteFlags::Onlink),
+        source: None,
         mtu: None,
         table: Some(message.header.table).filter(|table| *table != RouteHeader::RT_TABLE_MAIN),
     };
@@ -303,6 +314,7 @@ pub(super) fn parse(answer: RouteNetlinkMessage) -> Option<KernelRoute> {
                     IpNet::new(address(&destination)?, message.header.destination_prefix_length).ok()?;
             }
             RouteAttribute::Priority(priority) => metric = priority,
+            RouteAttribute::PrefSource(source) => route.source = address(&source),
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.into_iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) => Some(mtu),

@@ -63,7 +63,7 @@ impl Survey {
 
     /// Whether there is this route.
     pub fn has_route(&self, route: &Route) -> bool {
-        self.routes_by(route.ifindex.unwrap_or(0)).any(|known| known.route == *route)
+        self.routes_by(route.ifindex.unwrap_or(0)).any(|known| known.route.suits(route))
     }
 
     /// All routes.

@@ -319,6 +319,7 @@ mod tests {
                     via: None,
                     ifindex: Some(index),
                     onlink: false,
+                    source: None,
                     mtu: None,
                     table: None,
                 };

@@ -274,6 +274,7 @@ impl Sourced {
         let default = |gateway: &IpAddr| Route {
             via: Some(*gateway),
             onlink: true,
+            source: None,
             table: Some(self.table),
             ..direct(everything(*gateway), ifindex)
         };
@@ -294,6 +295,7 @@ fn direct(prefix: IpNet, ifindex: u32) -> Route {
         via: None,
         ifindex: Some(ifindex),
         onlink: false,
+        source: None,
         mtu: None,
         table: None,
     }

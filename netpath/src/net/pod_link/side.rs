@@ -193,7 +193,7 @@ impl<'a> Side<'a> {
         present.extend(self.netlink.routes_by(link.index, true, table).await?);
         for route in wanted {
             match present.iter().find(|known| known.occupies(route.prefix)) {
-                Some(known) if known.route == *route => {}
+                Some(known) if known.route.suits(route) => {}
                 Some(known) => self.replace(known, route).await?,
                 None => self.add(route).await?,
             }

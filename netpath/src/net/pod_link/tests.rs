@@ -266,6 +266,7 @@ fn takes_the_place_of_an_unreachable_route_and_gives_it_back() {
             via: None,
             ifindex: None,
             onlink: false,
+            source: None,
             mtu: None,
             table: None,
         };

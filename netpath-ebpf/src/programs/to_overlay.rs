@@ -1,0 +1,55 @@
+//! tc egress of the tunnels' device: every packet is told which tunnel it takes, whether a pod or the node sends it.
+
+use netpath_common::abi::{Addr, DropReason, RouteKind, TUNNEL_MAC};
+
+use crate::{
+    bpf::tunnel,
+    packet::{Headers, parse, rewrite, tc::Packet},
+    stages::{
+        endpoint,
+        route::{self, Whose},
+    },
+    verdict::{Outcome, Verdict},
+};
+
+/// What `from_pod` has finished goes; what the stack forwards for a pod, if its network has a way there; what the node says. What is
+/// told no tunnel the device drops.
+#[inline(always)]
+pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
+    let finished = packet.take_finished();
+    let frame = parse::ethernet(packet)?;
+    if !frame.is_ip() {
+        return Ok(Verdict::NEXT);
+    }
+    parse::ip(packet, headers, &frame)?;
+    let headers = headers.settled();
+    let Some(key) = route::tunnel(&headers.key.dst) else {
+        // What the stack and its users say on every link.
+        return if is_group(&headers.key.dst) { Ok(Verdict::NEXT) } else { Err(DropReason::RouteDrop) };
+    };
+    if !finished {
+        match endpoint::find(&headers.key.src) {
+            // Other nodes know nothing of a network of its own.
+            Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
+                return Err(DropReason::Untranslated);
+            }
+            None if packet.ingress_ifindex() != 0 && route::whose(&headers.key.src) == Whose::Block => {
+                return Err(DropReason::Untranslated);
+            }
+            _ => {}
+        }
+    }
+    // The device there takes a packet with its own address as destination for its own, and one with that as source for a loop.
+    rewrite::link(packet, TUNNEL_MAC)?;
+    if !tunnel::write(packet, &key) {
+        return Err(DropReason::RewriteFailed);
+    }
+    // The packet around it is the node's own: no look is needed on the uplink.
+    packet.set_finished();
+    Ok(Verdict::NEXT)
+}
+
+#[inline(always)]
+fn is_group(address: &Addr) -> bool {
+    address.is_multicast_v6() || address.is_v4() && u32::from_be(address.v4_be()) >> 28 == 14
+}
