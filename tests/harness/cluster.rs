@@ -78,7 +78,7 @@ impl Cluster {
         Self::start_with(nodes, "")
     }
 
-    /// The same, with a line more in `[cluster]`.
+    /// The same, with lines more behind `[cluster]`; `{dir}` is the node's directory.
     pub fn start_with(nodes: u8, line: &str) -> Self {
         isolate();
         mount(Some("netpath-test"), DIR, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
@@ -94,23 +94,43 @@ impl Cluster {
         cluster
     }
 
+    /// What later nodes have behind `[cluster]`, as of [`start_with`](Self::start_with).
+    pub fn set_line(&mut self, line: &str) {
+        line.clone_into(&mut self.line);
+    }
+
     /// One more node.
     pub fn join(&mut self) {
+        self.join_at(0);
+    }
+
+    /// One more node, on a link of its own behind the router: 198.18.SUBNET.0/24 and 2001:db8:18:SUBNET::/64, if that is not 0.
+    pub fn join_at(&mut self, subnet: u8) {
         let number = self.nodes.len() as u16 + 1;
         let name = format!("node{number}");
-        let addresses = [
-            IpAddr::from([198, 18, 0, 10 + number as u8]),
-            IpAddr::from([0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 10 + number]),
-        ];
+        let at = |host: u16| {
+            [
+                IpAddr::from([198, 18, subnet, host as u8]),
+                IpAddr::from([0x2001, 0xdb8, 0x18, u16::from(subnet), 0, 0, 0, host]),
+            ]
+        };
+        let addresses = at(10 + number);
         let space = self.runtime.block_on(async {
             let space = self.spec.space(&name).await.expect("namespace");
             let port = format!("to-{name}");
             let own = [net(addresses[0], 24), net(addresses[1], 64)];
             let near = End { space: &space, link: "up0", addresses: &own };
-            wire(near, End { space: &self.switch, link: &port, addresses: &[] }, None).await.expect("link");
-            plug(&self.switch.netns, &port);
-            for router in ["198.18.0.1", "2001:db8:18::1"] {
-                space.default_route(router.parse().expect("address")).await.expect("route");
+            let router = [net(at(1)[0], 24), net(at(1)[1], 64)];
+            let far = match subnet {
+                0 => End { space: &self.switch, link: &port, addresses: &[] },
+                _ => End { space: &self.router, link: &port, addresses: &router },
+            };
+            wire(near, far, None).await.expect("link");
+            if subnet == 0 {
+                plug(&self.switch.netns, &port);
+            }
+            for router in at(1) {
+                space.default_route(router).await.expect("route");
             }
             space
         });
@@ -132,7 +152,7 @@ impl Cluster {
             "node = \"{name}\"\nstate_dir = \"{dir}/state\"\n\
              uplinks = [\"up0\"]\n[flows]\ncapacity = 16384\n[cluster]\nendpoints = {:?}\npools = {POOLS:?}\n{}\n",
             self.etcd.endpoints(),
-            self.line,
+            self.line.replace("{dir}", &dir),
         );
         std::fs::write(format!("{dir}/agent.toml"), configuration).expect("configuration");
         let client = Client::new(format!("/run/netpath/{name}/agent.sock"));
@@ -195,6 +215,11 @@ impl ClusterMember {
             agent.kill().expect("kill");
             agent.wait().expect("wait");
         }
+    }
+
+    /// For everything asynchronous.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Adds a pod.

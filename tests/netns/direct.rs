@@ -30,25 +30,25 @@ for_both_families!(
 );
 
 /// A pod's address of a family.
-fn address(pod: &LabPod, family: &Family) -> IpAddr {
+pub(super) fn address(pod: &LabPod, family: &Family) -> IpAddr {
     pod.at(of(family)).expect("address")
 }
 
-fn of(family: &Family) -> model::Family {
+pub(super) fn of(family: &Family) -> model::Family {
     if family.is_v4() { model::Family::V4 } else { model::Family::V6 }
 }
 
 /// A node's address of a family.
-fn on_link(node: &ClusterMember, family: &Family) -> IpAddr {
+pub(super) fn on_link(node: &ClusterMember, family: &Family) -> IpAddr {
     node.addresses[usize::from(!family.is_v4())]
 }
 
-fn ping(from: &Netns, arguments: &[&str], to: IpAddr) -> String {
+pub(super) fn ping(from: &Netns, arguments: &[&str], to: IpAddr) -> String {
     run_in(from, "ping", &[&["-n", "-c", "1", "-W", "3"], arguments, &[&to.to_string()]].concat())
 }
 
 /// Sends a megabyte by TCP; returns whom the server saw.
-fn stream(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
+pub(super) fn stream(from: &Netns, server: &Netns, to: IpAddr) -> SocketAddr {
     const BYTES: usize = 1 << 20;
     let listener = server.enter(|| TcpListener::bind((to, 0))).expect("namespace").expect("listener");
     let to = listener.local_addr().expect("address");

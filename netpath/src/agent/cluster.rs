@@ -276,12 +276,19 @@ impl Agent {
     pub fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
         let member = self.membership()?;
         let seen = lock(&self.node).seen.clone();
-        let direct: BTreeSet<IpNet> = self.ways(&seen).direct.into_iter().map(|way| way.block).collect();
+        let ways = self.ways(&seen);
+        let direct: BTreeSet<IpNet> = ways.direct.into_iter().map(|way| way.block).collect();
+        let learned: BTreeSet<IpNet> = ways.learned.into_iter().map(|way| way.block).collect();
+        let backend = |blocks: &[IpNet]| match () {
+            () if blocks.iter().any(|block| direct.contains(block)) => Some("direct".to_owned()),
+            () if blocks.iter().any(|block| learned.contains(block)) => Some("bgp".to_owned()),
+            () => None,
+        };
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
-            backend: blocks.iter().any(|block| direct.contains(block)).then(|| "direct".to_owned()),
+            backend: backend(&blocks),
             blocks,
             state: match (alive, node.drained) {
                 (false, _) => "away",
@@ -311,6 +318,7 @@ impl Agent {
         drop(change);
         // What goes wrong is told by the status.
         let _ = self.beat(member).await;
+        self.tell_bird().await;
         Ok(())
     }
 
@@ -341,6 +349,8 @@ impl Agent {
         told.node = None;
         self.set_lost(member, true).await?;
         drop(change);
+        // Nobody is to be told of a block that is somebody else's in a moment.
+        self.tell_bird().await;
         member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;

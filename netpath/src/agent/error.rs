@@ -195,6 +195,17 @@ pub enum AgentError {
     /// The node is in no cluster.
     #[error("this node is in no cluster")]
     NoCluster,
+    /// The node speaks no BGP.
+    #[error("this node speaks no BGP")]
+    NoBgp,
+    /// BIRD does not answer, or refuses.
+    #[error("asking BIRD at {socket}: {reason}")]
+    Bird {
+        /// Its control socket.
+        socket: PathBuf,
+        /// What it or the system says.
+        reason: String,
+    },
     /// The node has left its cluster.
     #[error("this node has left its cluster, and its block with it")]
     LeftCluster,
@@ -292,6 +303,10 @@ impl AgentError {
                 "a namespace has one pod: remove that one first, or give another namespace"
             }
             Self::NoCluster => "[cluster] in its configuration puts it into one",
+            Self::NoBgp => "[bgp] in its configuration has it speak",
+            Self::Bird { .. } => {
+                "see whether BIRD runs, listens there and includes the file that 'netpath bgp render' names"
+            }
             Self::LeftCluster => {
                 "restart the agent to join again, or take [cluster] out of its configuration"
             }
@@ -343,6 +358,7 @@ impl From<&AgentError> for Failure {
             | E::NoNetwork(_)
             | E::NotDenied(_)
             | E::NoCluster
+            | E::NoBgp
             | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodDown { .. }
@@ -365,7 +381,7 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending | E::PodBusy(_) => FailureCode::Unavailable,
+            E::Ending | E::PodBusy(_) | E::Bird { .. } => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

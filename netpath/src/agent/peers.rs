@@ -69,7 +69,7 @@ impl Agent {
     /// How their blocks are reached.
     pub(super) fn ways(&self, seen: &Seen) -> Ways {
         let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
-        compile::ways(&self.peers(), &links(seen), &lost)
+        self.with_learned(compile::ways(&self.peers(), &links(seen), &lost))
     }
 
     /// All that ROUTES holds.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, Route, RouteKind};
 
-use super::Surroundings;
+use super::{Learned, Surroundings};
 use crate::model::{Family, Network, Peer, Peers};
 
 /// A block that is reached by its node's own address, which is on the link of an uplink.
@@ -24,6 +24,8 @@ pub struct Direct {
 pub struct Ways {
     /// Blocks by direct routes.
     pub direct: Vec<Direct>,
+    /// Blocks by routes that a routing daemon has learned.
+    pub learned: Vec<Learned>,
     /// Blocks that no way leads to, each with the name of its node.
     pub unreached: Vec<(String, IpNet)>,
 }
@@ -81,8 +83,16 @@ pub fn peer_routes(
         let here = peer.into_iter().flat_map(|peer| &peer.addresses).flat_map(|address| by(*address, links));
         add(way.block, of_peer(RouteKind::Fib, places(here, surroundings)));
     }
-    for address in peers.nodes.iter().flat_map(|peer| &peer.addresses) {
-        let uplinks = places(by(*address, links), surroundings);
+    for way in &ways.learned {
+        add(way.block, of_peer(RouteKind::Fib, places([way.ifindex].into_iter(), surroundings)));
+    }
+    for (peer, address) in
+        peers.nodes.iter().flat_map(|peer| peer.addresses.iter().map(move |one| (peer, one)))
+    {
+        // A node behind a router comes in as its pods do.
+        let learned =
+            ways.learned.iter().filter(|way| peer.blocks.contains(&way.block)).map(|way| way.ifindex);
+        let uplinks = places(by(*address, links).chain(learned), surroundings);
         if uplinks != 0 && !surroundings.addresses.contains(address) {
             routes.push((NODE_ROUTES, (*address).into(), of_peer(RouteKind::Stack, uplinks)));
         }
