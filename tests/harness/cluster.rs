@@ -3,7 +3,8 @@
 //! ```text
 //!  node N up0 198.18.0.(10+N)/24 ──┐
 //!     2001:db8:18::(10+N)/64       switch ── 198.18.0.1 router 198.18.1.1 ── 198.18.1.2 outside, with etcd
-//!  node M up0 ─────────────────────┘
+//!  node M up0 ─────────────────────┘                  │
+//!  node F up0 198.18.(100+F).2 ── 198.18.(100+F).1 ───┘   2001:db8:(100+F)::2/64: behind the router
 //! ```
 
 use std::{
@@ -101,39 +102,58 @@ impl Cluster {
 
     /// One more node.
     pub fn join(&mut self) {
-        self.join_at(0);
-    }
-
-    /// One more node, on a link of its own behind the router: 198.18.SUBNET.0/24 and 2001:db8:18:SUBNET::/64, if that is not 0.
-    pub fn join_at(&mut self, subnet: u8) {
         let number = self.nodes.len() as u16 + 1;
         let name = format!("node{number}");
-        let at = |host: u16| {
+        let addresses = [
+            IpAddr::from([198, 18, 0, 10 + number as u8]),
+            IpAddr::from([0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 10 + number]),
+        ];
+        let routers = ["198.18.0.1", "2001:db8:18::1"].map(|router| router.parse().expect("address"));
+        let space = self.node_space(&name, addresses, routers, None);
+        plug(&self.switch.netns, &format!("to-{name}"));
+        self.run_node(name, addresses, space);
+    }
+
+    /// One more node, on a link of its own behind the router.
+    pub fn join_far(&mut self) {
+        let number = self.nodes.len() as u16 + 1;
+        let name = format!("node{number}");
+        let of = |last: u16| {
             [
-                IpAddr::from([198, 18, subnet, host as u8]),
-                IpAddr::from([0x2001, 0xdb8, 0x18, u16::from(subnet), 0, 0, 0, host]),
+                IpAddr::from([198, 18, 100 + number as u8, last as u8]),
+                IpAddr::from([0x2001, 0xdb8, 0x100 + number, 0, 0, 0, 0, last]),
             ]
         };
-        let addresses = at(10 + number);
-        let space = self.runtime.block_on(async {
-            let space = self.spec.space(&name).await.expect("namespace");
-            let port = format!("to-{name}");
-            let own = [net(addresses[0], 24), net(addresses[1], 64)];
+        let space = self.node_space(&name, of(2), of(1), Some(&of(1)));
+        self.run_node(name, of(2), space);
+    }
+
+    /// A namespace for a node, whose link leads to the switch, or to the router, which has `far` there.
+    fn node_space(
+        &self,
+        name: &str,
+        addresses: [IpAddr; 2],
+        routers: [IpAddr; 2],
+        far: Option<&[IpAddr; 2]>,
+    ) -> Space {
+        let nets = |[v4, v6]: [IpAddr; 2]| [net(v4, 24), net(v6, 64)];
+        self.runtime.block_on(async {
+            let space = self.spec.space(name).await.expect("namespace");
+            let (port, own) = (format!("to-{name}"), nets(addresses));
             let near = End { space: &space, link: "up0", addresses: &own };
-            let router = [net(at(1)[0], 24), net(at(1)[1], 64)];
-            let far = match subnet {
-                0 => End { space: &self.switch, link: &port, addresses: &[] },
-                _ => End { space: &self.router, link: &port, addresses: &router },
-            };
-            wire(near, far, None).await.expect("link");
-            if subnet == 0 {
-                plug(&self.switch.netns, &port);
-            }
-            for router in at(1) {
+            let theirs = far.copied().map(nets);
+            let other = if far.is_some() { &self.router } else { &self.switch };
+            let end = End { space: other, link: &port, addresses: theirs.as_ref().map_or(&[], |nets| nets) };
+            wire(near, end, None).await.expect("link");
+            for router in routers {
                 space.default_route(router).await.expect("route");
             }
             space
-        });
+        })
+    }
+
+    /// Starts the agent of a new node.
+    fn run_node(&mut self, name: String, addresses: [IpAddr; 2], space: Space) {
         // So that its stack answers what other nodes send: see docs/CLUSTER.md.
         let forward = || {
             sysctl::write("net/ipv6/conf/all/forwarding", "1").expect("forwarding");

@@ -18,6 +18,9 @@ for_both_families!(
     bird_leads_to_pods_of_a_node_behind_a_router,
 );
 
+/// The router as the first link's nodes see it.
+const ROUTER: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
+
 /// What nodes are configured with, behind `[cluster]`: a default route is learned from the router.
 fn speaking(more: &str, peers: &str) -> String {
     format!(
@@ -27,11 +30,11 @@ fn speaking(more: &str, peers: &str) -> String {
 }
 
 /// A router with a session of each family, and the same secret.
-fn with_router(subnet: u8) -> String {
-    let peer = |address: String| {
+fn with_router(addresses: [&str; 2]) -> String {
+    let peer = |address: &str| {
         format!("[[bgp.peer]]\naddress = \"{address}\"\nas = 64999\npassword_file = \"/mnt/secret\"\n")
     };
-    peer(format!("198.18.{subnet}.1")) + &peer(format!("2001:db8:18:{subnet:x}::1"))
+    addresses.map(peer).concat()
 }
 
 fn secret(words: &str) {
@@ -88,7 +91,7 @@ fn wait_established(node: &ClusterMember, sessions: usize) {
 }
 
 pub(super) fn bird_tells_a_router_of_the_block_until_the_node_is_drained(family: Family) {
-    let mut cluster = Cluster::start_with(0, &speaking("mesh = false", &with_router(0)));
+    let mut cluster = Cluster::start_with(0, &speaking("mesh = false", &with_router(ROUTER)));
     secret("wrong");
     cluster.join();
     let node = &cluster.nodes[0];
@@ -96,7 +99,7 @@ pub(super) fn bird_tells_a_router_of_the_block_until_the_node_is_drained(family:
     let (router, mut own) = (router(&cluster), bird_of(node));
     let net = &cluster.router.netns;
     wait::until("a session without its secret is told of", || {
-        node.problems().contains(&format!("BGP session {}", router_at(&family)))
+        node.problems().contains(&format!("bgp session {}", router_at(&family)))
     });
     assert_eq!(by_bird(net, &family), "", "nothing is told without the secret");
     secret("hush hush");
@@ -160,16 +163,17 @@ fn drained(cluster: &Cluster, router: &Bird, told: &dyn Fn() -> bool) {
 }
 
 fn router_at(family: &Family) -> String {
-    if family.is_v4() { "198.18.0.1" } else { "2001:db8:18::1" }.to_owned()
+    ROUTER[usize::from(!family.is_v4())].to_owned()
 }
 
 pub(super) fn bird_leads_to_pods_of_a_node_behind_a_router(family: Family) {
     let mut cluster = Cluster::start_with(0, "");
     secret("hush hush");
-    for subnet in [0, 2] {
-        cluster.set_line(&speaking("mesh = false", &with_router(subnet)));
-        cluster.join_at(subnet);
-    }
+    cluster.set_line(&speaking("mesh = false", &with_router(ROUTER)));
+    cluster.join();
+    // The second node's link has addresses of its own.
+    cluster.set_line(&speaking("mesh = false", &with_router(["198.18.102.1", "2001:db8:102::1"])));
+    cluster.join_far();
     let _router = router(&cluster);
     let _birds: Vec<Bird> = cluster.nodes.iter().map(bird_of).collect();
     cluster.nodes.iter().for_each(|node| wait_established(node, 2));
@@ -215,7 +219,7 @@ fn bird_shares_what_one_node_learns_with_the_mesh_ipv4_and_ipv6() {
     let mesh = speaking("mesh = true\npassword_file = \"/mnt/secret\"", "");
     let mut cluster = Cluster::start_with(0, &mesh);
     secret("hush hush");
-    cluster.set_line(&speaking("mesh = true\npassword_file = \"/mnt/secret\"", &with_router(0)));
+    cluster.set_line(&speaking("mesh = true\npassword_file = \"/mnt/secret\"", &with_router(ROUTER)));
     cluster.join();
     cluster.set_line(&mesh);
     cluster.join();

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// RFC 2385 has no limit, the kernel does (`TCP_MD5SIG_MAXKEYLEN`).
 const LONGEST_PASSWORD: usize = 80;
 /// What sessions are called among the problems.
-const PROBLEM: &str = "BGP session ";
+const PROBLEM: &str = "bgp session ";
 
 /// What was last told to BIRD, and learned of it.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Agent {
     pub(super) async fn tell_bird(&self) {
         let mut told = self.bgp.told.lock().await;
         let outcome = self.tell_bird_of(&mut told).await;
-        self.note("BGP", &outcome.as_ref().map(drop));
+        self.note("bgp", &outcome.as_ref().map(drop));
         // Not known while BIRD is not.
         let sessions = outcome.unwrap_or_default();
         for session in &sessions {

@@ -120,16 +120,19 @@ fn channel(bgp: &Bgp, session: &BgpSession, family: Family, more: &str) -> Strin
     let import = match to_any(parts.chain(given.map(ToString::to_string))) {
         None => "none".to_owned(),
         Some(accepted) => {
-            let own = to_any(of(family, &bgp.own).map(|own| format!("{own}+")));
-            let own = own.map_or_else(String::new, |own| format!(" && !({own})"));
-            format!("where {accepted}{own}")
+            let own = of(family, &bgp.own).map(|own| format!("{own}+"));
+            let never = to_any(own.chain(of(family, &bgp.pools).map(ToString::to_string)));
+            let never = never.map_or_else(String::new, |never| format!(" && !({never})"));
+            format!("where {accepted}{never}")
         }
     };
     // A node is nobody's way to elsewhere, but for the nodes it is with.
     let others = if session.node.is_some() || session.rr_client { " || source = RTS_BGP" } else { "" };
+    // What is reflected keeps the way that it came with (RFC 4456, 10).
+    let hop = if session.remote_as == bgp.local_as { "self ebgp" } else { "self" };
     format!(
         "  ipv{number} {{\n    import {import};\n    export where proto = \"netpath_blocks{number}\"{others};\n    \
-         next hop self;\n{more}  }};\n"
+         next hop {hop};\n{more}  }};\n"
     )
 }
 

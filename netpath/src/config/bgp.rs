@@ -19,7 +19,7 @@ use crate::model::{Accepted, parse_prefix};
 /// Where Debian's BIRD listens.
 const CONTROL_SOCKET: &str = "/run/bird/bird.ctl";
 /// What the administrator has BIRD include.
-const CONFIG_FILE: &str = "/etc/bird/netpath.conf";
+const CONFIG_FILE: &str = "/etc/netpath/bird.conf";
 /// Sessions with others than nodes of the cluster.
 const MAX_PEERS: usize = 64;
 

@@ -288,7 +288,7 @@ fn bgp_has_a_system_and_somebody_to_speak_with() {
         |_| (),
     );
     let bgp = config.unwrap().bgp.unwrap();
-    assert_eq!(bgp.config_file.display().to_string(), "/etc/bird/netpath.conf");
+    assert_eq!(bgp.config_file.display().to_string(), "/etc/netpath/bird.conf");
     let peers: Vec<_> = bgp
         .peers
         .iter()
@@ -309,7 +309,7 @@ fn bgp_has_a_system_and_somebody_to_speak_with() {
         (peer, "bgp.peer has no address or no as"),
         (&format!("{peer}as = 4294967295\n"), "bgp.peer.as is 4294967295, which is reserved"),
         (&format!("{peer}as = 1\nipv4 = true\n"), "ipv4 = true is for sessions over IPv6"),
-        (&format!("{peer}as = 1\naccept = [\"10.0.0.0/8; }\"]\n"), "bgp.peer.accept"),
+        (&format!("{peer}as = 1\naccept = [\"10.0.0.0/8; }}\"]\n"), "bgp.peer.accept"),
         (&format!("{peer}as = 1\npassword_file = \"p\"\n"), "'p', which is not absolute"),
         (&format!("{peer}as = 1\n[[bgp.peer]]\naddress = \"198.18.0.1\"\nas = 2\n"), "has 198.18.0.1, twice"),
         ("[bgp]\nas = 1\n[[bgp.peer]]\naddress = \"fe80::1\"\nas = 1\n", "not the address of a router"),
