@@ -196,7 +196,7 @@ pub enum AgentError {
     #[error("this node is in no cluster")]
     NoCluster,
     /// The node speaks no BGP.
-    #[error("this node speaks no BGP")]
+    #[error("this node speaks no BGP: its configuration has no [bgp]")]
     NoBgp,
     /// BIRD does not answer, or refuses.
     #[error("asking BIRD at {socket}: {reason}")]
@@ -303,10 +303,6 @@ impl AgentError {
                 "a namespace has one pod: remove that one first, or give another namespace"
             }
             Self::NoCluster => "[cluster] in its configuration puts it into one",
-            Self::NoBgp => "[bgp] in its configuration has it speak",
-            Self::Bird { .. } => {
-                "see whether BIRD runs, listens there and includes the file that 'netpath bgp render' names"
-            }
             Self::LeftCluster => {
                 "restart the agent to join again, or take [cluster] out of its configuration"
             }

@@ -99,7 +99,7 @@ impl Agent {
         self.note("nodes without a way", &outcome);
         let conflict = self.peers().pools.iter().find_map(|pool| Some((*pool, seen.conflict(*pool)?)));
         let outcome = conflict.map_or(Ok(()), |(pool, own)| Err(format!("{pool} holds {own}")));
-        self.note("pools of the cluster", &outcome);
+        self.note("addresses in the pools", &outcome);
     }
 
     /// Routes to the blocks of other nodes. Ours to earlier ones go. One that fails does not stop the others.

@@ -1,6 +1,6 @@
 //! BIRD's control socket: a line is asked, and lines with a four-digit code answer (BIRD's programmer's documentation, "Reply codes").
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -58,8 +58,10 @@ impl Control<'_> {
     async fn ask(&self, question: &str) -> Result<Vec<(u16, String)>, AgentError> {
         let failed = |reason: String| AgentError::Bird { socket: self.0.to_owned(), reason };
         let talk = async {
-            let (from, mut to): (OwnedReadHalf, OwnedWriteHalf) =
-                UnixStream::connect(self.0).await?.into_split();
+            let stream = UnixStream::connect(self.0).await;
+            let stream =
+                stream.map_err(|error| io::Error::other(format!("{error}; does BIRD run there?")))?;
+            let (from, mut to): (OwnedReadHalf, OwnedWriteHalf) = stream.into_split();
             let mut lines = BufReader::new(from).lines();
             answer(&mut lines).await?;
             to.write_all(format!("{question}\n").as_bytes()).await?;
@@ -79,7 +81,7 @@ impl Control<'_> {
 }
 
 /// Reads until a line has a blank behind its code. Lines without one go on with the code before.
-async fn answer(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> std::io::Result<Vec<(u16, String)>> {
+async fn answer(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> io::Result<Vec<(u16, String)>> {
     let mut all: Vec<(u16, String)> = Vec::new();
     while let Some(line) = lines.next_line().await? {
         let code = line.get(..4).and_then(|code| code.parse::<u16>().ok());
@@ -95,7 +97,7 @@ async fn answer(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> std::io::Result<
             break;
         }
     }
-    Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ended in the middle of an answer"))
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended in the middle of an answer"))
 }
 
 /// The sessions in an answer to `show protocols all`.
