@@ -1,6 +1,7 @@
 //! File + environment + flags → one validated [`Config`]. A flag wins over its environment variable, that over the
 //! file, the file over the default.
 
+mod bgp;
 mod cluster;
 mod file;
 mod flags;
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use self::{
+    bgp::{BgpConfig, BgpPeer},
     cluster::ClusterConfig,
     flags::AgentFlags,
     instance::{Instance, InstanceError, Paths},
@@ -52,6 +54,8 @@ pub struct Config {
     pub network: Network,
     /// The cluster that the node claims its blocks in, if it is in one: its network has none here then.
     pub cluster: Option<ClusterConfig>,
+    /// How it speaks BGP, if it does.
+    pub bgp: Option<BgpConfig>,
     /// MTU of pods that ask for none, bytes; the uplinks' smallest if absent.
     pub mtu: Option<u32>,
     /// Source ports of translated flows.
@@ -147,6 +151,7 @@ impl Config {
         let cluster = cluster::cluster(&source)?;
         let blocks = if cluster.is_some() { Vec::new() } else { value::blocks(&source)? };
         Ok(Self {
+            bgp: bgp::bgp(&source, cluster.as_ref())?,
             cluster,
             mtu: value::mtu(&source, &blocks)?,
             instance: instance.clone(),

@@ -79,7 +79,7 @@ impl Cluster {
         Self::start_with(nodes, "")
     }
 
-    /// The same, with a line more in `[cluster]`.
+    /// The same, with lines more behind `[cluster]`; `{dir}` is the node's directory.
     pub fn start_with(nodes: u8, line: &str) -> Self {
         isolate();
         mount(Some("netpath-test"), DIR, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
@@ -93,6 +93,11 @@ impl Cluster {
         (0..nodes).for_each(|_| cluster.join());
         cluster.wait_known();
         cluster
+    }
+
+    /// What later nodes have behind `[cluster]`, as of [`start_with`](Self::start_with).
+    pub fn set_line(&mut self, line: &str) {
+        line.clone_into(&mut self.line);
     }
 
     /// One more node.
@@ -167,7 +172,7 @@ impl Cluster {
             "node = \"{name}\"\nstate_dir = \"{dir}/state\"\n\
              uplinks = [\"up0\"]\n[flows]\ncapacity = 16384\n[cluster]\nendpoints = {:?}\npools = {POOLS:?}\n{}\n",
             self.etcd.endpoints(),
-            self.line,
+            self.line.replace("{dir}", &dir),
         );
         std::fs::write(format!("{dir}/agent.toml"), configuration).expect("configuration");
         let client = Client::new(format!("/run/netpath/{name}/agent.sock"));
@@ -230,6 +235,11 @@ impl ClusterMember {
             agent.kill().expect("kill");
             agent.wait().expect("wait");
         }
+    }
+
+    /// For everything asynchronous.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Adds a pod.

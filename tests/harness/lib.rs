@@ -1,5 +1,6 @@
 //! What the tests stand on: namespaces of their own, packets, the program runner, and a node with a real agent.
 
+pub mod bird;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;

@@ -258,8 +258,9 @@ pub fn binary() -> PathBuf {
 /// A program of a Debian package that serves where it is installed: where `cargo xtask setup` unpacks it, or on the path.
 pub fn unpacked(package: &str, program: &str) -> PathBuf {
     let target = binary().ancestors().nth(2).expect("target").to_owned();
-    let unpacked = target.join("xtask").join(package).join("usr/bin").join(program);
-    if unpacked.is_file() { unpacked } else { PathBuf::from(program) }
+    let places =
+        ["usr/bin", "usr/sbin"].map(|dir| target.join("xtask").join(package).join(dir).join(program));
+    places.into_iter().find(|unpacked| unpacked.is_file()).unwrap_or_else(|| PathBuf::from(program))
 }
 
 /// Spawns from this thread, not from a short-lived one: the parent-death signal comes when the *thread* ends.

@@ -2,6 +2,7 @@
 
 mod api;
 mod bandwidth;
+mod bgp;
 mod capture;
 mod changes;
 mod crowd;

@@ -277,14 +277,15 @@ impl Agent {
         let member = self.membership()?;
         let seen = lock(&self.node).seen.clone();
         let ways = self.ways(&seen);
-        let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct));
-        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan));
-        let by: BTreeMap<IpNet, Backend> = direct.chain(tunnels).collect();
+        let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct.name()));
+        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan.name()));
+        let learned = ways.learned.into_iter().map(|way| (way.block, "bgp"));
+        let by: BTreeMap<IpNet, &str> = direct.chain(tunnels).chain(learned).collect();
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
-            backend: blocks.iter().find_map(|block| by.get(block)).map(|backend| backend.name().to_owned()),
+            backend: blocks.iter().find_map(|block| by.get(block)).map(|backend| (*backend).to_owned()),
             blocks,
             state: match (alive, node.drained) {
                 (false, _) => "away",
@@ -314,6 +315,7 @@ impl Agent {
         drop(change);
         // What goes wrong is told by the status.
         let _ = self.beat(member).await;
+        self.tell_bird().await;
         Ok(())
     }
 
@@ -344,6 +346,8 @@ impl Agent {
         told.node = None;
         self.set_lost(member, true).await?;
         drop(change);
+        // Nobody is to be told of a block that is somebody else's in a moment.
+        self.tell_bird().await;
         member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;

@@ -195,6 +195,17 @@ pub enum AgentError {
     /// The node is in no cluster.
     #[error("this node is in no cluster")]
     NoCluster,
+    /// The node speaks no BGP.
+    #[error("this node speaks no BGP: its configuration has no [bgp]")]
+    NoBgp,
+    /// BIRD does not answer, or refuses.
+    #[error("asking BIRD at {socket}: {reason}")]
+    Bird {
+        /// Its control socket.
+        socket: PathBuf,
+        /// What it or the system says.
+        reason: String,
+    },
     /// The node has left its cluster.
     #[error("this node has left its cluster, and its block with it")]
     LeftCluster,
@@ -343,6 +354,7 @@ impl From<&AgentError> for Failure {
             | E::NoNetwork(_)
             | E::NotDenied(_)
             | E::NoCluster
+            | E::NoBgp
             | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodDown { .. }
@@ -365,7 +377,7 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending | E::PodBusy(_) => FailureCode::Unavailable,
+            E::Ending | E::PodBusy(_) | E::Bird { .. } => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

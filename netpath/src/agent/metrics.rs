@@ -137,7 +137,7 @@ impl Metrics {
 /// The kind of an object by its name among the problems, such as `pod` for `pod web`: there are few of them.
 fn kind_of(object: &str) -> String {
     match object.split_once(' ') {
-        Some((kind @ ("pod" | "network" | "uplink" | "metrics"), _)) => kind.to_owned(),
+        Some((kind @ ("pod" | "network" | "uplink" | "metrics" | "bgp"), _)) => kind.to_owned(),
         _ => object.replace([' ', '.'], "-"),
     }
 }
@@ -152,6 +152,7 @@ mod tests {
             ("pod web", "pod"),
             ("network a b", "network"),
             ("metrics [::1]:9464", "metrics"),
+            ("bgp session ::1", "bgp"),
             ("block route", "block-route"),
             ("snat.addresses", "snat-addresses"),
         ] {

@@ -2,13 +2,14 @@
 //!
 //! `start` brings it up and down, `takeover` puts its programs in the place of an earlier agent's, `state` is what outlives it
 //! and `registry` the same in memory (with `networks`, who has which address), `pods` and `network` do what requests ask for,
-//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them (`overlay` by tunnels) and `lost` which of them are gone, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
+//! `attachments` what container engines ask for (`spool` while no agent answers), `cluster` where the node stands among others, `peers` how it reaches them (`overlay` by tunnels) and `lost` which of them are gone, `bgp` what BIRD is told and `learned` what it has learned, `deny` who may not send here, `publish` which ports lead to pods (`host_sock` for the node's own sockets, `holder` who has one), `links` is the kernel's side of a pod (`mode` whether by XDP), `node` looks after the node itself (`reserved` its ports, `ranges` which of them,
 //! `forwarding` its own stack), `reconcile` repairs, `problems` says what it could not, `sweep` ends flows, `reload` takes a new
 //! configuration, `settle` moves pods' programs to where they cost packets less, `events` reads what the programs tell, `view`, `flows`, `snat` and `trace` answer the API, `metrics` counts,
 //! `notify` tells the service manager, `uninstall` takes everything away (`installed` what engines were given), with what `found` finds where there is no state.
 
 mod advertisements;
 mod attachments;
+mod bgp;
 mod cluster;
 mod deny;
 mod error;
@@ -19,6 +20,7 @@ mod found;
 mod holder;
 mod host_sock;
 mod installed;
+mod learned;
 mod links;
 mod lost;
 mod metrics;
@@ -66,8 +68,9 @@ use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot, watch};
 
 pub(crate) use self::view::unix_ms;
 use self::{
-    attachments::Turns, cluster::Membership, deny::DenyList, metrics::Metrics, node::NodeState,
-    notify::Progress, problems::Problems, registry::Registry, settle::Settling, state::State,
+    attachments::Turns, bgp::BgpState, cluster::Membership, deny::DenyList, metrics::Metrics,
+    node::NodeState, notify::Progress, problems::Problems, registry::Registry, settle::Settling,
+    state::State,
 };
 pub use self::{
     error::AgentError,
@@ -101,6 +104,8 @@ pub struct Agent {
     registry: Mutex<Registry>,
     /// The node's place in its cluster, if it is in one.
     membership: Option<Membership>,
+    /// What BIRD was told, and tells.
+    bgp: BgpState,
     denied: Mutex<DenyList>,
     node: Mutex<NodeState>,
     /// What is wrong now, by object.

@@ -70,7 +70,7 @@ impl Agent {
     pub(super) fn ways(&self, seen: &Seen) -> Ways {
         let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
         let backend = self.tunnelling().map_or(Backend::Direct, |cluster| cluster.backend);
-        compile::ways(&self.peers(), &links(seen), &lost, backend)
+        self.with_learned(compile::ways(&self.peers(), &links(seen), &lost, backend))
     }
 
     /// All that ROUTES holds.
@@ -107,7 +107,7 @@ impl Agent {
         self.note("nodes without a way", &outcome);
         let conflict = self.peers().pools.iter().find_map(|pool| Some((*pool, seen.conflict(*pool)?)));
         let outcome = conflict.map_or(Ok(()), |(pool, own)| Err(format!("{pool} holds {own}")));
-        self.note("pools of the cluster", &outcome);
+        self.note("addresses in the pools", &outcome);
     }
 
     /// Routes to the blocks of other nodes. Ours to earlier ones go. One that fails does not stop the others.

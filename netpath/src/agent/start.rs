@@ -243,6 +243,7 @@ impl Agent {
             state,
             registry: Mutex::new(registry),
             membership,
+            bgp: Default::default(),
             denied: Mutex::new(denied),
             node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
             problems: Mutex::default(),
@@ -289,6 +290,7 @@ impl Agent {
         tasks.spawn(Arc::clone(self).watch_loop());
         tasks.spawn(Arc::clone(self).follow_loop());
         tasks.spawn(Arc::clone(self).lost_loop());
+        tasks.spawn(Arc::clone(self).bgp_loop());
         Ok(tasks)
     }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::{AgentError, cluster::Identity, deny::DenyList};
+use super::{AgentError, bgp::BirdFiles, cluster::Identity, deny::DenyList};
 use crate::{
     config::Instance,
     datapath::POD_SLOTS,
@@ -46,6 +46,9 @@ pub(super) struct HostChanges {
     /// Where the sysctls were changed, see [`place`]; absent in what earlier versions wrote.
     #[serde(default)]
     pub(super) place: Option<String>,
+    /// What it wrote for BIRD.
+    #[serde(default)]
+    pub(super) bird: Option<BirdFiles>,
     /// Whether it mounted bpffs.
     pub(super) mounted_bpffs: bool,
 }

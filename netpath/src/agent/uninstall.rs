@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    AgentError, advertisements, blocking,
+    AgentError, advertisements, bgp, blocking,
     found::Found,
     installed::remove_installed,
     links::{ANY_MTU, leave_netns, pod_link},
@@ -74,6 +74,9 @@ pub(super) async fn remove_all(
     let mut failures = Failures::default();
     // First, so that engines ask for no more pods.
     failures.note(remove_installed(paths));
+    if let Some(files) = &host.bird {
+        failures.note(bgp::remove(files).await);
+    }
     for pod in pods {
         for at in 0..pod.interfaces.len() {
             failures.note(pod_link(&pod, at, ANY_MTU).remove(netlink).await);

@@ -20,8 +20,9 @@ use tokio::net::UnixStream;
 
 pub use self::{error::ClientError, stream::EventStream};
 use crate::api::types::{
-    Attachment, AttachmentFilter, ClusterNode, Denied, DenyAdd, Drop, Failure, Flow, FlowFilter, Flushed,
-    Network, NetworkAdd, NetworkSet, NodeSet, Pod, PodAdd, PodSet, Published, Status, Trace, TraceRequest,
+    Attachment, AttachmentFilter, BgpConfiguration, BgpSession, ClusterNode, Denied, DenyAdd, Drop, Failure,
+    Flow, FlowFilter, Flushed, Network, NetworkAdd, NetworkSet, NodeSet, Pod, PodAdd, PodSet, Published,
+    Status, Trace, TraceRequest,
 };
 
 /// How long an answer may take: longer than the agent's own limit of 60 s, so that it is the agent who says what became of
@@ -178,6 +179,16 @@ impl Client {
     /// Takes a node out of the cluster.
     pub async fn node_leave(&self, name: &str) -> Result<(), ClientError> {
         self.delete(&format!("/v1/nodes/{}", escape(name))).await
+    }
+
+    /// Sessions of the node's BIRD.
+    pub async fn bgp_sessions(&self) -> Result<Vec<BgpSession>, ClientError> {
+        self.get("/v1/bgp").await
+    }
+
+    /// What BIRD is told, without passwords.
+    pub async fn bgp_configuration(&self) -> Result<BgpConfiguration, ClientError> {
+        self.get("/v1/bgp/configuration").await
     }
 
     /// What the programs would do with a packet.

@@ -1,6 +1,7 @@
 //! The agent's end of the API: routes, and what holds for all of them. The handlers are in a file a topic.
 
 mod attachments;
+mod bgp;
 mod cluster;
 mod connection;
 mod deny;
@@ -147,6 +148,8 @@ fn timed() -> OpenApiRouter<App> {
         .routes(routes!(publish::list))
         .routes(routes!(cluster::list))
         .routes(routes!(cluster::set, cluster::leave))
+        .routes(routes!(bgp::list))
+        .routes(routes!(bgp::configuration))
         .routes(routes!(trace::trace))
         .routes(routes!(node::metrics))
         .routes(routes!(node::openapi))

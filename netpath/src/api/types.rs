@@ -2,6 +2,7 @@
 
 mod attachment;
 mod bandwidth;
+mod bgp;
 mod cluster;
 mod deny;
 mod event;
@@ -21,6 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 pub use self::{
     attachment::{Attachment, AttachmentFilter},
     bandwidth::Bandwidth,
+    bgp::{BgpConfiguration, BgpSession},
     cluster::{ClusterNode, NodeSet},
     deny::{Denied, DenyAdd},
     event::Event,

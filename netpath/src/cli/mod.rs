@@ -2,6 +2,7 @@
 
 mod agent;
 mod bench;
+mod bgp;
 mod capture;
 mod cni;
 mod completions;
@@ -102,6 +103,9 @@ pub enum Command {
     /// List the nodes of the cluster, drain this one, take some out
     #[command(subcommand)]
     Node(node::Command),
+    /// Show what BIRD is told for this node, and its sessions
+    #[command(subcommand)]
+    Bgp(bgp::Command),
     /// List tracked connections and their translations
     #[command(subcommand)]
     Flow(flow::Command),
@@ -178,6 +182,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Pod(command) => return pod::run(global, command),
         Command::Network(command) => return network::run(global, command),
         Command::Node(command) => node::run(global, command)?,
+        Command::Bgp(command) => bgp::run(global, &command)?,
         Command::Flow(command) => flow::run(global, &command)?,
         Command::Drop(command) => drop::run(global, &command)?,
         Command::Deny(command) => return deny::run(global, command),

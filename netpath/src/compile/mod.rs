@@ -1,5 +1,7 @@
-//! Pure model → records of the kernel tables.
+//! Pure model → records of the kernel tables, and what BIRD is told.
 
+mod bgp;
+mod learned;
 mod node;
 mod peers;
 mod published;
@@ -16,6 +18,8 @@ use netpath_common::abi::{
 };
 
 pub use self::{
+    bgp::{bird, bird_without, is_bird_of_netpath, session_name},
+    learned::{Learned, with_learned},
     node::{node, publishes, sources, unused_sources},
     peers::{Direct, Tunnel, Ways, peer_routes, ways},
     published::{leads, published},

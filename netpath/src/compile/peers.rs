@@ -1,11 +1,11 @@
 //! How other nodes' pods are reached: the one place that chooses.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, iter, net::IpAddr};
 
 use ipnet::IpNet;
 use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind};
 
-use super::Surroundings;
+use super::{Learned, Surroundings};
 use crate::model::{Backend, Family, Network, Peer, Peers};
 
 /// A block that is reached by its node's own address, which is on the link of an uplink.
@@ -35,6 +35,8 @@ pub struct Ways {
     pub direct: Vec<Direct>,
     /// Blocks by tunnels.
     pub tunnels: Vec<Tunnel>,
+    /// Blocks by routes that a routing daemon has learned.
+    pub learned: Vec<Learned>,
     /// Blocks that no way leads to, each with the name of its node.
     pub unreached: Vec<(String, IpNet)>,
 }
@@ -120,11 +122,18 @@ pub fn peer_routes(
         for way in ways.tunnels.iter().filter(|way| is_own(&way.block)) {
             add(way.block, of_peer(peer, RouteKind::Tunnel, 0));
         }
+        for way in ways.learned.iter().filter(|way| is_own(&way.block)) {
+            add(way.block, of_peer(peer, RouteKind::Fib, places(iter::once(way.ifindex), surroundings)));
+        }
     }
     for peer in &peers.nodes {
         let tunnelled = ways.tunnels.iter().any(|way| peer.blocks.contains(&way.block));
+        // A node behind a router comes in as its pods do.
+        let learned =
+            ways.learned.iter().filter(|way| peer.blocks.contains(&way.block)).map(|way| way.ifindex);
         for address in peer.addresses.iter().filter(|address| !surroundings.addresses.contains(address)) {
-            let mut route = of_peer(peer, RouteKind::Stack, places(by(*address, links), surroundings));
+            let here = by(*address, links).chain(learned.clone());
+            let mut route = of_peer(peer, RouteKind::Stack, places(here, surroundings));
             route.flags |= if tunnelled { ROUTE_TUNNEL } else { 0 };
             if route.uplinks != 0 || route.vni != 0 {
                 routes.push((NODE_ROUTES, (*address).into(), route));

@@ -146,7 +146,7 @@ fn pair<A, B>(
     }
 }
 
-fn absolute(given: Option<Given<PathBuf>>) -> Result<Option<PathBuf>, ConfigError> {
+pub(super) fn absolute(given: Option<Given<PathBuf>>) -> Result<Option<PathBuf>, ConfigError> {
     match given {
         Some(given) if !given.value.is_absolute() => {
             let reason = format!("is '{}', which is not absolute", given.value.display());

@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) uplinks: Option<Vec<Spanned<String>>>,
     pub(super) block: Option<Spanned<OneOrMore>>,
     pub(super) cluster: Option<Spanned<Cluster>>,
+    pub(super) bgp: Option<Spanned<Bgp>>,
     pub(super) masquerade: Option<bool>,
     pub(super) no_masquerade: Option<Vec<Spanned<String>>>,
     pub(super) inbound: Option<Spanned<String>>,
@@ -62,6 +63,37 @@ pub(super) struct Cluster {
     pub(super) key: Option<Spanned<PathBuf>>,
     pub(super) user: Option<Spanned<String>>,
     pub(super) password_file: Option<Spanned<PathBuf>>,
+}
+
+/// `[bgp]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bgp {
+    #[serde(rename = "as")]
+    pub(super) local_as: Option<Spanned<u32>>,
+    pub(super) router_id: Option<Spanned<String>>,
+    pub(super) mesh: Option<Spanned<bool>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) accept: Option<Vec<Spanned<String>>>,
+    pub(super) config_file: Option<Spanned<PathBuf>>,
+    pub(super) control_socket: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) peer: Vec<Spanned<Peer>>,
+}
+
+/// `[[bgp.peer]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) address: Option<Spanned<String>>,
+    #[serde(rename = "as")]
+    pub(super) remote_as: Option<Spanned<u32>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) accept: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) rr_client: bool,
+    #[serde(default)]
+    pub(super) ipv4: bool,
 }
 
 /// `[snat]`.

@@ -290,3 +290,44 @@ fn a_cluster_is_whole_or_refused() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+#[test]
+fn bgp_has_a_system_and_somebody_to_speak_with() {
+    let config = load(
+        "node = \"n\"\n[bgp]\nas = 64512\naccept = [\"10.0.0.0/8+\"]\n[[bgp.peer]]\naddress = \"198.18.0.1\"\nas = 64999
+         [[bgp.peer]]\naddress = \"2001:db8::1\"\nas = 64512\nipv4 = true\nrr_client = true\naccept = []\n",
+        |_| (),
+    );
+    let bgp = config.unwrap().bgp.unwrap();
+    assert_eq!(bgp.config_file.display().to_string(), "/etc/netpath/bird.conf");
+    let peers: Vec<_> = bgp
+        .peers
+        .iter()
+        .map(|peer| (peer.address.to_string(), peer.remote_as, peer.accept.len(), peer.ipv4, peer.rr_client))
+        .collect();
+    let expected =
+        [("198.18.0.1".to_owned(), 64999, 1, false, false), ("2001:db8::1".to_owned(), 64512, 0, true, true)];
+    assert_eq!((peers, bgp.mesh), (expected.into(), false));
+    let cluster = "[cluster]\nendpoints = [\"http://10.0.0.1:2379\"]\n";
+    let mesh = load(&format!("node = \"n\"\n{cluster}[bgp]\nas = 1\n"), |_| ()).unwrap().bgp.unwrap();
+    assert!(mesh.mesh && mesh.peers.is_empty());
+    let peer = "[bgp]\nas = 64512\n[[bgp.peer]]\naddress = \"198.18.0.1\"\n";
+    for (text, words) in [
+        ("[bgp]\n", "line 1): bgp has no as"),
+        ("[bgp]\nas = 64512\n", "line 1): bgp has nobody to speak with"),
+        ("[bgp]\nas = 64512\nmesh = true\n", "line 3): bgp.mesh is true without [cluster]"),
+        ("[bgp]\nas = 0\n[[bgp.peer]]\naddress = \"198.18.0.1\"\nas = 1\n", "bgp.as is 0, which is reserved"),
+        (peer, "bgp.peer has no address or no as"),
+        (&format!("{peer}as = 4294967295\n"), "bgp.peer.as is 4294967295, which is reserved"),
+        (&format!("{peer}as = 1\nipv4 = true\n"), "ipv4 = true is for sessions over IPv6"),
+        (&format!("{peer}as = 1\naccept = [\"10.0.0.0/8; }}\"]\n"), "bgp.peer.accept"),
+        (&format!("{peer}as = 1\npassword_file = \"p\"\n"), "'p', which is not absolute"),
+        (&format!("{peer}as = 1\n[[bgp.peer]]\naddress = \"198.18.0.1\"\nas = 2\n"), "has 198.18.0.1, twice"),
+        ("[bgp]\nas = 1\n[[bgp.peer]]\naddress = \"fe80::1\"\nas = 1\n", "not the address of a router"),
+        ("[bgp]\nas = 1\n[[bgp.peer]]\naddress = \"1.2.3.4 as 5\"\nas = 1\n", "not the address of a router"),
+        (&format!("{peer}as = 1\n[bgp.peer.more]\n"), "unknown field"),
+    ] {
+        let said = refused(text);
+        assert!(said.contains(words), "{said}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Pure domain: what a node, a network and a pod are. No I/O, no kernel types.
 
 mod bandwidth;
+mod bgp;
 mod block;
 mod cluster;
 mod mac;
@@ -11,6 +12,7 @@ mod pod;
 mod publication;
 
 pub use bandwidth::{Bandwidth, BandwidthError};
+pub use bgp::{Accepted, Bgp, BgpSession};
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
 };

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, PermissionsExt},
     path::Path,
 };
 
@@ -27,4 +27,19 @@ pub fn private_dir(path: &Path) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// Reads what only root may know.
+///
+/// # Errors
+/// The system's reason, or that others than root can read it.
+pub fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if metadata.uid() != 0 || metadata.mode() & 0o077 != 0 {
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        return Err(format!(
+            "others than root can read it (owner {owner}, mode {mode:04o}); 'chown root' and 'chmod 600' it, and change the secret"
+        ));
+    }
+    fs::read(path).map_err(|error| error.to_string())
 }

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
-    dir::private_dir,
+    dir::{private_dir, read_secret},
     embedded::EmbeddedStore,
     etcd::{Change, Check, EtcdStore, Watch, Write},
 };

@@ -133,6 +133,12 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
+        name: "libssh-gcrypt.so.4",
+        package: "libssh-gcrypt-4",
+        why: "a library of BIRD, which tests run as it is unpacked",
+        need: Need::Test,
+    },
+    Program {
         name: "tcpdump",
         package: "tcpdump",
         why: "tests read what is on the wire of an uplink",
@@ -240,9 +246,11 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
 /// Where Debian keeps what only root runs, plugins of CNI, sources for Go, and messages for protoc.
 const PLACES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src", "/usr/include"];
 
-/// On `PATH`, or in one of [`PLACES`].
+/// On `PATH`, in one of [`PLACES`], or among the libraries.
 fn is_there(program: &str) -> bool {
-    which::which(program).is_ok() || PLACES.iter().any(|dir| Path::new(dir).join(program).exists())
+    let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let mut places = PLACES.into_iter().chain([libraries.as_str()]);
+    which::which(program).is_ok() || places.any(|dir| Path::new(dir).join(program).exists())
 }
 
 /// Fetches the lists of packages, once.
@@ -304,17 +312,22 @@ pub(crate) fn unpack(package: &str, dir: &Path) -> Result<()> {
 }
 
 /// Packages that tests ask programs of, each with one of these. Unpacked only: installed ones would serve on the machine.
-const UNPACKED: [(&str, &str); 3] =
-    [("prometheus", "promtool"), ("etcd-server", "etcd"), ("etcd-client", "etcdctl")];
+const UNPACKED: [(&str, &str); 4] = [
+    ("prometheus", "bin/promtool"),
+    ("etcd-server", "bin/etcd"),
+    ("etcd-client", "bin/etcdctl"),
+    ("bird2", "sbin/bird"),
+];
 
-/// Prometheus and etcd, which tests ask.
+/// Prometheus, etcd and BIRD, which tests ask.
 ///
 /// # Errors
 /// apt has none, or it cannot be fetched.
 pub(crate) fn servers() -> Result<()> {
     for (package, program) in UNPACKED {
         let dir = workspace::state().join(package);
-        if is_there(program) || dir.join("usr/bin").join(program).is_file() {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        if is_there(name) || dir.join("usr").join(program).is_file() {
             continue;
         }
         update()?;

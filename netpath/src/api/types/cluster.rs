@@ -25,7 +25,7 @@ pub struct ClusterNode {
     /// The blocks that its pods have addresses of.
     #[schema(value_type = Vec<String>)]
     pub blocks: Vec<IpNet>,
-    /// How this node sends to its pods: `direct` by routes to the node, `vxlan` by a tunnel. Absent if there is no way, and for this node.
+    /// How this node sends to its pods: `direct` by routes to the node, `vxlan` by a tunnel, `bgp` by routes that BIRD has learned. Absent if there is no way, and for this node.
     pub backend: Option<String>,
     /// `ready`, `drained` if it takes no new pods, or `away` when etcd has not heard of it for 30 s; as this node has last heard.
     pub state: String,

@@ -145,12 +145,17 @@ impl Netlink {
 
     /// Routes marked with [`ROUTE_PROTOCOL`].
     pub async fn own_routes(&self) -> Result<Vec<Route>, NetError> {
-        let mut own = Vec::new();
+        self.routes_of(ROUTE_PROTOCOL).await
+    }
+
+    /// Routes of the main table that somebody has marked so (`rtm_protocol`).
+    pub async fn routes_of(&self, protocol: u8) -> Result<Vec<Route>, NetError> {
+        let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let filter = Filter { protocol: RouteProtocol::Other(ROUTE_PROTOCOL), ..Filter::default() };
-            own.extend(self.routes(family, filter).await?.into_iter().map(|known| known.route));
+            let filter = Filter { protocol: RouteProtocol::from(protocol), ..Filter::default() };
+            all.extend(self.routes(family, filter).await?.into_iter().map(|known| known.route));
         }
-        Ok(own)
+        Ok(all)
     }
 
     /// All routes of the main table, IPv4 first.

@@ -1,6 +1,6 @@
 //! How etcd is reached: certificates, users, times.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
@@ -42,17 +42,8 @@ fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     fs::read(path).map_err(|error| failed(path, error.to_string()))
 }
 
-/// Reads what only root may know.
 fn read_secret(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let metadata = fs::metadata(path).map_err(|error| failed(path, error.to_string()))?;
-    if metadata.uid() != 0 || metadata.mode() & 0o077 != 0 {
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-        let reason = format!(
-            "others than root can read it (owner {owner}, mode {mode:04o}); 'chown root' and 'chmod 600' it, and change the secret"
-        );
-        return Err(failed(path, reason));
-    }
-    read(path)
+    crate::store::read_secret(path).map_err(|reason| failed(path, reason))
 }
 
 #[cfg(test)]
