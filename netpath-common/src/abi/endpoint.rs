@@ -1,4 +1,4 @@
-//! ENDPOINTS: hash, [`Addr`](super::Addr) → [`Endpoint`]. Local pods only.
+//! ENDPOINTS: hash, [`Addr`] → [`Endpoint`]. Local pods only.
 //! ENDPOINT_CACHE: array, [`seat::of`](crate::logic::seat::of) an address → [`CachedEndpoint`]. What ENDPOINTS says, to
 //! be found without the kernel's hash table: that is half of what a packet from pod to pod costs.
 //! LINKS: hash, interface index (u32) → [`Link`]. Host ends of local pods only.

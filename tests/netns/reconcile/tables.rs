@@ -27,7 +27,11 @@ fn an_unmounted_bpffs_is_told() {
     });
 }
 
-for_both_families!(entries_removed_by_hand_come_back, the_blocks_route_and_the_reserved_ports_come_back,);
+for_both_families!(
+    entries_removed_by_hand_come_back,
+    an_emptied_seat_of_the_cache_is_taken_again,
+    the_blocks_route_and_the_reserved_ports_come_back,
+);
 
 /// The table that the agent and its programs use.
 fn table(scene: &Scene, name: &str) -> MapData {
@@ -56,17 +60,6 @@ fn entries_removed_by_hand_come_back(family: Family) {
         Map::HashMap(table(&scene, "ENDPOINTS")).try_into().expect("table");
     endpoints.insert(own, Endpoint { mac: [2; 6], ..whole }, 0).expect("changed");
     scene.is_repaired(&nothing(&scene, "endpoint changed"), || is(whole));
-
-    let seat = seat::of(&own);
-    let mut cache: Array<_, CachedEndpoint> =
-        Map::Array(table(&scene, "ENDPOINT_CACHE")).try_into().expect("table");
-    let whole = cache.get(&seat, 0).expect("a seat");
-    assert_eq!(whole.addr, own);
-    cache.set(seat, CachedEndpoint::default(), 0).expect("emptied");
-    scene.is_repaired(&nothing(&scene, "seat of the cache emptied"), || {
-        let found = cache.get(&seat, 0).expect("a seat");
-        (found != whole).then(|| format!("{found:?}"))
-    });
 
     let mut links: HashMap<_, u32, Link> = Map::HashMap(table(&scene, "LINKS")).try_into().expect("table");
     let whole = links.get(&ifindex, 0).expect("a link");
@@ -101,6 +94,22 @@ fn entries_removed_by_hand_come_back(family: Family) {
     node.set(0, Record::default(), 0).expect("emptied");
     scene.is_repaired(&nothing(&scene, "node's record emptied"), || {
         let found = node.get(&0, 0).expect("the record");
+        (found != whole).then(|| format!("{found:?}"))
+    });
+    assert_eq!(scene.problems(), [""; 0]);
+}
+
+fn an_emptied_seat_of_the_cache_is_taken_again(family: Family) {
+    let scene = Scene::new(&family, "");
+    let own = Addr::from(scene.side.address(&scene.a));
+    let seat = seat::of(&own);
+    let mut cache: Array<_, CachedEndpoint> =
+        Map::Array(table(&scene, "ENDPOINT_CACHE")).try_into().expect("table");
+    let whole = cache.get(&seat, 0).expect("a seat");
+    assert_eq!(whole.addr, own);
+    cache.set(seat, CachedEndpoint::default(), 0).expect("emptied");
+    scene.is_repaired(&nothing(&scene, "seat of the cache emptied"), || {
+        let found = cache.get(&seat, 0).expect("a seat");
         (found != whole).then(|| format!("{found:?}"))
     });
     assert_eq!(scene.problems(), [""; 0]);
