@@ -72,7 +72,7 @@ pub struct CachedEndpoint {
     pub turn: u32,
 }
 
-super::record!(CachedEndpoint, 56);
+super::record!(CachedEndpoint, 24 + size_of::<Endpoint>());
 
 /// Whose an interface is. Asked only where a packet's source address does not tell: it may belong to another interface
 /// of the same pod, or be link-local; and of a pod whose bandwidth is limited.
