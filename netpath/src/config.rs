@@ -75,12 +75,23 @@ pub struct Config {
     pub mode: Mode,
     /// Whose sockets reach published ports by the node's own addresses.
     pub cgroup: Cgroup,
+    /// Whom the datapath asks who may begin something by a published port.
+    pub firewall: Firewall,
     /// Number of the group that may read from the API beside root.
     pub api_group: Option<u32>,
     /// Where metrics are served over TCP.
     pub metrics_listen: Vec<SocketAddr>,
     /// Whether to start although the flows have a layout that this build does not know, and without them.
     pub forget_flows: bool,
+}
+
+/// What the node's netfilter has to say about published ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firewall {
+    /// Nothing: packets never come to it.
+    None,
+    /// Its FORWARD chains see each connection until the pod answers.
+    Forward,
 }
 
 /// Processes of the node, by their cgroup.
@@ -175,6 +186,7 @@ impl Config {
             attach: value::attach(&source)?,
             mode: value::mode(&source)?,
             cgroup: value::cgroup(&source)?,
+            firewall: value::firewall(&source)?,
             api_group: serving::group(&source)?,
             metrics_listen: serving::listen(&source)?,
             forget_flows: flags.forget_flows,

@@ -1,6 +1,7 @@
 //! Published ports with real clients: from outside, from other pods, from the pod itself.
 
 mod changes;
+mod firewall;
 
 use std::{
     io::{Read as _, Write as _},

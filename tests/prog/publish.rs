@@ -1,6 +1,7 @@
 //! Published ports: by `from_uplink` from outside, by `from_pod` from pods of the node, and what the pods answer.
 
 mod errors;
+mod firewall;
 mod own;
 
 use std::net::IpAddr;

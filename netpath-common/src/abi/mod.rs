@@ -31,8 +31,8 @@ pub use fragment::{Fragment, FragmentKey, FragmentKind};
 pub use host_socket::{Asked, MAX_HOST_SOCKETS, SocketKey};
 pub use limit::{Exhausted, ExhaustedKey, PodLimit, SNAT_TRY_ROWS};
 pub use node::{
-    GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_CLUSTER, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES,
-    Node, Pool, TUNNEL_MAC, Uplink,
+    GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_CLUSTER, NODE_FLAG_FIREWALL, NODE_FLAG_POOL,
+    NODE_FLAG_PUBLISHES, Node, Pool, TUNNEL_MAC, Uplink,
 };
 pub use published::{HAIRPIN_V4, HAIRPIN_V6, MAX_PUBLISHED, Published, PublishedKey};
 pub use route::{

@@ -11,6 +11,9 @@ pub const GATEWAY_V6: Addr = Addr([0xfe80_0000_u32.to_be(), 0, 0, 1_u32.to_be()]
 /// Ethernet address of the device that tunnels to other nodes, the same on all of them.
 pub const TUNNEL_MAC: [u8; 6] = [0x02, 0x6e, 0x70, 0x00, 0x00, 0x02];
 
+/// Flag of [`Node::flags`]: what comes by a published port goes through the node's stack until the pod has answered.
+pub const NODE_FLAG_FIREWALL: u32 = 8;
+
 /// Uplinks a node can have.
 pub const MAX_UPLINKS: usize = 8;
 
@@ -66,7 +69,7 @@ pub struct Node {
     pub snat_first: u16,
     /// Ports in the SNAT range; at least 1.
     pub snat_count: u16,
-    /// [`NODE_FLAG_POOL`], [`NODE_FLAG_PUBLISHES`], [`NODE_FLAG_CLUSTER`].
+    /// [`NODE_FLAG_POOL`], [`NODE_FLAG_PUBLISHES`], [`NODE_FLAG_CLUSTER`], [`NODE_FLAG_FIREWALL`].
     pub flags: u32,
     /// Counts up with each change of this record.
     pub generation: u32,

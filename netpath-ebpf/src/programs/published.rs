@@ -36,6 +36,8 @@ fn outside(packet: &Packet, headers: &Headers, known: Option<&Flow>, spoilt: boo
         }
         open(packet, headers, spoilt, led)?;
     }
+    // The stack sees a flow's beginning only, as it does not see the answers: enough for a rule that says who may begin.
+    led.forwarded = route::asks_firewall() && !known.is_some_and(flow::is_answered);
     lead(packet, headers, led.settled())
 }
 
@@ -49,6 +51,7 @@ pub fn from_inside(packet: &Packet, headers: &mut Headers, source: &Endpoint) ->
 #[inline(always)]
 fn inside(packet: &Packet, headers: &mut Headers, source: &Endpoint) -> Outcome {
     let led = publish::room().ok_or(DropReason::NotReady)?;
+    led.forwarded = false;
     let spoilt = fragment::resolve(headers);
     let known = flow::lookup(packet, headers);
     if known.is_some_and(|flow| flow.flags & FLOW_LOCAL == 0 && !flow::is_published(flow)) {
@@ -138,7 +141,7 @@ fn lead(packet: &Packet, headers: &Headers, led: &mut Led) -> Outcome {
     if led.flags & FLOW_HAIRPIN != 0 {
         led.turn(headers, if led.to.source { headers.key.dport } else { headers.key.sport });
         rewrite::translate(packet, headers, &led.settled().to)?;
-    } else if deliver::needs_stack(packet, headers, pod.mtu) {
+    } else if led.forwarded || deliver::needs_stack(packet, headers, pod.mtu) {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     }
     metric::received(packet, pod);

@@ -21,6 +21,8 @@ pub struct Led {
     pub flags: u8,
     /// The pod behind the port.
     pub pod: u32,
+    /// The node's stack, and with it netfilter, forwards it to the pod.
+    pub forwarded: bool,
 }
 
 #[map]

@@ -4,8 +4,8 @@ use aya_ebpf::macros::map;
 use netpath_common::{
     abi::{
         Addr, DropReason, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, Endpoint, MAX_ROUTES, MAX_UPLINKS,
-        NODE_FLAG_CLUSTER, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, ROUTE_MASQUERADE,
-        ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind, Uplink,
+        NODE_FLAG_CLUSTER, NODE_FLAG_FIREWALL, NODE_FLAG_POOL, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool,
+        ROUTE_MASQUERADE, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind, Uplink,
     },
     logic::source_choice::Sources,
 };
@@ -195,6 +195,12 @@ pub fn is_for_a_tunnel(headers: &Headers) -> bool {
 #[inline(always)]
 pub fn publishes() -> bool {
     NODE.get().is_some_and(|node| node.flags & NODE_FLAG_PUBLISHES != 0)
+}
+
+/// Whether the node's netfilter is asked who may begin something by a published port.
+#[inline(always)]
+pub fn asks_firewall() -> bool {
+    NODE.get().is_some_and(|node| node.flags & NODE_FLAG_FIREWALL != 0)
 }
 
 /// Refuses destinations that no unicast route is for.

@@ -1,4 +1,4 @@
-//! Whether the node's own stack does for pods over IPv6 what the programs leave to it.
+//! Whether the node's own stack does for pods what the programs leave to it.
 
 use nix::errno::Errno;
 
@@ -19,6 +19,39 @@ pub(super) async fn check(has_v6: bool) -> Result<(), String> {
     let (all, one) = blocking(|| (read(ALL), read(ONE))).await;
     let (all, one) = (all.map_err(|error| error.to_string())?, one.map_err(|error| error.to_string())?);
     judge(all.as_deref(), one.is_some())
+}
+
+/// What the problem with `datapath.firewall` is called.
+pub(super) const FIREWALL: &str = "datapath.firewall";
+
+/// Says by which uplinks nobody gets through the node's FORWARD chains, as its stack forwards nothing that comes by them.
+/// `families` are those that pods have: IPv4, IPv6.
+pub(super) async fn check_uplinks(uplinks: Vec<String>, families: [bool; 2]) -> Result<(), String> {
+    let closed = move || {
+        let own = |uplink: &String| -> Result<Vec<String>, NetError> {
+            let v4 = format!("net/ipv4/conf/{uplink}/forwarding");
+            let mut wrong = Vec::new();
+            if families[0] && read(&v4)?.as_deref() == Some("0") {
+                wrong.push(v4);
+            }
+            let forced = format!("net/ipv6/conf/{uplink}/force_forwarding");
+            let all = || read("net/ipv6/conf/all/forwarding");
+            if families[1] && all()?.as_deref() == Some("0") && read(&forced)?.as_deref() != Some("1") {
+                wrong.push(forced);
+            }
+            Ok(wrong)
+        };
+        uplinks.iter().map(own).collect::<Result<Vec<_>, _>>()
+    };
+    let wrong = blocking(closed).await.map_err(|error| error.to_string())?.concat();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "it is 'forward', and the node's stack forwards nothing there: nobody outside reaches a published port; set {} to 1 \
+         (force_forwarding from Linux 6.17 on, net/ipv6/conf/all/forwarding before), in /etc/sysctl.d as well",
+        wrong.join(", ")
+    ))
 }
 
 /// A node without IPv6 has another problem.

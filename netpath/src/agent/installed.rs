@@ -1,7 +1,7 @@
 //! What `netpath cni install` wrote on this machine, so that it can be removed (invariant 5).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -19,6 +19,9 @@ pub struct Installed {
     pub files: BTreeSet<PathBuf>,
     /// Directories that were not there before.
     pub directories: BTreeSet<PathBuf>,
+    /// What was written to those files that people may change, by path.
+    #[serde(default)]
+    pub texts: BTreeMap<PathBuf, String>,
 }
 
 impl Installed {
@@ -56,6 +59,22 @@ impl Installed {
         replace(&paths.installed(), &list, 0o600)?;
         fs::create_dir_all(dir).map_err(AgentError::io(format!("making {}", dir.display())))?;
         replace(file, contents, mode)
+    }
+
+    /// Writes a file that people may change, unless somebody has: then it stays, but by `force`. Returns whether it was written.
+    ///
+    /// # Errors
+    /// The step that failed; trying again goes on from there.
+    pub fn renew(&mut self, paths: &Paths, file: &Path, text: &str, force: bool) -> Result<bool, AgentError> {
+        // What cannot be read is told when it is written.
+        let there = fs::read_to_string(file).ok();
+        let is_known = |there: &String| there == text || self.texts.get(file) == Some(there);
+        if !force && there.is_some_and(|there| !is_known(&there)) {
+            return Ok(false);
+        }
+        self.texts.insert(file.to_owned(), text.to_owned());
+        self.write(paths, file, text.as_bytes(), 0o644)?;
+        Ok(true)
     }
 }
 
@@ -118,6 +137,32 @@ fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), AgentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_changed_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let paths =
+            Paths { run_dir: at("run"), state_dir: at("lib"), pin_dir: "/".into(), netns_dir: "/".into() };
+        let list = at("10-x.conflist");
+        let renew =
+            |text: &str, force| Installed::load(&paths).unwrap().renew(&paths, &list, text, force).unwrap();
+        let there = || fs::read_to_string(&list).unwrap();
+        assert!(renew("first", false) && renew("first", false));
+        assert!(renew("of a later build", false), "nobody has changed it");
+        fs::write(&list, "by hand").unwrap();
+        assert!(!renew("of a later build", false) && !renew("of the next", false));
+        assert_eq!(there(), "by hand");
+        assert!(renew("of the next", true));
+        assert_eq!(there(), "of the next");
+        // An earlier build has not noted what it wrote.
+        let mut earlier = Installed::load(&paths).unwrap();
+        earlier.texts.clear();
+        assert!(!earlier.renew(&paths, &list, "another", false).unwrap(), "it may be somebody's");
+        assert!(earlier.renew(&paths, &list, "of the next", false).unwrap(), "it is what it should be");
+        remove_installed(&paths).unwrap();
+        assert!(!list.exists());
+    }
 
     #[test]
     fn what_was_written_goes_again_and_nothing_else() {

@@ -8,7 +8,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpath_common::abi::{MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, Node as Record};
+use netpath_common::abi::{
+    MAX_ROUTES, NODE_FLAG_CLUSTER, NODE_FLAG_FIREWALL, NODE_FLAG_PUBLISHES, Node as Record,
+};
 
 use super::{
     Agent, AgentError, advertisements, forwarding, lock, overlay, ranges::Ranges, registry::Entry,
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::{
     compile::{self, Surroundings, Uplink},
+    config::Firewall,
     datapath::Datapath,
     model::{Family, GATEWAY_MAC, Interface, Network, Pod},
     net::{Address, Route, RouteKind, Survey},
@@ -193,7 +196,19 @@ impl Agent {
         let is_v6 = |entry: &Entry| entry.pod.addresses().any(|address| address.is_ipv6());
         let has_v6 = lock(&self.registry).pods().any(is_v6);
         self.note(forwarding::ALL, &forwarding::check(has_v6).await);
+        self.note(forwarding::FIREWALL, &self.check_firewall(&seen, has_v6).await);
         seen
+    }
+
+    /// Tells where the node's own forwarding stands in the way of published ports.
+    async fn check_firewall(&self, seen: &Seen, has_v6: bool) -> Result<(), String> {
+        if self.config().firewall == Firewall::None || !lock(&self.registry).publishes() {
+            return Ok(());
+        }
+        let is_v4 = |entry: &Entry| entry.pod.addresses().any(|address| address.is_ipv4());
+        let has_v4 = lock(&self.registry).pods().any(is_v4);
+        let uplinks = seen.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        forwarding::check_uplinks(uplinks, [has_v4, has_v6]).await
     }
 
     /// Tells which addresses of the pool are not used.
@@ -234,6 +249,7 @@ impl Agent {
             let mut record =
                 compile::node(&surroundings, &config.snat_ports, retired, &config.snat_addresses);
             record.flags |= if publishes { NODE_FLAG_PUBLISHES } else { 0 };
+            record.flags |= if config.firewall == Firewall::Forward { NODE_FLAG_FIREWALL } else { 0 };
             record.flags |= if self.peers().pools.is_empty() { 0 } else { NODE_FLAG_CLUSTER };
             record.tunnel = tunnel;
             if let Some(port) = tunnel_port {

@@ -10,6 +10,7 @@ use netpath_common::abi::{DropReason, PodCounter, TrafficClass};
 use super::{Agent, AgentError, attachments::to_api, lock, pods::object, registry::Entry};
 use crate::{
     api::types::{Bandwidth, Drop, Network, Pod, PodInterface, ProgramStatus, Status, Traffic},
+    config::Firewall,
     datapath::{Attachment, DatapathError, Readings},
     model::{self, PodState},
 };
@@ -179,6 +180,7 @@ impl Agent {
             pin_dir: self.config().paths.pin_dir.display().to_string(),
             programs: self.describe_programs(attachments, &generic),
             settling,
+            asks_firewall: self.config().firewall == Firewall::Forward,
             pods,
             flows: lock(&self.swept).kept,
             flow_capacity: u64::from(self.flow_entries / 2),

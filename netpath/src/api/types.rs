@@ -258,6 +258,9 @@ pub struct Status {
     /// Programs on pods that came by filters and are still to be moved to tcx links.
     #[serde(default)]
     pub settling: u32,
+    /// Whether the node's FORWARD chains are asked who may begin something by a published port (`datapath.firewall`).
+    #[serde(default)]
+    pub asks_firewall: bool,
     /// Number of pods.
     pub pods: u32,
     /// Flows tracked (both directions are one).

@@ -27,7 +27,8 @@ const PLUGIN: &str = "netpath-cni";
 pub enum Command {
     /// Write the CNI plugin and a configuration for it where container engines look
     ///
-    /// Writes DIR/netpath-cni and DIR/10-NAME.conflist, each as a whole or not at all; done again, it renews them.
+    /// Writes DIR/netpath-cni and DIR/10-NAME.conflist, each as a whole or not at all; done again, it renews them, but not a
+    /// configuration that somebody has changed.
     /// `netpath cni uninstall` removes both, and so does `netpath uninstall`. docs/CNI.md says what to tell each engine.
     #[command(after_help = "Examples:
   netpath cni install
@@ -53,6 +54,9 @@ pub struct InstallArgs {
     /// What netpath calls it
     #[arg(long, value_name = "NETWORK", default_value = "default")]
     network: String,
+    /// Write the configuration anew also where somebody has changed it
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
@@ -89,7 +93,10 @@ fn install(global: &Global, args: &InstallArgs, paths: &Paths) -> anyhow::Result
     let mut installed = Installed::load(paths)?;
     installed.write(paths, &plugin, &program, 0o755)?;
     // Last: an engine that finds it finds the plugin.
-    installed.write(paths, &conflist, conflist_of(&global.instance, args, paths).as_bytes(), 0o644)?;
+    if !installed.renew(paths, &conflist, &conflist_of(&global.instance, args, paths), args.force)? {
+        eprintln!("{} stays as somebody has changed it; --force writes it anew", conflist.display());
+        return Ok(vec![plugin]);
+    }
     Ok(vec![plugin, conflist])
 }
 
@@ -153,6 +160,7 @@ mod tests {
             conf_dir: "/b".into(),
             name: "n".into(),
             network: "back".into(),
+            force: false,
         };
         let plugin = |instance: &str, state: Option<&str>| {
             let instance = Instance::new(instance).unwrap();

@@ -135,6 +135,7 @@ pub(super) struct Datapath {
     pub(super) attach: Option<Spanned<String>>,
     pub(super) mode: Option<Spanned<String>>,
     pub(super) cgroup: Option<Spanned<String>>,
+    pub(super) firewall: Option<Spanned<String>>,
 }
 
 /// `[api]`.

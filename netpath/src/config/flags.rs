@@ -58,6 +58,9 @@ pub struct AgentFlags {
     /// [default: all, by the root of cgroup version 2]
     #[arg(long, value_name = "PATH", env = "NETPATH_DATAPATH_CGROUP")]
     pub cgroup: Option<String>,
+    /// Who may begin something by a published port: forward asks the node's FORWARD chains, none asks nobody [default: none]
+    #[arg(long, value_name = "CHAIN", env = "NETPATH_DATAPATH_FIREWALL")]
+    pub firewall: Option<String>,
     /// Group that may read from the API, by name or number [default: none, root alone may]
     #[arg(long, value_name = "GROUP", env = "NETPATH_API_GROUP")]
     pub api_group: Option<String>,

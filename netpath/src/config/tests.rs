@@ -87,6 +87,7 @@ fn a_full_file() {
         attach = "clsact"
         mode = "xdp"
         cgroup = "/sys/fs/cgroup/a"
+        firewall = "forward"
     "#;
     let config = load(text, |_| ()).unwrap();
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
@@ -96,6 +97,7 @@ fn a_full_file() {
     assert_eq!((config.mtu, config.flow_entries), (Some(1400), 1024));
     assert_eq!((config.snat_ports, config.attach), (40_000..=40_000, Some(AttachKind::Clsact)));
     assert_eq!((config.mode, config.cgroup), (Mode::Xdp, Cgroup::At("/sys/fs/cgroup/a".into())));
+    assert_eq!(config.firewall, Firewall::Forward);
     assert_eq!(config.paths.lock(), Path::new("/tmp/r/lock"));
 }
 
@@ -199,6 +201,7 @@ fn every_rule_refuses() {
         "datapath.mode = \"tcx\"",
         "datapath.cgroup = \"system.slice\"",
         "datapath.cgroup = \"\"",
+        "datapath.firewall = \"input\"",
         "api.group = \"no-such-group\"",
         "api.group = \"\"",
         "metrics.listen = \"9464\"",

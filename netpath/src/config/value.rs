@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AgentFlags, Cgroup, ConfigError, Instance, Paths, Place,
+    AgentFlags, Cgroup, ConfigError, Firewall, Instance, Paths, Place,
     file::{File, OneOrMore},
 };
 use crate::{
@@ -214,6 +214,16 @@ pub(super) fn cgroup(source: &Source<'_>) -> Result<Cgroup, ConfigError> {
             format!("is '{other}'"),
             "write \"auto\", \"none\" or the path of a cgroup, such as \"/sys/fs/cgroup\"",
         )),
+    }
+}
+
+pub(super) fn firewall(source: &Source<'_>) -> Result<Firewall, ConfigError> {
+    let flag = ("--firewall or NETPATH_DATAPATH_FIREWALL", source.flags.firewall.as_ref());
+    let given = source.given("datapath.firewall", flag, source.file.datapath.firewall.as_ref());
+    match given.as_ref().map(|given| (given, given.value.as_str())) {
+        None | Some((_, "none")) => Ok(Firewall::None),
+        Some((_, "forward")) => Ok(Firewall::Forward),
+        Some((given, other)) => Err(given.error(format!("is '{other}'"), "write \"none\" or \"forward\"")),
     }
 }
 

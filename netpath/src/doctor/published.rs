@@ -97,9 +97,10 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
         return nothing();
     }
     let mut faults = Faults::default();
+    let asks = facts.agent.status.as_ref().is_ok_and(|status| status.asks_firewall);
     for table in &facts.firewall.legacy {
-        let drops =
-            |rules: &String| rules.lines().any(|line| line == "-P INPUT DROP" || line == "-P FORWARD DROP");
+        let passed_by = |line: &str| line == "-P INPUT DROP" || (!asks && line == "-P FORWARD DROP");
+        let drops = |rules: &String| rules.lines().any(passed_by);
         if table.rules.as_ref().is_ok_and(drops) {
             faults.add(
                 format!("{} drops what it does not allow, and published ports do not pass it", table.tool),
@@ -117,6 +118,9 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
         Ok(Some(json)) => match Ruleset::parse(json) {
             Err(error) => return Finding::unread(error),
             Ok(set) => stopped(facts, &set, &published).iter().for_each(|((hook, place), ports)| {
+                if asks && *hook == Hook::Forward {
+                    return;
+                }
                 let (family, table, chain) = place;
                 let list: Vec<_> = ports.iter().map(Publication::to_string).collect();
                 let rule = ports.first().map(|one| {
@@ -141,7 +145,7 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
 fn restrict(facts: &Facts) -> String {
     let netpath = format!("netpath {}", facts.options());
     format!(
-        "`{netpath}deny add PREFIX` keeps PREFIX out, and what is for the node alone is published at its loopback \
+        "`datapath.firewall = \"forward\"` in the configuration has FORWARD chains decide, `{netpath}deny add PREFIX` keeps PREFIX out, and what is for the node alone is published at its loopback \
          (`{netpath}pod set POD --unpublish PORT:PORT --publish 127.0.0.1:PORT:PORT`, an engine's `hostIP`)"
     )
 }

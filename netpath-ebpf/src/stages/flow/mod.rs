@@ -141,6 +141,12 @@ pub fn is_published(flow: &Flow) -> bool {
     is_original(flow) && flow.rewrite == Rewrite::Destination as u8
 }
 
+/// Whether a flow's other direction has had a packet.
+#[inline(always)]
+pub fn is_answered(flow: &Flow) -> bool {
+    flow.peer_seen & PEER_SEEN != 0
+}
+
 /// What the flow does to its packets, if anything.
 #[inline(always)]
 pub fn translation(flow: &Flow) -> Option<Translation> {

@@ -116,6 +116,21 @@ fn a_chain_that_would_stop_a_published_port_is_a_warning() {
 }
 
 #[test]
+fn chains_of_forward_that_are_asked_are_passed() {
+    for (hook, rules, expected) in
+        [("forward", "-P FORWARD DROP\n", Outcome::Ok), ("input", "-P INPUT DROP\n", Outcome::Warning)]
+    {
+        let mut facts = publishing(&["8080:80/tcp"]);
+        facts.agent.status.as_mut().unwrap().asks_firewall = true;
+        facts.firewall.nft = Ok(Some(ruleset(hook, "drop", &[])));
+        assert_eq!(filtered(&facts).status, expected, "{hook}");
+        facts.firewall.nft = Ok(None);
+        facts.firewall.legacy = vec![Legacy { tool: "iptables-legacy", rules: Ok(rules.into()) }];
+        assert_eq!(filtered(&facts).status, expected, "{rules}");
+    }
+}
+
+#[test]
 fn without_nft_a_firewall_is_told_by_its_name_or_by_the_old_iptables() {
     let mut facts = publishing(&["8080:80/tcp"]);
     facts.firewall.nft = Ok(None);
