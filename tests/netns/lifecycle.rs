@@ -10,6 +10,7 @@ use netpath_tests::{
     node::{Node, PATIENCE, UNUSED, add_address, run_in},
     scene::Family,
     side::Side,
+    wait,
 };
 
 for_both_families!(
@@ -38,6 +39,8 @@ fn picture(node: &Node) -> String {
 fn what_is_refused_changes_nothing() {
     let node = Node::start("");
     node.pod("a");
+    // The kernel gives the link its own address a moment after it is up.
+    wait::until("the host end has its address", || picture(&node).contains("anycast fe80:: dev "));
     let before = picture(&node);
     let rows = [
         (add("a"), FailureCode::Conflict, "exists"),
@@ -150,7 +153,7 @@ fn programs_removed_by_somebody_else_come_back(family: Family) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while programs(&node).len() < before.len() {
         assert!(std::time::Instant::now() < deadline, "{:?}", programs(&node));
-        netpath_tests::wait::rest();
+        wait::rest();
     }
     wait_reached(&node, "a", &side);
 }

@@ -160,7 +160,8 @@ impl<V> Single<V> {
     }
 }
 
-/// An array whose records all CPUs share: fields are changed by `add` and `store` only.
+/// An array whose records all CPUs share: programs change fields by `add` and `store` only, the agent whole records, which may be read
+/// half old, half new.
 #[repr(transparent)]
 pub struct Shared<V>(Array<V>);
 

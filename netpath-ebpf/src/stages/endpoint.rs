@@ -36,7 +36,8 @@ pub fn find(address: &Addr) -> Option<&'static Endpoint> {
 
 /// Copies what ENDPOINTS says of an address to a spare seat of this CPU; returns which, or [`NOWHERE`]. A copy, since the verifier
 /// goes through all that follows once for each table that an endpoint may be in: twice for the source, four times with the
-/// destination. Not inlined: rare.
+/// destination. Not inlined: rare. Only in a trace may somebody come between (BPF_PROG_TEST_RUN leaves softirqs on in some
+/// kernels); it would have to use all of the spare seats.
 #[inline(never)]
 fn among_others(address: &Addr) -> u32 {
     let first = CACHE_SEATS + helper::cpu() * CACHE_SPARES;

@@ -76,6 +76,9 @@ impl Agent {
                     .all_addresses()
                     .try_for_each(|address| datapath.set_endpoint(address, *endpoint))?;
             }
+            // The last agent may have been killed between the two tables, or have been of a build that has no cache. Not before
+            // the table is whole: it may have been made anew, and the programs that run look into the cache.
+            datapath.check_endpoint_cache()?;
             Ok::<_, AgentError>(
                 records
                     .into_iter()

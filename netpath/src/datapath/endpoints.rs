@@ -34,17 +34,14 @@ pub(super) fn seats() -> Result<u32, DatapathError> {
 }
 
 impl Endpoints {
-    /// Opens them, and makes the cache say what ENDPOINTS does: an agent may have been killed between the two, or a build that
-    /// has no cache may have been here.
+    /// Opens them.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         let table: HashMap<_, Addr, Endpoint> = take!(ebpf, "ENDPOINTS");
         let cache: Array<_, CachedEndpoint> = take!(ebpf, "ENDPOINT_CACHE");
-        let endpoints = Self {
+        Ok(Self {
             table: Table::new(table.map()).map_err(kernel("opening the table ENDPOINTS"))?,
             cache: Table::new(cache.map()).map_err(kernel("opening the table ENDPOINT_CACHE"))?,
-        };
-        endpoints.check_cache()?;
-        Ok(endpoints)
+        })
     }
 
     pub(super) fn set(&self, address: IpAddr, endpoint: Endpoint) -> Result<(), DatapathError> {
@@ -97,13 +94,17 @@ fn is_taken(seat: &CachedEndpoint) -> bool {
     seat.endpoint.pod != 0
 }
 
-/// A seat after an address of it was written to ENDPOINTS; `known` if it was there before. Who sits stays.
+/// A seat after an address of it was written to ENDPOINTS; `known` if it was there before. Who sits stays, and so does who is one
+/// of the others, as programs may read a seat that is just being taken half: nobody sends to a new address yet.
 fn with(seat: CachedEndpoint, addr: Addr, endpoint: Endpoint, known: bool) -> CachedEndpoint {
-    if is_taken(&seat) && seat.addr != addr {
-        return CachedEndpoint { others: seat.others + u32::from(!known), ..seat };
+    let others = seat.others;
+    match (is_taken(&seat), known) {
+        (true, _) if seat.addr == addr => CachedEndpoint { endpoint, ..seat },
+        (true, false) => CachedEndpoint { others: others + 1, ..seat },
+        (false, true) if others > 0 => seat,
+        (true, true) => seat,
+        (false, _) => CachedEndpoint { addr, endpoint, others, turn: 0 },
     }
-    let was_other = known && !is_taken(&seat);
-    CachedEndpoint { addr, endpoint, others: seat.others.saturating_sub(was_other.into()), turn: 0 }
 }
 
 /// A seat before an address of it goes from ENDPOINTS, if it is there (`known`).
