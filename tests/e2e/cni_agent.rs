@@ -149,6 +149,33 @@ fn cni_add_that_nobody_waits_for_is_undone() {
 }
 
 #[test]
+fn cni_port_and_addresses_of_a_namespace_that_is_gone_are_for_the_next_container_ipv4_and_ipv6() {
+    let node = Node::start("");
+    let mut config = install(&node, "default");
+    config["runtimeConfig"] = json!({
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "ips": ["10.61.0.77/24", "fd00:61::77/64"],
+    });
+    let add = |id| ask(&node, "ADD", &config, &Container::new(id));
+    for id in ["c1", "c2"] {
+        namespace(id);
+    }
+    add("c1").expect("added");
+    let refused = add("c2").expect_err("c1 is there");
+    let own = format!("netpath pod rm {}", pods(&node)[0].name);
+    assert!(refused["code"] == 101 && refused["details"].to_string().contains(&own), "{refused}");
+    // Its engine has been killed, and forgets it.
+    Netns::delete(Path::new("/run/netns/c1")).expect("namespace");
+    let result = add("c2").expect("nobody else has its port and addresses");
+    assert_eq!((&result["ips"][0]["address"], pods(&node).len()), (&json!("10.61.0.77/32"), 1), "{result}");
+    for id in ["c1", "c2"] {
+        assert_eq!(ask(&node, "DEL", &config, &Container::new(id)), Ok(Value::Null));
+    }
+    Netns::delete(Path::new("/run/netns/c2")).expect("namespace");
+    tidy::check(&node, &[]);
+}
+
+#[test]
 fn cni_gives_addresses_of_another_ipam_back_without_an_agent() {
     let mut node = Node::start("");
     let mut config = install(&node, "default");

@@ -83,6 +83,9 @@ impl Agent {
         if self.lacks_datapath(&entry).await? {
             return Err(down("programs or table entries of it are missing"));
         }
+        if self.lacks_published(&entry.pod).await? {
+            return Err(down("ports that it publishes are missing in the tables, or lead elsewhere"));
+        }
         self.describe_pods(vec![entry.clone()]).await?.pop().ok_or_else(|| down("it has been removed"))
     }
 
@@ -91,16 +94,24 @@ impl Agent {
         &self,
         attachment: &Attachment,
     ) -> Result<OwnedMutexGuard<Option<Instant>>, AgentError> {
-        let turn = {
-            let mut turns = lock(&self.turns);
-            let is_recent = |removed: Option<Instant>| removed.is_some_and(|at| at.elapsed() < LATE);
-            turns.retain(|_, turn| {
-                turn.try_lock().is_ok_and(|removed| is_recent(*removed)) || Arc::strong_count(turn) > 1
-            });
-            Arc::clone(turns.entry(attachment.clone()).or_default())
-        };
-        let held = timeout(BUSY, turn.lock_owned()).await;
+        let held = timeout(BUSY, self.turn_of(attachment).lock_owned()).await;
         held.map_err(|_| AgentError::PodBusy(attachment.container.clone()))
+    }
+
+    /// The same if nobody else has it, nor changes its pod.
+    pub(super) fn hold_now(&self, attachment: &Attachment) -> Option<OwnedMutexGuard<Option<Instant>>> {
+        let held = self.turn_of(attachment).try_lock_owned().ok()?;
+        let is_free = |entry: &Entry| entry.gate.try_lock().is_ok();
+        lock(&self.registry).attached(attachment).is_none_or(is_free).then_some(held)
+    }
+
+    fn turn_of(&self, attachment: &Attachment) -> Arc<Mutex<Option<Instant>>> {
+        let mut turns = lock(&self.turns);
+        let is_recent = |removed: Option<Instant>| removed.is_some_and(|at| at.elapsed() < LATE);
+        turns.retain(|_, turn| {
+            turn.try_lock().is_ok_and(|removed| is_recent(*removed)) || Arc::strong_count(turn) > 1
+        });
+        Arc::clone(turns.entry(attachment.clone()).or_default())
     }
 
     /// The same for a request to add it, unless it came before one to remove it that has been answered: an engine that was

@@ -1,6 +1,6 @@
 //! What can go wrong in the agent.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{borrow::Cow, net::IpAddr, path::PathBuf};
 
 use crate::{
     api::types::{Failure, FailureCode},
@@ -101,13 +101,15 @@ pub enum AgentError {
         /// The network.
         network: String,
     },
-    /// Somebody has an address that a pod was to be allowed.
+    /// Somebody has an address that a pod was to have, or to be allowed.
     #[error("address {address} is that of {who}")]
     AddressTaken {
         /// The address.
         address: IpAddr,
         /// Who has it, in words.
         who: String,
+        /// That pod, if it is an engine's.
+        engines: Option<String>,
     },
     /// A network cannot be like this.
     #[error("network '{network}': {reason}")]
@@ -162,6 +164,8 @@ pub enum AgentError {
         publication: String,
         /// Who has it, in words.
         who: String,
+        /// That pod, if it is an engine's.
+        engines: Option<String>,
     },
     /// More ports are to be published than the tables hold.
     #[error("the node has room for {0} published ports, each of both families counting twice")]
@@ -274,7 +278,16 @@ impl AgentError {
     }
 
     /// What to try, if there is something that the message does not say.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::PortInUse { engines: Some(pod), .. } | Self::AddressTaken { engines: Some(pod), .. } => Some(
+                format!("choose another; if that pod's engine has forgotten it, 'netpath pod rm {pod}' removes it").into(),
+            ),
+            _ => self.usual_hint().map(Into::into),
+        }
+    }
+
+    fn usual_hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::NoPod(_) => "'netpath pod ls' lists the pods of this node",
             Self::PodExists(_) => "choose another name, or remove it with 'netpath pod rm'",

@@ -9,9 +9,9 @@ use std::{
 
 use crate::{model::Transport, net::sockets};
 
-/// Inodes of the sockets that processes have which have a container's ID among their arguments: podman's conmon (`-c ID`). It
-/// keeps the container's ports as long as that runs, so it has them when a network is connected or reloaded. Processes of another
-/// PID namespace are not seen, and so are somebody else's.
+/// Inodes of the sockets of processes that were told to look after a container: podman's conmon. It keeps the container's ports as
+/// long as that runs, so it has them when a network is connected or reloaded. Other engines have no process that keeps ports
+/// and names the container. Processes of another PID namespace are not seen, and so are somebody else's.
 pub(super) fn sockets_of(container: &str) -> HashSet<u64> {
     processes_of(container).flat_map(|process| open_sockets(&process)).collect()
 }
@@ -32,13 +32,23 @@ fn sockets_on(protocol: Transport, wanted: SocketAddr) -> HashSet<u64> {
     all.into_iter().filter(|one| one.keeps(wanted)).map(|one| one.inode).collect()
 }
 
-/// Directories of processes that have the container's ID among their arguments.
+/// How conmon is told its container, the ID being the next argument: podman and CRI-O use the first.
+const CONTAINER: [&[u8]; 2] = [b"-c", b"--cid"];
+
+/// Directories of processes with such an argument for the container.
 fn processes_of(container: &str) -> impl Iterator<Item = PathBuf> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     all.filter(move |process| {
         let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).any(|argument| argument == container.as_bytes())
+        is_told(&arguments, container)
     })
+}
+
+/// Whether a command line, which any process can have an ID in, is one that looks after the container.
+fn is_told(arguments: &[u8], container: &str) -> bool {
+    // The first is what the process calls itself.
+    let arguments: Vec<&[u8]> = arguments.split(|byte| *byte == 0).skip(1).collect();
+    arguments.windows(2).any(|pair| CONTAINER.contains(&pair[0]) && pair[1] == container.as_bytes())
 }
 
 /// Inodes of a process's sockets.
@@ -74,6 +84,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_calls_itself_tells_nothing() {
+        let conmon = b"/usr/bin/conmon\0--api-version\x001\0-c\0abc\0-u\0abc\0-r\0/usr/bin/crun\0";
+        assert!(is_told(conmon, "abc") && !is_told(conmon, "ab") && !is_told(conmon, "/usr/bin/crun"));
+        for stranger in [&b"abc\0"[..], b"-c\0abc\0", b"ncat\0-lk\0abc\0", b"", b"\0"] {
+            assert!(!is_told(stranger, "abc"), "{}", String::from_utf8_lossy(stranger));
+        }
+    }
+
+    #[test]
     fn a_port_is_a_containers_if_its_engine_alone_has_it() {
         let id = format!("container-{}", std::process::id());
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -83,7 +102,10 @@ mod tests {
         let all_is_own = || have(&sockets_of(&id), Transport::Tcp, everywhere);
         assert!(!is_own(), "this process has it, and no such argument");
         assert!(with_holder(tcp.try_clone().unwrap().into(), &["-c", &id], is_own));
-        assert!(!with_holder(tcp.try_clone().unwrap().into(), &["-c", "another"], is_own));
+        assert!(with_holder(tcp.try_clone().unwrap().into(), &["--cid", &id], is_own));
+        for stranger in [&["-c", "another"][..], &[&id], &["-n", &id], &["-c", "-x", &id]] {
+            assert!(!with_holder(tcp.try_clone().unwrap().into(), stranger, is_own), "{stranger:?}");
+        }
         let also = TcpListener::bind(("127.0.0.2", wanted.port())).unwrap();
         assert!(
             with_holder(tcp.try_clone().unwrap().into(), &["-c", &id], is_own),

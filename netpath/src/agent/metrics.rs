@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     requests: Family<Labels, Histogram, fn() -> Histogram>,
     events: Family<Labels, Counter>,
     lost: Counter,
+    pub(super) left_behind: Counter,
     last_pass: Mutex<Option<Instant>>,
 }
 
@@ -57,6 +58,7 @@ impl Metrics {
             requests: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
             events,
             lost: Counter::default(),
+            left_behind: Counter::default(),
             last_pass: Mutex::new(None),
         }
     }
@@ -98,6 +100,11 @@ impl Metrics {
         self.lost.inc_by(events);
     }
 
+    /// An engine's pod was removed unasked, since its namespace was gone.
+    pub(super) fn left_behind(&self) {
+        self.left_behind.inc();
+    }
+
     /// A request was answered; `route` is its path with names for what varies.
     pub(crate) fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
         let labels = vec![("method", method.into()), ("route", route.into()), ("status", status.to_string())];
@@ -119,6 +126,11 @@ impl Metrics {
             "sweep_duration_seconds",
             "Time of a core that sweeps of the flow table took",
             self.sweeps.clone(),
+        );
+        registry.register(
+            "pods_left_behind",
+            "Pods of container engines that were removed unasked, since their namespace was gone and others wanted what they had or the node was started again",
+            self.left_behind.clone(),
         );
         registry.register("flows_expired", "Flows that ended by their timeout", self.expired.clone());
         registry.register(

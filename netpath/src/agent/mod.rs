@@ -21,6 +21,7 @@ mod holder;
 mod host_sock;
 mod installed;
 mod learned;
+mod left_behind;
 mod links;
 mod lost;
 mod metrics;

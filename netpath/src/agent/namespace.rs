@@ -56,12 +56,17 @@ impl Site<'_> {
 pub(super) async fn identify(netns: &Netns) -> Result<NetnsId, AgentError> {
     let netns = netns.clone();
     blocking(move || {
-        let doing = || format!("telling {netns} from others");
-        let cookie = netns.enter(datapath::netns_cookie)?.map_err(AgentError::io(doing()))?;
-        let boot = fs::read_to_string(BOOT_ID).map_err(AgentError::io(doing()))?;
-        Ok(NetnsId { boot: boot.trim().to_owned(), cookie })
+        let cookie = netns.enter(datapath::netns_cookie)?;
+        let cookie = cookie.map_err(AgentError::io(format!("telling {netns} from others")))?;
+        Ok(NetnsId { boot: boot()?, cookie })
     })
     .await
+}
+
+/// Which run of the kernel this is.
+pub(super) fn boot() -> Result<String, AgentError> {
+    let boot = fs::read_to_string(BOOT_ID).map_err(AgentError::io(format!("reading {BOOT_ID}")))?;
+    Ok(boot.trim().to_owned())
 }
 
 /// Opens the namespace that a request named.

@@ -216,6 +216,8 @@ impl Agent {
         }
         let container = wanted.attachment.as_ref().map(|own| own.container.as_str());
         self.check_sockets(wanted.name.as_str(), container, &wanted.publications).await?;
+        let addresses = [&wanted.addresses[..], &wanted.allowed].concat();
+        self.free_left_behind(&addresses, &wanted.publications).await?;
         let id = self.state.next_id().await?;
         let (entry, _held) = self.reserve(wanted, id).await?;
         let pod = entry.pod;
@@ -233,21 +235,33 @@ impl Agent {
             Ok(ready) if !pod.publications.is_empty() => self.follow_published().await.map(|()| ready),
             built => built,
         };
-        let error = match built {
+        match built {
             Ok(ready) => {
                 undo.commit();
                 tracing::info!(pod = %pod.name, "pod added");
-                return Ok(ready);
+                Ok(ready)
             }
-            Err(error) => error,
-        };
-        // What cannot be undone stays written down as being made, and every full pass tries again.
-        match undo.rollback().await {
-            Ok(()) => self.state.remove(&pod).await?,
-            Err(left) => return Err(AgentError::Left { cause: Box::new(error), left }),
+            Err(error) => Err(self.take_back(&pod, undo, error).await),
         }
-        lock(&self.registry).forget(&pod);
-        Err(error)
+    }
+
+    /// Undoes what was made of a pod that could not be added. Returns why it could not.
+    async fn take_back(&self, pod: &Pod, undo: Undo, error: AgentError) -> AgentError {
+        if !pod.publications.is_empty() {
+            // It may have been ready, and in the table.
+            lock(&self.registry).set_state(pod, PodState::Creating);
+            self.note("table of published ports", &self.follow_published().await);
+        }
+        // What cannot be undone is written down as being made, and every full pass tries again.
+        if let Err(left) = undo.rollback().await {
+            self.note(&object(pod), &self.state.save(pod).await);
+            return AgentError::Left { cause: Box::new(error), left };
+        }
+        if let Err(kept) = self.state.remove(pod).await {
+            return kept;
+        }
+        lock(&self.registry).forget(pod);
+        error
     }
 
     /// Writes down that a pod is whole, with what building it has noted.

@@ -85,6 +85,7 @@ impl Agent {
                     io::ErrorKind::AddrInUse => format!("a socket of the node, which has {socket}"),
                     _ => format!("perhaps a socket of the node: asking for {socket}: {error}"),
                 },
+                engines: None,
             }),
         }
     }
@@ -108,6 +109,7 @@ impl Agent {
         }
         add.retain(|one| !wanted.contains(one));
         self.check_sockets(pod.name.as_str(), container(pod), &add).await?;
+        self.free_left_behind(&[], &add).await?;
         wanted.append(&mut add);
         Ok(wanted)
     }
@@ -137,6 +139,14 @@ impl Agent {
             self.on_flows(move |flows| flows.remove_if(is_gone)).await?;
         }
         followed
+    }
+
+    /// Whether the table lacks a port that a pod publishes, or leads it elsewhere than to who had it first.
+    pub(super) async fn lacks_published(&self, pod: &Pod) -> Result<bool, AgentError> {
+        let own = compile::published([pod]);
+        let wanted = compile::published(lock(&self.registry).pods().filter(is_ready).map(|entry| &entry.pod));
+        let present = self.on_datapath(|datapath| datapath.published()).await?;
+        Ok(own.keys().any(|key| wanted.get(key) != present.get(key)))
     }
 
     /// Makes the table of published ports right, whoever has changed it.

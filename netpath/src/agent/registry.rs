@@ -1,8 +1,10 @@
 //! Which pods there are and who has which address, in memory. No I/O: the callers write it down.
 
+mod addresses;
 mod publications;
 mod sharing;
 
+use addresses::of_engine;
 pub(super) use publications::container;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -264,7 +266,7 @@ impl Registry {
         if taken.is_err() {
             self.networks.release(wanted.allowed.iter().copied());
         }
-        let addresses = taken?;
+        let addresses = taken.map_err(|error| self.tell_holder(error))?;
         let interface = |(at, (network, addresses)): (usize, (&String, Vec<IpAddr>))| Interface {
             name: wanted.attachment.as_ref().map_or_else(|| format!("eth{at}"), |own| own.interface.clone()),
             network: network.clone(),
@@ -275,32 +277,6 @@ impl Registry {
             host: interface_name(instance, id, at),
         };
         Ok(wanted.networks.iter().zip(addresses).enumerate().map(interface).collect())
-    }
-
-    /// Takes addresses that a pod may use beside its own, all or none.
-    fn claim_allowed(&mut self, network: &str, allowed: &[IpAddr]) -> Result<(), AgentError> {
-        for (at, address) in allowed.iter().enumerate() {
-            let outcome = self.check_allowed(network, *address).and_then(|()| self.networks.claim(*address));
-            if let Err(error) = outcome {
-                self.networks.release(allowed[..at].iter().copied());
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_allowed(&self, network: &str, address: IpAddr) -> Result<(), AgentError> {
-        if !self.networks.get(network)?.has(Family::of(address)) {
-            return Err(AgentError::Family { address, network: network.to_owned() });
-        }
-        let owns = |entry: &&Entry| entry.pod.addresses().any(|own| own == address);
-        match self.pods.values().find(owns) {
-            Some(entry) => {
-                let who = format!("the pod '{}'", entry.pod.name);
-                Err(AgentError::AddressTaken { address, who })
-            }
-            None => Ok(()),
-        }
     }
 
     fn free_slot(&self) -> Result<u32, AgentError> {

@@ -32,7 +32,7 @@ impl Agent {
         }
     }
 
-    /// Does what the files ask for. One that fails stays, and is tried again.
+    /// Does what the files ask for. One that fails stays, and so does one whose pod somebody is at; they are tried again.
     pub(super) async fn take_up_all(self: &Arc<Self>) {
         let dir = self.config().paths.spool();
         let listed = blocking(move || files(&dir)).await;
@@ -49,8 +49,9 @@ impl Agent {
         match serde_json::from_slice::<types::Attachment>(&text) {
             Ok(attachment) => {
                 let attachment = of_request(attachment);
-                // When it was removed is not noted: it was asked for earlier, and what came since is to be added.
-                let _held = self.hold(&attachment).await?;
+                // When it was removed is not noted: it was asked for earlier, and what came since is to be added. Whoever is at
+                // it for long keeps no other waiting, and whoever adds it takes the file up first.
+                let Some(_held) = self.hold_now(&attachment) else { return Ok(()) };
                 self.take_up(&attachment, &file).await
             }
             Err(error) => {

@@ -273,6 +273,7 @@ impl Agent {
         self.check_node()?;
         self.first_beat().await?;
         self.take_over().await?;
+        self.drop_earlier_boots().await;
         self.pass(Extent::Full).await;
         self.take_up_all().await;
         let mut tasks = JoinSet::new();

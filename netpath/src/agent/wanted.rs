@@ -153,9 +153,7 @@ fn check_attachment(
     networks: &[String],
 ) -> Result<(), String> {
     let name = &attachment.interface;
-    // As the kernel's dev_valid_name().
-    let bad = |c: char| c == '/' || c == ':' || c.is_ascii_whitespace();
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
+    if !types::Attachment::is_interface(name) {
         return Err(format!("'{name}' is no name of an interface; give one like eth0"));
     }
     if networks.len() > 1 || request.netns.is_none() {

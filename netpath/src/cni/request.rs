@@ -107,9 +107,8 @@ impl Request {
             check_id("CNI_CONTAINERID", &request.container, Code::InvalidEnvironment)?;
             request.interface = needed("CNI_IFNAME")?;
             if command != Command::Del {
+                check_interface(&request.interface)?;
                 check_netns(&needed("CNI_NETNS")?)?;
-            }
-            if command != Command::Del {
                 request.arguments = arguments(&variable("CNI_ARGS").unwrap_or_default())?;
             }
         }
@@ -226,6 +225,13 @@ fn check_id(what: &str, id: &str, code: Code) -> Result<(), CniError> {
     let message =
         format!("{what} '{id}' is not made of letters, digits, '_', '.' and '-', after a letter or digit");
     Err(CniError::new(code, message))
+}
+
+fn check_interface(name: &str) -> Result<(), CniError> {
+    match Attachment::is_interface(name) {
+        true => Ok(()),
+        false => Err(wrong("CNI_IFNAME", &format!("'{name}' is no name of an interface"))),
+    }
 }
 
 fn check_netns(path: &str) -> Result<(), CniError> {

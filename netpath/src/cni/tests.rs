@@ -146,7 +146,7 @@ fn dns_is_the_engines_where_it_has_any() {
 
 #[test]
 fn requests_that_are_not_whole_are_told_why_by_code() {
-    let rows: [(Vec<_>, Value, u32, &str); 15] = [
+    let rows: [(Vec<_>, Value, u32, &str); 18] = [
         (with(&[("CNI_COMMAND", "")]), config("1.0.0"), 4, "CNI_COMMAND"),
         (with(&[("CNI_COMMAND", "JUMP")]), config("1.0.0"), 4, "JUMP"),
         (with(&[]), json!({"name": "net"}), 1, "0.1.0"),
@@ -159,6 +159,9 @@ fn requests_that_are_not_whole_are_told_why_by_code() {
         (with(&[("CNI_CONTAINERID", "")]), config("1.0.0"), 4, "CNI_CONTAINERID"),
         (with(&[("CNI_CONTAINERID", "../x")]), config("1.0.0"), 4, "../x"),
         (with(&[("CNI_IFNAME", "")]), config("1.0.0"), 4, "CNI_IFNAME"),
+        (with(&[("CNI_IFNAME", "eth/0")]), config("1.0.0"), 4, "CNI_IFNAME: 'eth/0'"),
+        (with(&[("CNI_IFNAME", "sixteen-letters0")]), config("1.0.0"), 4, "CNI_IFNAME: 'sixteen"),
+        (with(&[("CNI_COMMAND", "CHECK"), ("CNI_IFNAME", "..")]), config("1.0.0"), 4, "CNI_IFNAME: '..'"),
         (with(&[("CNI_NETNS", "/nowhere")]), config("1.0.0"), 4, "/nowhere"),
         (with(&[("CNI_ARGS", "A=B")]), config("1.0.0"), 4, "IgnoreUnknown"),
         (with(&[("CNI_ARGS", "IP=ten")]), config("1.0.0"), 4, "ten"),
@@ -182,6 +185,8 @@ fn a_container_can_be_let_go_with_what_is_left_of_it() {
     assert_eq!(request.unwrap().netns, None);
     let (request, _) = read(&with(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", "/gone")]), &config("1.0.0"));
     assert_eq!(request.unwrap().command, Command::Del);
+    let (request, _) = read(&with(&[("CNI_COMMAND", "DEL"), ("CNI_IFNAME", "eth/0")]), &config("1.0.0"));
+    assert_eq!(request.unwrap().attachment().interface, "eth/0", "never added");
 }
 
 #[test]

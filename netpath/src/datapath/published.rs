@@ -31,20 +31,28 @@ impl PublishedTable {
 }
 
 impl Datapath {
+    /// All entries of PUBLISHED.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn published(&self) -> Result<BTreeMap<PublishedKey, Published>, DatapathError> {
+        let present = self.published.all.all().map_err(kernel("reading the published ports"))?;
+        Ok(present.into_iter().collect())
+    }
+
     /// Makes PUBLISHED hold exactly these entries: removes what is left over, then writes what differs.
     ///
     /// # Errors
     /// The kernel's reason.
     pub fn set_published(&mut self, wanted: &BTreeMap<PublishedKey, Published>) -> Result<(), DatapathError> {
+        let present = self.published()?;
         let table = &mut self.published;
-        let present = table.all.all().map_err(kernel("reading the published ports"))?;
-        for (key, _) in present.iter().filter(|(key, _)| !wanted.contains_key(key)) {
+        for key in present.keys().filter(|key| !wanted.contains_key(key)) {
             match table.ports.remove(key) {
                 Err(error) if !gone(&error) => return Err(kernel("removing a published port")(error)),
                 _ => {}
             }
         }
-        let present: BTreeMap<_, _> = present.into_iter().collect();
         for (key, entry) in wanted.iter().filter(|(key, entry)| present.get(key) != Some(entry)) {
             table.ports.insert(key, entry, 0).map_err(kernel("writing a published port"))?;
         }

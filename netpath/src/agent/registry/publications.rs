@@ -37,20 +37,21 @@ impl Registry {
                 let reason = format!("it has no address of the family that {one} is of");
                 return Err(AgentError::Invalid { pod: pod.name.to_string(), reason });
             }
-            let own = pod.publications[..at].iter().find(|own| own.overlaps(one)).map(|own| (own, &pod.name));
+            let own = pod.publications[..at].iter().find(|own| own.overlaps(one)).map(|own| (own, pod));
             let others = self.pods.values().map(|entry| &entry.pod).filter(|other| other.id != pod.id);
             let taken = |other: &&Publication, by: &Pod| {
                 other.overlaps(one)
                     && !(*other == one && container(by).is_some() && container(by) == container(pod))
             };
             let mut theirs = others.filter_map(|by| {
-                by.publications.iter().find(|other| taken(other, by)).map(|other| (other, &by.name))
+                by.publications.iter().find(|other| taken(other, by)).map(|other| (other, by))
             });
-            if let Some((other, who)) = own.or_else(|| theirs.next()) {
+            if let Some((other, by)) = own.or_else(|| theirs.next()) {
                 return Err(AgentError::PortInUse {
                     pod: pod.name.to_string(),
                     publication: one.to_string(),
-                    who: format!("the pod '{who}', which publishes {other}"),
+                    who: format!("the pod '{}', which publishes {other}", by.name),
+                    engines: super::of_engine(by).filter(|_| by.id != pod.id),
                 });
             }
         }

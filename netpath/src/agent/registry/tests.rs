@@ -55,7 +55,8 @@ fn what_is_refused_takes_nothing() {
     registry.set_state(&x, PodState::Ready);
     assert!(matches!(refused(&mut registry, add("x")), AgentError::PodExists(_)));
     let taken = PodAdd { addresses: ip("10.61.0.1"), ..add("y") };
-    assert!(matches!(refused(&mut registry, taken), AgentError::Ipam(_)));
+    let taken = refused(&mut registry, taken);
+    assert!(matches!(&taken, AgentError::AddressTaken { who, .. } if who == "the pod 'x'"), "{taken}");
     let same = PodAdd { netns: Some("/run/netns/x".into()), ..add("y") };
     assert!(matches!(refused(&mut registry, same), AgentError::NetnsTaken { .. }));
     reserve(&mut registry, &config, &add("y"), 2).unwrap();

@@ -28,6 +28,12 @@ pub struct AttachmentFilter {
 }
 
 impl Attachment {
+    /// Whether this can be the name of an interface: as the kernel's `dev_valid_name()`, and the specification of CNI.
+    pub fn is_interface(name: &str) -> bool {
+        let bad = |c: char| c == '/' || c == ':' || c.is_ascii_whitespace();
+        !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..") && !name.contains(bad)
+    }
+
     /// 16 hexadecimal digits that stand for all of it, in names of pods and files.
     pub fn digest(&self) -> String {
         // FNV-1a: an own hash and not the standard library's, whose values may change between its versions. No part holds
