@@ -34,7 +34,8 @@ pub(crate) fn add_back(node: &Node) {
     node.runtime.block_on(node.client.network_add(&wanted)).expect("network");
 }
 
-fn reaches(netns: &Netns, address: &str) -> bool {
+/// Whether pings are answered.
+pub(crate) fn reaches(netns: &Netns, address: &str) -> bool {
     let said = run_in(netns, "ping", &["-c1", "-W3", "-q", address]);
     let reached = said.contains(" 0% packet loss");
     if !reached {
@@ -50,7 +51,7 @@ fn in_version(config: &Value, version: &str) -> Value {
 }
 
 /// The configuration with the result of an earlier request.
-fn after(config: &Value, result: &Value) -> Value {
+pub(crate) fn after(config: &Value, result: &Value) -> Value {
     let mut config = config.clone();
     config["prevResult"] = result.clone();
     config
@@ -348,53 +349,4 @@ fn cni_addresses_of_another_ipam_plugin() {
     config["ipam"] = json!({"type": "no-such-plugin"});
     let (number, said) = code(ask(&node, "ADD", &config, &container));
     assert!(number == 7 && said.contains("no-such-plugin"), "{number} {said}");
-}
-
-/// The reference plugins behind netpath in one list, as an engine runs it.
-#[test]
-fn cni_in_a_chain_with_reference_plugins() {
-    // `bandwidth` wants the ingress qdisc of the pod's link for itself.
-    let node = Node::start("[datapath]\nattach = \"tcx\"");
-    let config = install(&node, "default");
-    let netns = namespace("c1");
-    let container = Container::new("c1");
-    let plugin = |more: Value, result: &Value| {
-        let mut plugin = more;
-        plugin["name"] = config["name"].clone();
-        plugin["cniVersion"] = config["cniVersion"].clone();
-        plugin["prevResult"] = result.clone();
-        plugin
-    };
-    let tuning =
-        json!({"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}, "allmulti": true});
-    let bandwidth = json!({
-        "type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 8_000_000, "egressBurst": 80_000,
-    });
-    let mut result = ask(&node, "ADD", &config, &container).expect("netpath");
-    let first = result.clone();
-    let firewall = json!({"type": "firewall", "backend": "iptables"});
-    for more in [&tuning, &bandwidth, &firewall] {
-        result = ask(&node, "ADD", &plugin(more.clone(), &result), &container).expect("behind it");
-        println!("{result}");
-    }
-    for (at, ip) in first["ips"].as_array().expect("ips").iter().enumerate() {
-        assert_eq!(result["ips"][at], *ip);
-    }
-    assert_eq!(run_in(&netns, "cat", &["/proc/sys/net/ipv4/conf/eth0/arp_filter"]).trim(), "1");
-    for plugin in [config.clone(), tuning.clone(), bandwidth.clone(), firewall.clone()] {
-        ask(&node, "CHECK", &after(&with_names(&plugin, &config), &result), &container).expect("check");
-    }
-    assert!(reaches(&netns, "198.18.1.2"));
-    for more in [firewall, bandwidth, tuning, config.clone()] {
-        assert_eq!(ask(&node, "DEL", &plugin(more, &result), &container), Ok(Value::Null));
-    }
-    Netns::delete(Path::new("/run/netns/c1")).expect("namespace");
-    tidy::check(&node, &[]);
-}
-
-fn with_names(plugin: &Value, config: &Value) -> Value {
-    let mut plugin = plugin.clone();
-    plugin["name"] = config["name"].clone();
-    plugin["cniVersion"] = config["cniVersion"].clone();
-    plugin
 }

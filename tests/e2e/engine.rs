@@ -11,7 +11,7 @@ use std::{
 };
 
 use netpath::{api::types::Pod, net::Netns};
-use netpath_tests::{machine::Machine, wait};
+use netpath_tests::{machine::Machine, node::run_in, wait};
 
 use crate::systemd::{Surroundings, install, machine_with};
 
@@ -36,6 +36,9 @@ pids_limit = 0
 
 const STORAGE: &str =
     "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n";
+
+/// Lends a container this machine's programs, such as perl and curl.
+pub(crate) const LENT: &str = "-v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro";
 
 /// Prints what a line prints in a container.
 pub(crate) type Shell<'a> = &'a dyn Fn(&str) -> String;
@@ -111,14 +114,18 @@ impl Host {
         }
     }
 
-    /// Has the page of a container asked for by a port of the node, from each place: outside, the node itself, and shells in
-    /// containers, by all addresses of the node that lead there.
+    /// Has the page of a container asked for by a port of the node, from each place: by curl outside and on the node itself, and
+    /// by shells in containers, at all addresses of the node that lead there.
     pub(crate) fn is_published(&self, port: u16, shells: &[(&str, Shell<'_>)]) {
         let outside = &self.surroundings.0.outside.netns;
         for address in ["198.18.0.2", "2001:db8:18::2"] {
             let to = SocketAddr::new(address.parse().expect("address"), port);
             wait::until(&format!("outside reaches {to}"), || {
-                outside.enter(|| page(to)).expect("namespace").is_ok_and(|said| said.ends_with(PAGE))
+                let said = run_in(outside, "curl", &["-gsS", "-m", "5", &format!("http://{to}/")]);
+                if said != PAGE {
+                    println!("outside asks {to}: {said}");
+                }
+                said == PAGE
             });
             for (who, shell) in shells {
                 let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}");
@@ -129,6 +136,21 @@ impl Host {
             let output = self.as_process(&format!("curl -gsS -m 5 http://{host}:{port}/"));
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert_eq!(said, PAGE, "the node asks {host}: {output:?}");
+        }
+    }
+
+    /// Has curl ask for it in a container of podman's that was started with [`LENT`].
+    pub(crate) fn is_published_to(&self, name: &str, port: u16) {
+        for host in ["198.18.0.2", "[2001:db8:18::2]"] {
+            wait::until(&format!("{name} reaches {host}:{port}"), || {
+                let line = format!("podman exec {name} /usr/bin/curl -gsS -m 5 http://{host}:{port}/");
+                let output = self.machine.try_run(&line);
+                let reached = output.stdout == PAGE.as_bytes();
+                if !reached {
+                    println!("{line}: {output:?}");
+                }
+                reached
+            });
         }
     }
 

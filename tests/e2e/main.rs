@@ -4,6 +4,7 @@ mod bench;
 mod cni;
 mod cni_agent;
 mod cni_bandwidth;
+mod cni_chain;
 mod command_line;
 mod containerd;
 mod cri;

@@ -7,15 +7,12 @@ use std::{
 
 use netpath_tests::{node::run_in, wait};
 
-use crate::engine::Host;
+use crate::engine::{Host, LENT};
 
 /// The node's addresses: its uplink's, as everybody knows it, and those that [`more_addresses`] gives it.
 const UPLINK: [&str; 2] = ["198.18.0.2", "2001:db8:18::2"];
 const MORE: [&str; 2] = ["198.18.7.1", "2001:db8:7::1"];
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
-
-/// Lends a container this machine's perl.
-const PERL: &str = "-v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro";
 
 /// Answers datagrams with its name: `PORT NAME`.
 const ANSWER: &str = r#"
@@ -95,14 +92,14 @@ fn is_silent(host: &Host, places: &[Place], protocol: &str, addresses: &[&str], 
 /// Starts a container that answers datagrams with its name.
 fn answering(host: &Host, flags: &str, name: &str) {
     host.run(&format!(
-        "podman run -d {PERL} {flags} --name {name} image /usr/bin/perl -e '{ANSWER}' 53 {name}"
+        "podman run -d {LENT} {flags} --name {name} image /usr/bin/perl -e '{ANSWER}' 53 {name}"
     ));
 }
 
 /// Starts a container whose page is its name.
 fn serving(host: &Host, flags: &str, name: &str) {
     let line = format!("echo {name} > /www/index.html; exec httpd -f -h /www -p 80");
-    host.run(&format!("podman run -d {PERL} {flags} --name {name} image sh -c '{line}'"));
+    host.run(&format!("podman run -d {LENT} {flags} --name {name} image sh -c '{line}'"));
 }
 
 /// Gives the node one more address of each family, and has the router know.
@@ -165,7 +162,7 @@ fn podman_publishes_ranges_of_ports_ipv4_and_ipv6() {
     let host = Host::start();
     let line = "for port in 8000 8001 8002 8003; do busybox mkdir /tmp/$port; echo of $port > /tmp/$port/index.html; \
                 httpd -h /tmp/$port -p $port; done; sleep 1000";
-    host.run(&format!("podman run -d {PERL} -p 8100-8103:8000-8003 --name first image sh -c '{line}'"));
+    host.run(&format!("podman run -d {LENT} -p 8100-8103:8000-8003 --name first image sh -c '{line}'"));
     serving(&host, "", "client");
     println!("{:?}", host.pod("first").published);
     for (port, inside) in [(8100, 8000), (8101, 8001), (8102, 8002), (8103, 8003)] {

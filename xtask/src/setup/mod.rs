@@ -5,6 +5,7 @@
 //! milliseconds the next time.
 
 mod choice;
+mod libcni;
 mod linker;
 pub(crate) mod nextest;
 pub(crate) mod packages;
@@ -48,6 +49,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<Choice> {
     if matches!(purpose, Purpose::Test | Purpose::Vm | Purpose::Everything) {
         missing.note(nextest::ensure(), "cargo-nextest, which runs the tests");
         missing.note(packages::servers(), "prometheus and etcd, which tests ask");
+        missing.note(libcni::ensure(), "libcni, by which tests ask for STATUS and GC, and Go that builds it");
     }
     if matches!(purpose, Purpose::Lint | Purpose::Everything) {
         missing.note(components(), "rustfmt and clippy for stable Rust");

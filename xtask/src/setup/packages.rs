@@ -139,6 +139,12 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
+        name: "curl",
+        package: "curl",
+        why: "tests ask web servers in pods and containers with it",
+        need: Need::Test,
+    },
+    Program {
         name: "tcpdump",
         package: "tcpdump",
         why: "tests read what is on the wire of an uplink",
@@ -178,13 +184,6 @@ const PROGRAMS: &[Program] = &[
         name: "host-local",
         package: "containernetworking-plugins",
         why: "tests run the reference CNI plugins behind netpath's, and as its IPAM",
-        need: Need::Test,
-    },
-    Program { name: "go", package: "golang-go", why: "builds the tests' client of libcni", need: Need::Test },
-    Program {
-        name: "github.com/containernetworking/cni/libcni",
-        package: "golang-github-appc-cni-dev",
-        why: "libcni, by which engines written in Go ask plugins",
         need: Need::Test,
     },
     Program {
@@ -243,8 +242,8 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<Package> {
         .collect()
 }
 
-/// Where Debian keeps what only root runs, plugins of CNI, sources for Go, and messages for protoc.
-const PLACES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/share/gocode/src", "/usr/include"];
+/// Where Debian keeps what only root runs, plugins of CNI, and messages for protoc.
+const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/include"];
 
 /// On `PATH`, in one of [`PLACES`], or among the libraries.
 fn is_there(program: &str) -> bool {
@@ -298,11 +297,19 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
 /// # Errors
 /// No network, or the directory cannot be written.
 pub(crate) fn unpack(package: &str, dir: &Path) -> Result<()> {
+    unpack_with(&[], package, dir)
+}
+
+/// The same from another archive, which these options of apt say.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn unpack_with(options: &[String], package: &str, dir: &Path) -> Result<()> {
     let download = dir.join("download");
     fs::create_dir_all(&download).with_context(|| format!("making {}", download.display()))?;
     // apt's own user may not see this directory; what it fetches is checked against a signed list either way.
     let sandbox = "-o=APT::Sandbox::User=root";
-    run(command("apt-get").args(["-qq", sandbox, "download", package]).current_dir(&download))?;
+    run(command("apt-get").args(options).args(["-qq", sandbox, "download", package]).current_dir(&download))?;
     let files = fs::read_dir(&download).with_context(|| format!("reading {}", download.display()))?;
     let deb =
         files.flatten().map(|file| file.path()).find(|path| path.extension() == Some(OsStr::new("deb")));
