@@ -6,7 +6,11 @@ use std::{
 };
 
 use netpath::net::Netns;
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     node::{run_in, unpacked},
@@ -22,6 +26,16 @@ pub struct Bird {
 }
 
 impl Bird {
+    /// Starts a node's with a configuration of its own, as docs/BGP.md has it: what netpath writes into the directory is included,
+    /// if it is there already or not.
+    pub fn start_including(netns: &Netns, dir: &str) -> Self {
+        std::fs::create_dir_all(dir).expect("directory");
+        let text = format!("protocol static {{ ipv4; }}\ninclude \"{dir}/netpath*.conf\";\n");
+        let config = format!("{dir}/bird.conf");
+        std::fs::write(&config, text).expect("configuration");
+        Self::start(netns, dir, &config)
+    }
+
     /// Starts it with a configuration that is there, or comes in a moment; its socket is `bird.ctl` in the directory.
     pub fn start(netns: &Netns, dir: &str, config: &str) -> Self {
         std::fs::create_dir_all(dir).expect("directory");
@@ -58,6 +72,13 @@ impl Bird {
         let (client, socket) = (unpacked("bird2", "birdc"), self.dir.join("bird.ctl"));
         let arguments = ["-s", &socket.display().to_string()];
         run_in(&self.netns, &client.display().to_string(), &[&arguments[..], question].concat())
+    }
+
+    /// Stops it where it is, or lets it go on: its socket takes connections, and nobody answers.
+    pub fn halt(&self, halted: bool) {
+        let id = self.process.as_ref().expect("it runs").id();
+        let signal = if halted { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(id.cast_signed()), signal).expect("signal");
     }
 
     /// `kill -9`.

@@ -1,6 +1,6 @@
 //! BGP through BIRD, with routers that are not ours: a BIRD with a configuration of its own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use netpath::api::types::NetworkSet;
 use netpath_tests::{
@@ -66,7 +66,7 @@ fn router(cluster: &Cluster) -> Bird {
 
 fn bird_of(node: &ClusterMember) -> Bird {
     let dir = format!("/mnt/{}", node.name);
-    Bird::start(&node.space.netns, &dir, &format!("{dir}/netpath.conf"))
+    Bird::start_including(&node.space.netns, &dir)
 }
 
 fn flag(family: &Family) -> &'static str {
@@ -94,9 +94,14 @@ pub(super) fn bird_tells_a_router_of_the_block_until_the_node_is_drained(family:
     let mut cluster = Cluster::start_with(0, &speaking("mesh = false", &with_router(ROUTER)));
     secret("wrong");
     cluster.join();
+    let missed = |node: &ClusterMember| node.problems().contains("asking BIRD at");
+    wait::until("a BIRD that is not there is told of", || missed(&cluster.nodes[0]));
+    // It may be there before netpath has ever run.
+    cluster.nodes[0].kill();
+    std::fs::remove_file("/mnt/node1/netpath.conf").expect("written");
+    let (router, mut own) = (router(&cluster), bird_of(&cluster.nodes[0]));
+    cluster.nodes[0].restart();
     let node = &cluster.nodes[0];
-    wait::until("a BIRD that is not there is told of", || node.problems().contains("asking BIRD at"));
-    let (router, mut own) = (router(&cluster), bird_of(node));
     let net = &cluster.router.netns;
     wait::until("a session without its secret is told of", || {
         node.problems().contains(&format!("bgp session {}", router_at(&family)))
@@ -141,11 +146,11 @@ pub(super) fn bird_tells_a_router_of_the_block_until_the_node_is_drained(family:
     // Nobody else's business either.
     let mode = node.run("stat", &["-c", "%a", "/mnt/node1/netpath.conf"]);
     assert_eq!(mode.trim(), "640");
-    drained(&cluster, &router, &told);
+    drained(&cluster, &router, &own, &told);
 }
 
 /// Withdrawn with the drain, advertised again, and gone with the node.
-fn drained(cluster: &Cluster, router: &Bird, told: &dyn Fn() -> bool) {
+fn drained(cluster: &Cluster, router: &Bird, own: &Bird, told: &dyn Fn() -> bool) {
     let node = &cluster.nodes[0];
     let done = |arguments: &[&str]| {
         let output = node.netpath(arguments);
@@ -157,6 +162,15 @@ fn drained(cluster: &Cluster, router: &Bird, told: &dyn Fn() -> bool) {
     done(&["node", "drain", "--undo"]);
     wait::until("the block is advertised again", told);
     cluster.runtime.block_on(node.client.pod_rm("a")).expect("removed");
+    // The block is not given back while a router may still lead to it.
+    own.halt(true);
+    let refused = node.netpath(&["node", "leave"]);
+    own.halt(false);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("asking BIRD at"), "{refused:?}");
+    let keys = || cluster.etcd.ctl(&["get", "--prefix", "--keys-only", "/netpath/default/blocks/"]);
+    assert!(keys().contains("blocks/"), "{}", keys());
+    wait::until("it is advertised, still or again", told);
     done(&["uninstall"]);
     assert!(!std::path::Path::new("/mnt/node1/netpath.conf").exists());
     wait::until("the block is withdrawn", || !told());
@@ -195,6 +209,11 @@ pub(super) fn bird_leads_to_pods_of_a_node_behind_a_router(family: Family) {
     // Nodes are of the cluster behind routers as well.
     let node = &one.space.netns;
     assert_eq!(stream(node, &b.netns, to).ip(), on_link(one, &family));
+    // Others may have tunnels, and would take this node's word for another's.
+    let before = one.drops("ForeignTunnel");
+    let pod = a.netns.enter(|| UdpSocket::bind((from, 0))).expect("namespace").expect("socket");
+    pod.send_to(b"forged", (on_link(two, &family), 4789)).expect("sent");
+    wait::until("no pod speaks as the node to tunnels", || one.drops("ForeignTunnel") > before);
     // To outside as before.
     let outside = netpath::lab::topology::outside(of(&family));
     assert_eq!(stream(&a.netns, &cluster.outside.netns, outside).ip(), on_link(one, &family));
@@ -244,4 +263,25 @@ fn bird_shares_what_one_node_learns_with_the_mesh_ipv4_and_ipv6() {
         );
     }
     wait::until("no problem is left", || two.problems().is_empty() && one.problems().is_empty());
+}
+
+/// Beside tunnels BIRD makes no routes: one to a tunnelled block would take its place.
+#[test]
+fn bird_leaves_blocks_behind_tunnels_alone_ipv4_and_ipv6() {
+    let with = speaking("mesh = false", &with_router(ROUTER)).replace("\"direct\"", "\"auto\"");
+    let mut cluster = Cluster::start_with(0, "");
+    secret("hush hush");
+    cluster.set_line(&with);
+    cluster.join();
+    cluster.set_line("");
+    cluster.join_far();
+    cluster.wait_known();
+    let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
+    for block in two.blocks() {
+        let rendered = String::from_utf8(one.netpath(&["bgp", "render"]).stdout).expect("text");
+        let left = |line: &str| {
+            line.contains("export where source = RTS_BGP && !(") && line.contains(&format!("{block}+"))
+        };
+        assert!(rendered.lines().any(left), "{block}: {rendered}");
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 use netpath_common::abi::{DropReason, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind, TUNNEL_MAC, TrafficClass};
 use netpath_tests::{
     for_both_families,
-    packet::{ErrorKind, Frame, see},
+    packet::{ErrorKind, Frame, SYN, see},
     scene::{Family, GATEWAY_MAC, NEXT, REDIRECT, ROUTER_MAC, Scene, Talk},
     wait,
 };
@@ -234,13 +234,31 @@ fn a_tunnel_brings_nothing_else(f: Family) {
 fn no_pod_speaks_as_a_node_to_a_tunnel(f: Family) {
     let mut scene = scene(&f);
     let say = |to, port| Frame::udp((f.a, 1000), (to, port));
-    scene.expect_drop("by from_pod", DropReason::ForeignTunnel, |scene| scene.a_says(say(f.other, PORT)));
-    let packet = say(f.other, PORT).macs(GATEWAY_MAC, ROUTER_MAC).bytes();
-    let a = scene.a.ifindex;
-    scene.expect_drop("by the stack", DropReason::ForeignTunnel, |scene| scene.leaves(&packet, a, 0));
-    assert_eq!(scene.pairs().len(), 0);
-    assert_eq!(scene.a_says(say(f.other, PORT + 1)).code, REDIRECT, "another port");
-    assert_eq!(scene.a_says(say(f.unreachable, PORT)).code, REDIRECT, "nobody of the cluster");
     scene.set_node(|node| node.tunnel_port = 0);
-    assert_eq!(scene.a_says(say(f.other, PORT)).code, REDIRECT, "a cluster without tunnels");
+    for to in [f.other, f.unreachable] {
+        assert_eq!(scene.a_says(say(to, PORT)).code, REDIRECT, "{to}: no cluster");
+    }
+    let flows = scene.pairs();
+    assert_eq!(flows.len(), 2, "{flows:?}");
+    // The node joins, with tunnels or without: others have them.
+    for tunnel in [scene.vpn, 0] {
+        scene.set_node(|node| (node.tunnel, node.tunnel_port) = (tunnel, PORT.to_be()));
+        let a = scene.a.ifindex;
+        for (name, to, sport) in [
+            ("a flow made earlier", f.other, 1000),
+            ("a new one", f.other, 1001),
+            ("a flow to an address that no node has told of", f.unreachable, 1000),
+            ("a new one there", f.unreachable, 1001),
+        ] {
+            let frame = Frame::udp((f.a, sport), (to, PORT));
+            let packet = frame.clone().macs(GATEWAY_MAC, ROUTER_MAC).bytes();
+            let reason = DropReason::ForeignTunnel;
+            scene.expect_drop(&format!("{name}, by from_pod"), reason, |scene| scene.a_says(frame));
+            scene.expect_drop(&format!("{name}, by the stack"), reason, |scene| scene.leaves(&packet, a, 0));
+        }
+        assert_eq!(scene.pairs().len(), 2, "{:?}", scene.pairs());
+    }
+    assert_eq!(scene.a_says(say(f.other, PORT + 1)).code, REDIRECT, "another port");
+    let other = Frame::tcp((f.a, 1000), (f.other, PORT), SYN);
+    assert_eq!(scene.a_says(other).code, REDIRECT, "another protocol");
 }

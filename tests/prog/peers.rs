@@ -72,6 +72,14 @@ fn what_no_route_explains_is_dropped(f: Family) {
         for to in [f.a, f.node] {
             let name = format!("{whose}, to {to}");
             scene.expect_drop(&name, DropReason::SpoofedSource, |scene| scene.router_says(knock(to)));
+            // The node's stack might understand it.
+            let unsound = |from| Frame::raw(from, to, 17).payload(vec![0; 4]);
+            for from in [f.outside, f.b] {
+                let name = format!("{name}, of {from}, not understood");
+                scene.expect_drop(&name, DropReason::SpoofedSource, |scene| scene.router_says(unsound(from)));
+            }
+            let others = from_router(unsound(f.unmasked));
+            scene.from_wire(&others).assert_untouched("not understood, and the node's to judge", &others);
         }
         let sent = Talk::Udp.question((f.a, 1000), f.outside).packet();
         let error = Frame::error(f.outside, f.a, ErrorKind::Unreachable(1), &sent, usize::MAX);

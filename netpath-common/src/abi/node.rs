@@ -83,7 +83,7 @@ pub struct Node {
     pub tunnel: u32,
     /// The largest IP packet that goes through a tunnel over IPv4, bytes; over IPv6 it is 20 less.
     pub tunnel_mtu: u16,
-    /// UDP port of tunnels, network order; 0 if other nodes are never reached by any.
+    /// UDP port of the cluster's tunnels, whether this node has any or not, network order; 0 without a cluster.
     pub tunnel_port: u16,
 }
 

@@ -92,6 +92,14 @@ impl Packet {
         unsafe { (*self.skb).vlan_present != 0 }
     }
 
+    /// Whether the frame is of a VLAN: a tag of number 0 has only a priority, and the kernel takes it for none (802.1Q, 9.6).
+    #[inline(always)]
+    pub fn is_of_vlan(&self) -> bool {
+        const NUMBER: u32 = 0xfff;
+        // SAFETY: as in `length`.
+        self.vlan_present() && unsafe { (*self.skb).vlan_tci } & NUMBER != 0
+    }
+
     /// Says that nothing is left to do with the packet on its way out.
     #[inline(always)]
     pub fn set_finished(&self) {

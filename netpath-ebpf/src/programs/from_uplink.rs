@@ -21,15 +21,18 @@ use crate::{
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     // Another VLAN of a trunk is not this uplink's.
-    if packet.vlan_present() {
+    if packet.is_of_vlan() {
         return Ok(Verdict::NEXT);
     }
     let frame = parse::ethernet(packet)?;
-    // Damaged packets for the node are the node's to judge; it counts them where its users look.
-    if !frame.is_ip() || parse::ip(packet, headers, &frame).is_err() {
+    if !frame.is_ip() {
         return Ok(Verdict::NEXT);
     }
+    let sound = parse::ip(packet, headers, &frame);
     let headers = headers.settled();
+    if sound.is_err() {
+        return verdict::from_code(unsound_code(packet, headers));
+    }
     if headers.transport == Transport::Error {
         return verdict::from_code(error_code(packet, headers));
     }
@@ -101,6 +104,16 @@ fn inbound(packet: &Packet, headers: &Headers, pod: &Endpoint, is_new: bool) -> 
     }
     metric::received(packet, pod);
     deliver::to_pod(packet, headers, pod, TrafficClass::Inbound)
+}
+
+/// A packet that netpath does not understand, which the node may: but it is as little of a pod as any other. Damaged packets for the
+/// node are the node's to judge; it counts them where its users look. Not inlined, as `error_code`.
+#[inline(never)]
+fn unsound_code(packet: &Packet, headers: &Headers) -> u64 {
+    if endpoint::find(&headers.key.src).is_some() {
+        return verdict::to_code(Err(DropReason::SpoofedSource));
+    }
+    verdict::to_code(route::sender(headers, packet.ifindex()).map(|_| Verdict::NEXT))
 }
 
 /// Not inlined: rare, and it would stand in the fast path's middle.

@@ -1,7 +1,7 @@
 //! What leaves by an uplink for a pod: its flow, its translation. `from_pod` and `to_uplink` share it.
 
 use netpath_common::{
-    abi::{Addr, DropReason, Endpoint, FlowKey, Program, Uplink},
+    abi::{Addr, DropReason, ENDPOINT_PUBLISHES, Endpoint, FlowKey, Program, Uplink},
     logic::{source_choice::Sources, tcp::RST},
 };
 
@@ -37,6 +37,11 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
     if headers.transport == Transport::Error {
         return translate_error(packet, headers, leaving.pod.pod, leaving.masquerade);
     }
+    // Also of flows that are known: they may be older than the cluster, or answer what came by a published port.
+    let renamed = leaving.masquerade || leaving.pod.flags & ENDPOINT_PUBLISHES != 0;
+    if renamed && route::is_for_a_tunnel(headers) {
+        return Err(DropReason::ForeignTunnel);
+    }
     let translation = match flow::lookup_leaving(packet, headers, leaving.pod.pod, leaving.masquerade) {
         Some(known) => flow::translation(known),
         None if leaving.masquerade => Some(new_flow(packet, headers, leaving)?),
@@ -52,9 +57,6 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
 
 #[inline(always)]
 fn new_flow(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> Result<Translation, DropReason> {
-    if route::is_for_a_tunnel(headers) {
-        return Err(DropReason::ForeignTunnel);
-    }
     let sources = match &leaving.routed {
         Some(routed) => route::sources(leaving.uplink, headers, routed)?,
         None => route::sources_of_forwarded(packet, headers, leaving.uplink)?,

@@ -179,16 +179,18 @@ pub fn tunnel_device(route: &Route) -> Option<(u32, u16)> {
     Some((node.tunnel, node.tunnel_mtu.wrapping_sub(less)))
 }
 
-/// Whether a packet is for the port of another node's tunnels: in this node's name it would be taken for this node's. Not inlined,
-/// as `judge`.
-#[inline(never)]
+/// Whether a packet is for the port of tunnels: in this node's name it would be taken for this node's. Wherever it goes: the kernel
+/// takes tunnels on all addresses of a node, and others know only those of its uplinks.
+#[inline(always)]
 pub fn is_for_a_tunnel(headers: &Headers) -> bool {
-    let key = &headers.key;
-    let port = NODE.get().map_or(0, |node| node.tunnel_port);
-    key.proto == UDP
-        && key.dport == port
-        && port != 0
-        && of_node(&key.dst).is_some_and(|route| route.flags & ROUTE_PEER != 0)
+    headers.key.proto == UDP && is_tunnel_port(headers)
+}
+
+/// Not inlined, as `judge`.
+#[inline(never)]
+fn is_tunnel_port(headers: &Headers) -> bool {
+    let port = headers.key.dport;
+    port != 0 && NODE.get().is_some_and(|node| node.tunnel_port == port)
 }
 
 /// Whether any port of the node is published.

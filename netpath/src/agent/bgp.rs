@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio::time::{Duration, sleep};
 
 use self::control::Session;
-pub(super) use self::file::{BirdFiles, remove};
+pub(super) use self::file::{BirdFiles, remove, unless_absent};
 use super::{Agent, AgentError, learned::Learned, lock, node::Seen, peers::links};
 use crate::{
     api::types::{BgpConfiguration, BgpSession},
@@ -40,8 +40,8 @@ impl Agent {
     pub(super) async fn bgp_loop(self: std::sync::Arc<Self>) {
         let mut ending = self.ending.subscribe();
         loop {
-            // Not left half done.
-            self.tell_bird().await;
+            // Not left half done. What goes wrong is told by the status.
+            let _ = self.tell_bird().await;
             self.learn_ways().await;
             tokio::select! {
                 () = sleep(LOOK) => {}
@@ -50,20 +50,21 @@ impl Agent {
         }
     }
 
-    /// Has BIRD do what it should; what goes wrong is told by the status.
-    pub(super) async fn tell_bird(&self) {
+    /// Has BIRD do what it should; what goes wrong is told by the status as well.
+    pub(super) async fn tell_bird(&self) -> Result<(), AgentError> {
         let mut told = self.bgp.told.lock().await;
         let outcome = self.tell_bird_of(&mut told).await;
         self.note("bgp", &outcome.as_ref().map(drop));
         // Not known while BIRD is not.
-        let sessions = outcome.unwrap_or_default();
-        for session in &sessions {
+        let sessions = outcome.as_deref().unwrap_or_default();
+        for session in sessions {
             let up = if session.state == "Established" { Ok(()) } else { Err(what_is_wrong(session)) };
             self.note(&format!("{PROBLEM}{}", session.address), &up);
         }
         let known = |name: &str| sessions.iter().any(|session| session.address.to_string() == name);
         lock(&self.problems)
             .forget(|object| object.strip_prefix(PROBLEM).is_some_and(|address| !known(address)));
+        outcome.map(drop)
     }
 
     async fn tell_bird_of(&self, told: &mut Option<String>) -> Result<Vec<BgpSession>, AgentError> {
@@ -110,7 +111,9 @@ impl Agent {
         }
         let (own, blocks) = self.own_blocks();
         let on_link = |peer: &&Peer| peer.addresses.iter().any(|address| near.subnet_of(*address).is_some());
-        let direct = peers.nodes.iter().filter(on_link).flat_map(|peer| peer.blocks.clone()).collect();
+        let near_blocks = peers.nodes.iter().filter(on_link).flat_map(|peer| peer.blocks.clone());
+        let tunnelled = self.ways(&seen).tunnels.into_iter().map(|way| way.block);
+        let direct = near_blocks.chain(tunnelled).collect();
         let pools = peers.pools.clone();
         Ok(Bgp { local_as: wanted.local_as, router_id, blocks, own, pools, direct, sessions })
     }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Agent, AgentError, blocking, lock, pods::finish, state::State};
+use super::{Agent, AgentError, bgp, blocking, lock, pods::finish, state::State};
 use crate::{
     api::types::{ClusterNode, NodeSet},
     config::Config,
@@ -315,7 +315,7 @@ impl Agent {
         drop(change);
         // What goes wrong is told by the status.
         let _ = self.beat(member).await;
-        self.tell_bird().await;
+        let _ = self.tell_bird().await;
         Ok(())
     }
 
@@ -347,7 +347,7 @@ impl Agent {
         self.set_lost(member, true).await?;
         drop(change);
         // Nobody is to be told of a block that is somebody else's in a moment.
-        self.tell_bird().await;
+        bgp::unless_absent(self.tell_bird().await)?;
         member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;

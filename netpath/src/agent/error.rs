@@ -210,6 +210,14 @@ pub enum AgentError {
         /// What it or the system says.
         reason: String,
     },
+    /// Nobody listens there.
+    #[error("asking BIRD at {socket}: {reason}; does BIRD run there?")]
+    NoBird {
+        /// Its control socket.
+        socket: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
     /// The node has left its cluster.
     #[error("this node has left its cluster, and its block with it")]
     LeftCluster,
@@ -390,7 +398,7 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending | E::PodBusy(_) | E::Bird { .. } => FailureCode::Unavailable,
+            E::Ending | E::PodBusy(_) | E::Bird { .. } | E::NoBird { .. } => FailureCode::Unavailable,
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

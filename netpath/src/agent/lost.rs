@@ -17,7 +17,7 @@ use nix::{
 use tokio::{net::UdpSocket, time};
 
 use super::{Agent, AgentError, cluster::Membership, lock, peers::links};
-use crate::{model::Peer, net::Netns, store::cluster::ClusterError};
+use crate::{model::Peer, store::cluster::ClusterError};
 
 /// Time between looks at the nodes that etcd has not heard of.
 const LOOK: Duration = Duration::from_secs(5);
@@ -51,15 +51,33 @@ impl Agent {
     async fn unanswering(&self, member: &Membership) -> BTreeSet<String> {
         let away = lock(&member.view).away();
         let seen = lock(&self.node).seen.clone();
-        let on_link = |address: &IpAddr| links(&seen).iter().any(|(_, subnet)| subnet.contains(address));
+        let links = links(&seen);
+        let on_link = |address: &IpAddr| {
+            links.iter().find(|(_, subnet)| subnet.contains(address)).map(|(ifindex, _)| (*ifindex, *address))
+        };
         let peers = self.peers();
         let suspects = peers.nodes.iter().filter(|peer| away.contains(&peer.holder.uid));
         let asked = suspects.map(async |peer: &Peer| {
-            let near = peer.addresses.iter().filter(|address| on_link(address));
-            let answers = join_all(near.map(|address| is_absent(&self.netns, *address))).await;
+            let near = peer.addresses.iter().filter_map(on_link);
+            let answers = join_all(near.map(|(ifindex, address)| self.is_absent(ifindex, address))).await;
             (!answers.is_empty() && answers.into_iter().all(|absent| absent)).then(|| peer.holder.uid.clone())
         });
         join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Whether the link tells that nobody has an address: whoever has it need not answer, but to be asked for it.
+    async fn is_absent(&self, ifindex: u32, address: IpAddr) -> bool {
+        let asked = async {
+            let socket = self.netns.enter(|| ask(address)).map_err(io::Error::other)??;
+            let socket = UdpSocket::from_std(socket)?;
+            socket.send(&[0]).await?;
+            time::timeout(ANSWER, socket.recv(&mut [0])).await??;
+            io::Result::Ok(())
+        };
+        let refused =
+            asked.await.is_err_and(|error| error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32));
+        // The same error stands for what its firewall answers ("host prohibited": RFC 1122, 3.2.2.1): the neighbour is known then.
+        refused && self.netlink.is_unanswered(ifindex, address).await.unwrap_or(false)
     }
 
     /// Withdraws the routes of these nodes, and gives others back theirs.
@@ -94,18 +112,6 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Whether the link tells that nobody has an address: whoever has it need not answer, but to be asked for it.
-async fn is_absent(netns: &Netns, address: IpAddr) -> bool {
-    let asked = async {
-        let socket = netns.enter(|| ask(address)).map_err(io::Error::other)??;
-        let socket = UdpSocket::from_std(socket)?;
-        socket.send(&[0]).await?;
-        time::timeout(ANSWER, socket.recv(&mut [0])).await??;
-        io::Result::Ok(())
-    };
-    asked.await.is_err_and(|error| error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32))
 }
 
 /// A socket that is told of errors on the way (`IP_RECVERR`: else only of those that a peer sends).

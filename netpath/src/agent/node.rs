@@ -241,7 +241,7 @@ impl Agent {
         let (config, surroundings) = (self.config(), seen.surroundings());
         let publishes = lock(&self.registry).publishes();
         let tunnel = self.tunnel(seen).map_or(0, |device| device.link.index);
-        let tunnel_port = self.tunnelling().map(|cluster| cluster.vxlan_port);
+        let tunnel_port = self.clustered().map(|cluster| cluster.vxlan_port);
         let (record, generation) = {
             let mut node = lock(&self.node);
             node.ranges.choose(&config.snat_ports);

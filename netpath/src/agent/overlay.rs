@@ -29,10 +29,15 @@ pub(super) struct Room {
 }
 
 impl Agent {
-    /// The cluster's settings, if tunnels may be needed.
-    pub(super) fn tunnelling(&self) -> Option<ClusterConfig> {
+    /// The cluster's settings, if the node is in one.
+    pub(super) fn clustered(&self) -> Option<ClusterConfig> {
         self.membership.as_ref().filter(|member| !member.has_left())?;
-        self.config().cluster.clone().filter(|cluster| cluster.backend != Backend::Direct)
+        self.config().cluster.clone()
+    }
+
+    /// The same, if tunnels may be needed.
+    pub(super) fn tunnelling(&self) -> Option<ClusterConfig> {
+        self.clustered().filter(|cluster| cluster.backend != Backend::Direct)
     }
 
     /// The tunnels' device as it was last seen, once it can be sent by.

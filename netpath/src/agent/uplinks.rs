@@ -61,8 +61,9 @@ fn uplink(link: &Link, survey: &Survey) -> Uplink {
 }
 
 /// What flows leaving by an interface may be translated to where the kernel's FIB names nothing, what is rather used
-/// first: IPv4 link-local ones last; of IPv6 those that last, and global ones before those of a site. Never IPv6
-/// link-local ones: nobody behind a router could answer.
+/// first: IPv4 link-local ones last; of IPv6 those that last, of these those of a link, and global ones before those of a
+/// site. The kernel lists the newest IPv6 address first: one of a service that moves between nodes (/128) would become the node's.
+/// Never IPv6 link-local ones: nobody behind a router could answer.
 fn source_addresses(addresses: &[Address], ifindex: u32) -> Vec<IpAddr> {
     let usable = |address: &&Address| match address.net.addr() {
         IpAddr::V4(_) => true,
@@ -71,8 +72,8 @@ fn source_addresses(addresses: &[Address], ifindex: u32) -> Vec<IpAddr> {
     let mut own: Vec<_> =
         addresses.iter().filter(|address| address.ifindex == ifindex).filter(usable).collect();
     own.sort_by_key(|address| match address.net.addr() {
-        IpAddr::V4(v4) => (v4.is_link_local(), address.fading),
-        IpAddr::V6(v6) => (address.fading, v6.is_unique_local()),
+        IpAddr::V4(v4) => (v4.is_link_local(), address.fading, false),
+        IpAddr::V6(v6) => (address.fading, address.net.prefix_len() == 128, v6.is_unique_local()),
     });
     own.into_iter().map(|address| address.net.addr()).collect()
 }
@@ -119,5 +120,8 @@ mod tests {
         let site = address(2, "fd00::2/64");
         assert_eq!(source(&[private, site]).as_deref(), Some("fd00::2"));
         assert_eq!(source(&[private, site, address(2, "2001:db8::3/64")]).as_deref(), Some("2001:db8::3"));
+        let service = address(2, "2001:db8::100/128");
+        assert_eq!(source(&[service, site]).as_deref(), Some("fd00::2"), "of a link");
+        assert_eq!(source(&[private, service]).as_deref(), Some("2001:db8::100"), "better than none");
     }
 }

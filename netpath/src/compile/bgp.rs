@@ -68,8 +68,7 @@ fn kernel(bgp: &Bgp, family: Family) -> String {
     let within = |prefixes| of(family, prefixes).map(|prefix| format!("{prefix}+"));
     let pods = to_any(within(&bgp.pools).chain(within(&bgp.own)));
     let import = pods.map_or_else(|| "all".to_owned(), |pods| format!("where !({pods})"));
-    let direct =
-        to_any(of(family, &bgp.direct)).map_or_else(String::new, |direct| format!(" && !({direct})"));
+    let direct = to_any(within(&bgp.direct)).map_or_else(String::new, |direct| format!(" && !({direct})"));
     let number = number(family);
     format!(
         "protocol kernel netpath_kernel{number} {{\n  learn;\n  scan time 10;\n  graceful restart;\n  ipv{number} {{\n    \

@@ -20,7 +20,7 @@ pub struct Bgp {
     pub own: Vec<IpNet>,
     /// The cluster's pools: routes to parts of them are learned from every session.
     pub pools: Vec<IpNet>,
-    /// Blocks of nodes on the own links, to which netpath has routes of its own.
+    /// Blocks of other nodes, to which netpath has routes of its own, direct or by tunnels.
     pub direct: Vec<IpNet>,
     /// With whom it speaks.
     pub sessions: Vec<BgpSession>,

@@ -75,6 +75,11 @@ impl Pool {
         check_block(pool.block(0)).map(|()| pool)
     }
 
+    /// Whether this is one of its blocks.
+    pub fn has_block(&self, block: IpNet) -> bool {
+        block == block.trunc() && block.prefix_len() == self.block_length && self.prefix.contains(&block)
+    }
+
     /// How many blocks it has.
     fn count(&self) -> u32 {
         1 << (self.block_length - self.prefix.prefix_len()).min(MAX_BLOCK_BITS)
@@ -111,6 +116,18 @@ mod tests {
 
     fn pool(prefix: &str, length: u8) -> Pool {
         Pool::new(prefix.parse().unwrap(), length).unwrap()
+    }
+
+    #[test]
+    fn blocks_are_whole_ones_of_the_pool() {
+        let pool = pool("10.64.0.0/16", 26);
+        let has = |block: &str| pool.has_block(block.parse().unwrap());
+        assert!(has("10.64.3.64/26"));
+        for other in
+            ["10.64.3.65/26", "10.64.0.0/16", "10.64.3.0/25", "10.65.0.0/26", "0.0.0.0/0", "fd00::/26"]
+        {
+            assert!(!has(other), "{other}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Cluster {
             let mut taken = BTreeSet::new();
             for (key, bytes) in self.store().list(&self.key(BLOCKS)).await? {
                 let Some(block) = block_of(&key, &self.root) else { continue };
-                if pool.prefix.contains(&block) {
+                if pool.has_block(block) {
                     let theirs: Holder = self.store().decode(&key, &bytes)?;
                     if theirs.uid == holder.uid {
                         return Ok(block);

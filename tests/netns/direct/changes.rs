@@ -144,6 +144,21 @@ pub(super) fn etcd_and_agents_end_under_running_flows_of_direct_routes(family: F
     assert!(totals.lost == 0 && totals.reset == 0 && totals.streamed > 0, "{totals:?}");
 }
 
+/// Its firewall says to whoever asks that it is not reached, as firewalld's does; returns when that was said often enough.
+fn rejects(node: &ClusterMember) {
+    let nft = |words: &str| node.run("nft", &[words]);
+    assert_eq!(nft("add table inet fw"), "");
+    assert_eq!(nft("add chain inet fw in { type filter hook input priority 0; }"), "");
+    assert_eq!(nft("add rule inet fw in udp dport 9 counter reject with icmpx type host-unreachable"), "");
+    // Both addresses are asked, and for the third time when what was made of the second is done.
+    let often = |said: &str| {
+        let count = said.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 6)
+    };
+    wait::until("it refuses thrice", || often(&nft("list table inet fw")));
+    assert_eq!(nft("delete table inet fw"), "");
+}
+
 /// Away by etcd alone changes nothing; away by the link as well ends the routes; and after a while another may have the block.
 pub(super) fn etcd_direct_routes_of_a_lost_node_go_and_its_block_later(family: Family) {
     let mut cluster = Cluster::start_with(2, "release_after = \"15s\"");
@@ -171,6 +186,8 @@ pub(super) fn etcd_direct_routes_of_a_lost_node_go_and_its_block_later(family: F
     }
     assert_eq!(routes(&cluster.nodes[0], &family), before, "it answers on the link");
     assert!(reaches(&a.netns, to));
+    rejects(&cluster.nodes[1]);
+    assert_eq!(routes(&cluster.nodes[0], &family), before, "its firewall answers for it");
     cluster.plug(1, false);
     wait::until("its routes are gone", || routes(&cluster.nodes[0], &family).is_empty());
     let said = ping(&a.netns, &[], to);

@@ -1,11 +1,14 @@
 //! Who is let in by tunnels, and what becomes of them while agents, nodes and devices come and go.
 
-use std::net::{IpAddr, UdpSocket};
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::fd::AsRawFd,
+};
 
 use netpath::{lab::topology, net::Netns};
 use netpath_common::abi::TUNNEL_MAC;
 use netpath_tests::{
-    cluster::Cluster,
+    cluster::{Cluster, ClusterMember},
     for_both_families,
     packet::Frame,
     scene::{Family, GATEWAY_MAC},
@@ -13,6 +16,9 @@ use netpath_tests::{
     traffic::Traffic,
     wait,
 };
+
+use nix::{ifaddrs::getifaddrs, sys::socket::bind};
+use socket2::{Domain, Socket, Type};
 
 use super::device;
 use crate::direct::{address, of, on_link, ping};
@@ -76,11 +82,32 @@ pub(super) fn etcd_vxlan_of_strangers_and_forged_sources_is_dropped(family: Fami
     netpath_tests::node::run_in(wire, "ip", &["route", "add", &host, "via", &to.to_string()]);
     let said = ping(wire, &["-W", "1", "-I", &at_b.to_string()], at_a);
     assert!(said.contains("0 received") && one.drops("SpoofedSource") > before, "{said}");
+    tagged(one, wire, at_b, to);
     // What is right comes in by the same way.
     served.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("time-out");
     knock(&two.space.netns, own(two), to, VNI, &frame(at_b));
     let (_, seen) = served.recv_from(&mut [0; 16]).expect("a datagram");
     assert_eq!(seen.ip(), at_b);
+}
+
+/// A tag that has only a priority is none, for the stack of the node as well.
+fn tagged(node: &ClusterMember, wire: &Netns, source: IpAddr, to: IpAddr) {
+    let link = node.run("ip", &["-o", "link", "show", "up0"]);
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.get(..17)).expect("address");
+    let parts: Vec<_> = mac.split(':').map(|part| u8::from_str_radix(part, 16).expect("number")).collect();
+    let plain =
+        Frame::udp((source, 5000), (to, 5000)).macs(GATEWAY_MAC, parts.try_into().expect("six")).bytes();
+    let frame = [&plain[..12], &[0x81, 0, 0x20, 0], &plain[12..]].concat();
+    let socket = wire.enter(|| {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("packet socket");
+        let mut links = getifaddrs().expect("links").filter(|link| link.interface_name == "to-nodes");
+        let link = links.find_map(|link| link.address?.as_link_addr().copied()).expect("link");
+        bind(socket.as_raw_fd(), &link).expect("bound");
+        socket
+    });
+    let before = node.drops("SpoofedSource");
+    socket.expect("namespace").send(&frame).expect("sent");
+    wait::until("a pod's name behind a tag", || node.drops("SpoofedSource") > before);
 }
 
 pub(super) fn etcd_vxlan_goes_on_while_agents_are_dead(family: Family) {

@@ -57,10 +57,13 @@ impl Control<'_> {
     /// Asks, and returns the lines of the answer, each with its code.
     async fn ask(&self, question: &str) -> Result<Vec<(u16, String)>, AgentError> {
         let failed = |reason: String| AgentError::Bird { socket: self.0.to_owned(), reason };
+        let stream = UnixStream::connect(self.0).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                AgentError::NoBird { socket: self.0.to_owned(), reason: error.to_string() }
+            }
+            _ => failed(error.to_string()),
+        })?;
         let talk = async {
-            let stream = UnixStream::connect(self.0).await;
-            let stream =
-                stream.map_err(|error| io::Error::other(format!("{error}; does BIRD run there?")))?;
             let (from, mut to): (OwnedReadHalf, OwnedWriteHalf) = stream.into_split();
             let mut lines = BufReader::new(from).lines();
             answer(&mut lines).await?;

@@ -77,20 +77,31 @@ fn write(path: &Path, text: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Has BIRD withdraw everything, if it is there, and removes the file.
+/// Has BIRD withdraw everything, if it is there, and removes the file. BIRD is told as well if somebody else has removed it.
+///
+/// # Errors
+/// Also that BIRD may not have withdrawn anything; the file is gone then all the same.
 pub(in crate::agent) async fn remove(files: &BirdFiles) -> Result<(), AgentError> {
-    if !fs::read_to_string(&files.config).is_ok_and(|text| is_bird_of_netpath(&text)) {
-        return Ok(());
+    match fs::read_to_string(&files.config) {
+        Ok(text) if is_bird_of_netpath(&text) => {
+            files.write(&bird_without()).await?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        _ => return Ok(()),
     }
-    files.write(&bird_without()).await?;
-    // A BIRD that is not there advertises nothing.
-    let told = files.control().configure().await;
-    if let Err(error) = &told {
-        tracing::warn!(%error, "withdrawing all routes");
-    }
+    let told = unless_absent(files.control().configure().await);
     let path = files.config.clone();
     let doing = format!("removing {}", path.display());
-    blocking(move || absent(fs::remove_file(path))).await.map_err(AgentError::io(doing))
+    blocking(move || absent(fs::remove_file(path))).await.map_err(AgentError::io(doing))?;
+    told
+}
+
+/// A BIRD that is not there advertises nothing.
+pub(in crate::agent) fn unless_absent(told: Result<(), AgentError>) -> Result<(), AgentError> {
+    match told {
+        Err(AgentError::NoBird { .. }) => Ok(()),
+        told => told,
+    }
 }
 
 #[cfg(test)]
@@ -116,5 +127,43 @@ mod tests {
         assert!(write(&path, &text).unwrap_err().to_string().contains("not netpath's"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "router id 1.2.3.4;\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+    /// Says that it refuses whatever is asked; returns what that was.
+    fn refusing(socket: &Path) -> std::thread::JoinHandle<String> {
+        use std::{io::BufRead as _, os::unix::net::UnixListener};
+        let listener = UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"0001 BIRD ready.\n").unwrap();
+            let mut asked = String::new();
+            io::BufReader::new(stream.try_clone().unwrap()).read_line(&mut asked).unwrap();
+            stream.write_all(b"8002 no\n").unwrap();
+            asked
+        })
+    }
+
+    #[tokio::test]
+    async fn a_bird_that_withdraws_nothing_is_told_of_and_one_that_is_not_there_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let files =
+            BirdFiles { config: dir.path().join("netpath.conf"), socket: dir.path().join("bird.ctl") };
+        for present in [true, false] {
+            if present {
+                fs::write(&files.config, bird_without()).unwrap();
+            }
+            let bird = refusing(&files.socket);
+            let error = remove(&files).await.unwrap_err().to_string();
+            assert!(error.contains("'configure' is refused: no"), "{error}");
+            assert_eq!(bird.join().unwrap(), "configure\n", "file present: {present}");
+            assert!(!files.config.exists());
+            // The socket is there and nobody listens; then it is not.
+            remove(&files).await.unwrap();
+            fs::remove_file(&files.socket).unwrap();
+            remove(&files).await.unwrap();
+        }
+        // Somebody's own is no business of ours.
+        fs::write(&files.config, "router id 1.2.3.4;\n").unwrap();
+        remove(&files).await.unwrap();
+        assert!(files.config.exists());
     }
 }

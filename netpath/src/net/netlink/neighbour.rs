@@ -52,6 +52,19 @@ impl Netlink {
         Ok(answers.into_iter().find_map(parse).map(|permanent| permanent.mac))
     }
 
+    /// Whether neighbour discovery has found nobody with an address, or is still asking; not where there is no entry.
+    pub async fn is_unanswered(&self, ifindex: u32, address: IpAddr) -> Result<bool, NetError> {
+        let doing = format!("look up neighbour {address} on link #{ifindex}");
+        let message = RouteNetlinkMessage::GetNeighbour(describe(ifindex, address));
+        let answers = already(self.request(&doing, message, 0).await, &[Errno::ENOENT])?;
+        Ok(answers.into_iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(known) => {
+                matches!(known.header.state, NeighbourState::Failed | NeighbourState::Incomplete)
+            }
+            _ => false,
+        }))
+    }
+
     /// Removes a neighbour entry; no error if it, or the interface, is gone.
     pub(in crate::net) async fn delete_neighbour(
         &self,

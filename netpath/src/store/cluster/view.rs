@@ -92,10 +92,13 @@ impl View {
             && self.alive.contains(&holder.node)
     }
 
-    /// All nodes by name, each with its blocks and whether it is alive.
+    /// All nodes by name, each with its blocks and whether it is alive. What is no block of a pool is left out: a route to it
+    /// might take what is somebody else's.
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, Vec<IpNet>, bool)> {
-        self.nodes.values().map(|node| {
+        let is_block = |block: &IpNet| self.pools.iter().any(|pool| pool.has_block(*block));
+        self.nodes.values().map(move |node| {
             let own = self.blocks.iter().filter(|(_, holder)| holder.uid == node.holder.uid);
+            let own = own.filter(|(block, _)| is_block(block));
             (node, own.map(|(block, _)| *block).collect(), self.alive.contains(&node.holder.node))
         })
     }
@@ -109,5 +112,28 @@ fn set<K: Ord, T: DeserializeOwned>(all: &mut BTreeMap<K, T>, at: K, key: &str, 
             all.remove(&at);
         }
         None => drop(all.remove(&at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_block_of_a_pool_is_not_seen() {
+        let mut view = View::new("/netpath/default/");
+        let mut put = |key: &str, value: &str| {
+            let record = format!("{{\"version\": 1, \"value\": {value}}}");
+            view.apply(Change::Put(format!("/netpath/default/{key}"), record.into_bytes()));
+        };
+        for block in
+            ["0.0.0.0-0", "10.64.0.0-16", "10.64.3.65-26", "10.64.3.64-26", "10.65.0.0-26", "10.64.4.0-25"]
+        {
+            put(&format!("blocks/{block}"), r#"{"node": "one", "uid": "1"}"#);
+        }
+        put("nodes/one", r#"{"node": "one", "uid": "1", "addresses": []}"#);
+        put("pools", r#"[{"prefix": "10.64.0.0/16", "block_length": 26}]"#);
+        let blocks: Vec<_> = view.nodes().flat_map(|(_, blocks, _)| blocks).collect();
+        assert_eq!(blocks, ["10.64.3.64/26".parse::<IpNet>().unwrap()]);
     }
 }
