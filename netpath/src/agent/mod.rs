@@ -14,6 +14,7 @@ mod cluster;
 mod deny;
 mod error;
 mod events;
+mod failure;
 mod flows;
 mod forwarding;
 mod found;
