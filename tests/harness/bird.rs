@@ -30,7 +30,8 @@ impl Bird {
     /// if it is there already or not.
     pub fn start_including(netns: &Netns, dir: &str) -> Self {
         std::fs::create_dir_all(dir).expect("directory");
-        let text = format!("protocol static {{ ipv4; }}\ninclude \"{dir}/netpath*.conf\";\n");
+        let text =
+            format!("router id 0.0.0.1;\nprotocol static {{ ipv4; }}\ninclude \"{dir}/netpath*.conf\";\n");
         let config = format!("{dir}/bird.conf");
         std::fs::write(&config, text).expect("configuration");
         Self::start(netns, dir, &config)
