@@ -48,7 +48,7 @@ fn what_is_refused_changes_nothing() {
         (
             PodAdd { addresses: vec!["10.61.0.1".parse().unwrap()], ..add("b") },
             FailureCode::Conflict,
-            "taken",
+            "that of the pod 'a'",
         ),
         (
             PodAdd { addresses: vec!["192.0.2.1".parse().unwrap()], ..add("b") },
