@@ -126,6 +126,10 @@ fn wrong(
     }
     let wanted = |at: &u32, is: &CachedEndpoint| {
         let Some(all) = by_seat.get(at) else { return CachedEndpoint::default() };
+        // Who sat there has gone, and the others stay so: see `with`.
+        if !is_taken(is) && is.others as usize == all.len() {
+            return CachedEndpoint { others: is.others, ..CachedEndpoint::default() };
+        }
         let (addr, endpoint) = all.iter().find(|(addr, _)| *addr == is.addr).unwrap_or(&all[0]);
         CachedEndpoint { addr: *addr, endpoint: *endpoint, others: all.len() as u32 - 1, turn: 0 }
     };
@@ -185,6 +189,8 @@ mod tests {
                     prop_assert_eq!(find(&cache, &table, asked), table.get(&asked).copied());
                 }
                 prop_assert_eq!(find(&cache, &table, Addr::UNSPECIFIED), table.get(&Addr::UNSPECIFIED).copied());
+                let (seats, all): (Vec<_>, Vec<_>) = (cache.clone().into_iter().collect(), table.clone().into_iter().collect());
+                prop_assert!(wrong(&seats, &all).is_empty(), "nobody has changed it");
             }
         }
 
