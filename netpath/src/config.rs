@@ -28,7 +28,7 @@ pub use self::{
 use self::{file::File, value::Source};
 use crate::{
     datapath::{AttachKind, Timeouts},
-    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Mode, Network},
+    model::{DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Mode, Network, Protected},
 };
 
 /// Entries of the flow table if nothing else is configured; a flow takes two. The kernel allocates them all at the
@@ -56,6 +56,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// How it speaks BGP, if it does.
     pub bgp: Option<BgpConfig>,
+    /// Ports of nodes that pods do not reach, beside the agent's own: see [`protected_ports`](Self::protected_ports).
+    pub protect: Vec<Protected>,
     /// MTU of pods that ask for none, bytes; the uplinks' smallest if absent.
     pub mtu: Option<u32>,
     /// Source ports of translated flows.
@@ -81,6 +83,8 @@ pub struct Config {
     pub api_group: Option<u32>,
     /// Where metrics are served over TCP.
     pub metrics_listen: Vec<SocketAddr>,
+    /// Whether pods may reach that.
+    pub metrics_pods: bool,
     /// Whether to start although the flows have a layout that this build does not know, and without them.
     pub forget_flows: bool,
 }
@@ -164,6 +168,7 @@ impl Config {
         Ok(Self {
             bgp: bgp::bgp(&source, cluster.as_ref())?,
             cluster,
+            protect: value::protect(&source)?,
             mtu: value::mtu(&source, &blocks)?,
             instance: instance.clone(),
             paths: value::paths(&source, instance)?,
@@ -173,6 +178,9 @@ impl Config {
                 name: DEFAULT_NETWORK.to_owned(),
                 number: DEFAULT_NETWORK_NUMBER,
                 blocks,
+                pools: Vec::new(),
+                backend: None,
+                ending: false,
                 masquerade: flags.masquerade.or(file.masquerade).unwrap_or(true),
                 no_masquerade: value::no_masquerade(&source)?,
                 inbound: value::inbound(&source)?,
@@ -189,6 +197,7 @@ impl Config {
             firewall: value::firewall(&source)?,
             api_group: serving::group(&source)?,
             metrics_listen: serving::listen(&source)?,
+            metrics_pods: flags.metrics_pods.or(file.metrics.pods).unwrap_or(false),
             forget_flows: flags.forget_flows,
         })
     }

@@ -73,6 +73,16 @@ impl Ipam {
         self.last.checked_sub(self.first).map_or(0, |more| more + 1)
     }
 
+    /// Whether nobody has any of them.
+    pub fn is_unused(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    /// How many are free.
+    pub fn free(&self) -> u128 {
+        self.capacity().saturating_sub(self.taken.len() as u128)
+    }
+
     /// The next free address.
     ///
     /// # Errors

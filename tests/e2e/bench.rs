@@ -1,13 +1,21 @@
 //! `netpath bench`: every mode and path in its document, and nothing left of it however it ends. Never how fast.
 
+mod across;
+
 use std::{
     collections::BTreeSet,
-    fs,
+    env,
+    ffi::{OsStr, OsString},
+    fs, io,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
-use netpath_tests::{namespace::isolate, node::binary, wait::until};
+use netpath_tests::{
+    namespace::isolate,
+    node::{binary, unpacked},
+    wait::until,
+};
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::{Signal, kill},
@@ -22,7 +30,19 @@ fn machine() {
 }
 
 fn bench(arguments: &[&str]) -> Output {
-    Command::new(binary()).arg("bench").args(arguments).output().expect("netpath bench")
+    bench_with(arguments, &path_with_etcd()).expect("netpath bench")
+}
+
+fn bench_with(arguments: &[&str], path: &OsStr) -> io::Result<Output> {
+    Command::new(binary()).arg("bench").args(arguments).env("PATH", path).output()
+}
+
+/// The search path, with etcd where the tests have it.
+fn path_with_etcd() -> OsString {
+    let own = env::var_os("PATH").unwrap_or_default();
+    let etcd = unpacked("etcd-server", "etcd");
+    let etcd = etcd.parent().filter(|dir| dir.is_dir()).map(Path::to_owned);
+    env::join_paths(etcd.into_iter().chain(env::split_paths(&own))).expect("path")
 }
 
 fn document(output: &Output) -> Value {
@@ -83,6 +103,9 @@ fn plausible(row: &Value) {
 const MODES: [&str; 8] =
     ["direct", "bridge", "bridge-plain", "routed", "macvlan", "host", "netpath", "netpath-xdp"];
 const PATHS: [&str; 4] = ["pod-pod", "node-pod", "pod-onlink", "pod-outside"];
+const REMOTE: &str = "pod-pod-remote";
+/// Modes between nodes; those from the third on have that path alone.
+const ACROSS: [&str; 5] = ["direct", "routed", "vxlan", "netpath-direct", "netpath-vxlan"];
 /// What may be left out, and no more: mode with path or workload, or `-` for the whole mode, which a kernel may lack.
 const LACKING: [(&str, &str); 8] = [
     ("direct", "pod-onlink"),
@@ -107,7 +130,11 @@ fn only_lacks(document: &Value) -> BTreeSet<(String, String)> {
         (one["mode"].as_str().expect("mode").to_owned(), part)
     };
     let lacking: BTreeSet<_> = skipped.map(what).collect();
-    let unknown: Vec<_> = lacking.difference(&set(&LACKING)).cloned().collect();
+    let one_node = MODES.into_iter().filter(|mode| !ACROSS.contains(mode)).map(|mode| (mode, REMOTE));
+    let elsewhere = PATHS.into_iter().chain(["first-packet"]);
+    let two_nodes = elsewhere.flat_map(|part| ACROSS[2..].iter().map(move |mode| (*mode, part)));
+    let known: Vec<_> = one_node.chain(two_nodes).chain(LACKING).collect();
+    let unknown: Vec<_> = lacking.difference(&set(&known)).cloned().collect();
     assert!(unknown.is_empty(), "{unknown:?} of {:#}", document["skipped"]);
     lacking
 }
@@ -133,13 +160,14 @@ fn bench_measures_every_mode_on_every_path_and_leaves_nothing() {
     let lacks = |(mode, path): &(String, String)| {
         [path.as_str(), "-"].iter().any(|part| lacking.contains(&(mode.clone(), (*part).to_owned())))
     };
-    let all: Vec<_> = MODES.iter().flat_map(|mode| PATHS.map(|path| (*mode, path))).collect();
+    let near = MODES.iter().flat_map(|mode| PATHS.map(|path| (*mode, path)));
+    let all: Vec<_> = near.chain(ACROSS.map(|mode| (mode, REMOTE))).collect();
     for workload in ["rr", "crr", "stream", "pps"] {
         let there = ways(&rows(&document, workload));
         let missing: Vec<_> = set(&all).difference(&there).filter(|way| !lacks(way)).cloned().collect();
         assert!(missing.is_empty(), "{workload} lacks {missing:?}");
     }
-    for mode in MODES.into_iter().filter(|mode| !lacks(&((*mode).into(), "-".into()))) {
+    for mode in MODES.into_iter().chain(ACROSS).filter(|mode| !lacks(&((*mode).into(), "-".into()))) {
         let modes = &document["environment"]["modes"];
         assert!(modes[mode].is_string(), "{mode} of {modes:#}");
     }
@@ -159,7 +187,7 @@ fn bench_measures_every_mode_on_every_path_and_leaves_nothing() {
     // One round shows nothing, whatever it has measured.
     let budgets = document["budgets"].as_array().expect("budgets");
     let measured = budgets.iter().filter(|one| one["measured"].is_f64()).count();
-    assert!(measured >= 11, "{budgets:#?}");
+    assert!(measured >= 15, "{budgets:#?}");
     assert!(budgets.iter().all(|one| one["verdict"] == "cannot tell"), "{budgets:#?}");
     assert!(page.contains("Budgets") && page.contains("too few rounds (1)"));
     let warnings = document["warnings"].to_string();
@@ -173,7 +201,8 @@ fn over_ipv6(document: &Value) {
         let own: Vec<_> = rows.iter().copied().filter(|row| row["protocol"] == protocol).collect();
         let outside = ["bridge", "netpath", "netpath-xdp"].map(|mode| (mode, "pod-outside"));
         let inside = ["direct", "bridge", "netpath", "netpath-xdp"].map(|mode| (mode, "pod-pod"));
-        assert_eq!(ways(&own), set(&[&outside[..], &inside].concat()), "{protocol}");
+        let across = ["direct", "netpath-direct", "netpath-vxlan"].map(|mode| (mode, REMOTE));
+        assert_eq!(ways(&own), set(&[&outside[..], &inside, &across].concat()), "{protocol}");
     }
 }
 
@@ -181,12 +210,15 @@ fn over_ipv6(document: &Value) {
 fn programs(document: &Value) {
     let programs = rows(document, "program");
     let both = ["netpath", "netpath-xdp"];
-    let wanted: Vec<_> = both.iter().flat_map(|mode| PATHS.map(|path| (*mode, path))).collect();
+    let near = both.iter().flat_map(|mode| PATHS.map(|path| (*mode, path)));
+    let wanted: Vec<_> = near.chain(ACROSS[3..].iter().map(|mode| (*mode, REMOTE))).collect();
     assert_eq!(ways(&programs), set(&wanted));
     for (mode, path, program) in [
         ("netpath", "pod-pod", "from_pod"),
         ("netpath-xdp", "pod-pod", "xdp_pod"),
         ("netpath-xdp", "pod-outside", "xdp_uplink"),
+        ("netpath-direct", REMOTE, "from_uplink"),
+        ("netpath-vxlan", REMOTE, "to_overlay"),
     ] {
         let is_it = |row: &Value| row["mode"] == mode && row["path"] == path && row["variant"] == program;
         assert!(programs.iter().any(|row| is_it(row) && row["unit"] == "ns"), "{program} in {programs:#?}");

@@ -7,6 +7,9 @@
 //!  node F up0 198.18.(100+F).2 ── 198.18.(100+F).1 ───┘   2001:db8:(100+F)::2/64: behind the router
 //! ```
 
+mod inventory;
+mod power;
+
 use std::{
     net::IpAddr,
     process::{Child, Command, Output, Stdio},
@@ -28,6 +31,8 @@ use netpath::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -41,6 +46,9 @@ use crate::{
 const DIR: &str = "/mnt";
 /// The pools.
 pub const POOLS: [&str; 2] = ["10.64.0.0/16", "fd00:64::/48"];
+
+/// The router on the link.
+pub const ROUTERS: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
 
 /// The link, what is on it and behind it.
 pub struct Cluster {
@@ -108,10 +116,15 @@ impl Cluster {
             IpAddr::from([198, 18, 0, 10 + number as u8]),
             IpAddr::from([0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 10 + number]),
         ];
-        let routers = ["198.18.0.1", "2001:db8:18::1"].map(|router| router.parse().expect("address"));
-        let space = self.node_space(&name, addresses, routers, None);
-        plug(&self.switch.netns, &format!("to-{name}"));
+        let space = self.near_space(&name, addresses);
         self.run_node(name, addresses, space);
+    }
+
+    /// A namespace for a node on the link.
+    fn near_space(&self, name: &str, addresses: [IpAddr; 2]) -> Space {
+        let space = self.node_space(name, addresses, ROUTERS.map(router), None);
+        plug(&self.switch.netns, &format!("to-{name}"));
+        space
     }
 
     /// One more node, on a link of its own behind the router.
@@ -167,10 +180,11 @@ impl Cluster {
         };
         space.netns.enter(forward).expect("namespace");
         let dir = format!("{DIR}/{name}");
-        std::fs::create_dir(&dir).expect("directory");
+        std::fs::create_dir_all(&dir).expect("directory");
+        let pools = if self.line.contains("pools =") { String::new() } else { format!("pools = {POOLS:?}") };
         let configuration = format!(
             "node = \"{name}\"\nstate_dir = \"{dir}/state\"\n\
-             uplinks = [\"up0\"]\n[flows]\ncapacity = 16384\n[cluster]\nendpoints = {:?}\npools = {POOLS:?}\n{}\n",
+             uplinks = [\"up0\"]\n[flows]\ncapacity = 16384\n[cluster]\nendpoints = {:?}\n{pools}\n{}\n",
             self.etcd.endpoints(),
             self.line.replace("{dir}", &dir),
         );
@@ -229,12 +243,27 @@ impl ClusterMember {
         });
     }
 
+    /// Puts lines before its configuration, in place of those of before, and has the agent read it again, as an operator would.
+    pub fn reconfigure(&self, lines: &str) {
+        let path = format!("{DIR}/{}/agent.toml", self.name);
+        let text = std::fs::read_to_string(&path).expect("configuration");
+        let own = text.find("node = ").expect("its beginning");
+        std::fs::write(&path, format!("{lines}\n{}", &text[own..])).expect("configuration");
+        let agent = self.agent.as_ref().expect("an agent").id();
+        kill(Pid::from_raw(agent.try_into().expect("process id")), Signal::SIGHUP).expect("the agent runs");
+    }
+
     /// `kill -9` of the agent.
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().expect("kill");
             agent.wait().expect("wait");
         }
+    }
+
+    /// Process id of its agent.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("an agent").id()
     }
 
     /// For everything asynchronous.
@@ -302,6 +331,10 @@ impl Drop for ClusterMember {
             eprintln!("--- the log of {}\n{log}", self.name);
         }
     }
+}
+
+fn router(text: &str) -> IpAddr {
+    text.parse().expect("address")
 }
 
 /// Switch, router and outside.

@@ -13,6 +13,7 @@ pub mod packet;
 pub mod random;
 pub mod scene;
 pub mod side;
+pub mod stream;
 pub mod sysctls;
 pub mod tidy;
 pub mod traffic;

@@ -64,16 +64,19 @@ pub fn check(node: &Node, pods: &[&str]) {
     for pod in &listed {
         assert_eq!(pod.state, "ready", "pod {} is half-made", pod.name);
     }
-    let ends: BTreeMap<String, u32> = listed
-        .iter()
-        .flat_map(|pod| pod.interfaces.iter().map(|one| (one.interface.clone(), one.ifindex)))
-        .collect();
+    let ends = ends_of(&listed);
     namespaces(&listed);
     links(node, &ends);
     programs(node, &listed, &status, &ends);
-    tables(&listed, &ends);
+    tables(Path::new(PINS), &listed);
     addresses(node, &listed, &ends);
     every_pod_works(node, &listed);
+}
+
+/// Host ends of pods, by name.
+fn ends_of(listed: &[Pod]) -> BTreeMap<String, u32> {
+    let own = |pod: &Pod| pod.interfaces.clone().into_iter().map(|one| (one.interface, one.ifindex));
+    listed.iter().flat_map(own).collect()
 }
 
 fn namespaces(listed: &[Pod]) {
@@ -175,25 +178,30 @@ pub fn attached(netns: &Netns, interface: &str) -> Vec<(&'static str, String, u3
     all
 }
 
-fn tables(listed: &[Pod], ends: &BTreeMap<String, u32>) {
+/// Checks that what an instance has pinned tells of its pods, and of nobody else.
+///
+/// # Panics
+/// If not.
+pub fn tables(pins: &Path, listed: &[Pod]) {
+    let ends = ends_of(listed);
     let wanted: BTreeSet<IpAddr> = listed.iter().flat_map(own_addresses).collect();
-    let Some(endpoints) = table::<Addr, Endpoint>("ENDPOINTS") else { return };
+    let Some(endpoints) = table::<Addr, Endpoint>(pins, "ENDPOINTS") else { return };
     let found: BTreeSet<IpAddr> = endpoints.iter().map(|(address, _)| address.to_ip()).collect();
     assert_eq!(found, wanted, "endpoints");
-    cached(&endpoints);
-    if let Some(links) = table::<u32, Link>("LINKS") {
+    cached(pins, &endpoints);
+    if let Some(links) = table::<u32, Link>(pins, "LINKS") {
         let found: BTreeSet<u32> = links.iter().map(|(index, _)| *index).collect();
         assert_eq!(found, ends.values().copied().collect(), "links' records");
     }
     let known: BTreeSet<u32> = endpoints.iter().map(|(_, endpoint)| endpoint.pod).collect();
-    for (key, flow) in table::<FlowKey, Flow>("FLOWS").unwrap_or_default() {
+    for (key, flow) in table::<FlowKey, Flow>(pins, "FLOWS").unwrap_or_default() {
         assert!(flow.pod == 0 || known.contains(&flow.pod), "a flow of no pod: {key:?} {flow:?}");
     }
 }
 
 /// The cache says what ENDPOINTS does: each endpoint sits or is counted among the others, and nobody else does.
-fn cached(endpoints: &[(Addr, Endpoint)]) {
-    let pin = Path::new(PINS).join(format!("v{PIN_SCHEME}/maps/ENDPOINT_CACHE"));
+fn cached(pins: &Path, endpoints: &[(Addr, Endpoint)]) {
+    let pin = pins.join(format!("v{PIN_SCHEME}/maps/ENDPOINT_CACHE"));
     // An earlier build's agent has none.
     let Ok(data) = MapData::from_pin(&pin) else { return };
     let cache = Array::<_, CachedEndpoint>::try_from(Map::Array(data)).expect("ENDPOINT_CACHE");
@@ -251,8 +259,8 @@ fn own_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
 }
 
 /// What a pinned table holds; nothing of one of another layout than this build's.
-fn table<K: Bytes, V: Bytes>(name: &str) -> Option<Vec<(K, V)>> {
-    let pin = Path::new(PINS).join(format!("v{PIN_SCHEME}/maps/{name}"));
+fn table<K: Bytes, V: Bytes>(pins: &Path, name: &str) -> Option<Vec<(K, V)>> {
+    let pin = pins.join(format!("v{PIN_SCHEME}/maps/{name}"));
     let data = MapData::from_pin(&pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
     let map = HashMap::<_, K, V>::try_from(Map::HashMap(data)).ok()?;
     Some(map.iter().map(|entry| entry.expect("entry")).collect())

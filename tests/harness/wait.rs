@@ -11,12 +11,21 @@ const REST: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// If it is not so in time; `what` says what was waited for.
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn until(what: &str, so: impl FnMut() -> bool) {
+    within(PATIENCE, what, so);
+}
+
+/// The same in a time of its own; returns how long it took.
+///
+/// # Panics
+/// If it is not so in time.
+pub fn within(time: Duration, what: &str, mut so: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
     while !so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(begun.elapsed() < time, "waited in vain for {time:?}: {what}");
         rest();
     }
+    begun.elapsed()
 }
 
 /// The pause between two askings.

@@ -20,6 +20,7 @@ mod overlay;
 mod packets;
 mod peers;
 mod pool;
+mod protect;
 mod publish;
 mod rate;
 mod refused;

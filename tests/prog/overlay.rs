@@ -10,7 +10,7 @@ use std::{
 use netpath_common::abi::{DropReason, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind, TUNNEL_MAC, TrafficClass};
 use netpath_tests::{
     for_both_families,
-    packet::{ErrorKind, Frame, SYN, see},
+    packet::{ErrorKind, Frame, SYN, fragments, see},
     scene::{Family, GATEWAY_MAC, NEXT, REDIRECT, ROUTER_MAC, Scene, Talk},
     wait,
 };
@@ -92,6 +92,7 @@ fn a_tunnel_is_told_its_end_and_nobody_elses_packets(f: Family) {
         ("to nobody", f.node, f.unmasked, 0, DropReason::RouteDrop),
         ("by a pod whose network has no way there", f.a, f.other, scene.a.ifindex, DropReason::Untranslated),
         ("of a pod that has gone", f.nobody, f.outside, scene.a.ifindex, DropReason::Untranslated),
+        ("of a pod, by another's link", f.a, f.outside, scene.b.ifindex, DropReason::SpoofedSource),
     ] {
         let packet = frame(from, to).bytes();
         scene.expect_drop(name, reason, |scene| scene.to_tunnel(&packet, ingress, 0));
@@ -211,7 +212,8 @@ fn a_tunnel_brings_what_its_node_has(f: Family) {
 
 fn a_tunnel_brings_nothing_else(f: Family) {
     use DropReason as R;
-    let wire = Wire::new(&f);
+    let mut wire = Wire::new(&f);
+    wire.scene.protect(&[(17, 9)]);
     let frame = |from, to| Frame::udp((from, 5000), (to, 6)).macs(GATEWAY_MAC, TUNNEL_MAC).bytes();
     let (right, good) = ((wire.there, VNI), frame(f.outside, f.a));
     wire.refuses("a stranger", R::ForeignTunnel, (wire.stranger, VNI), &good);
@@ -220,6 +222,10 @@ fn a_tunnel_brings_nothing_else(f: Family) {
     wire.refuses("another node's pod", R::SpoofedSource, (wire.elsewhere, VNI), &good);
     for (name, from) in [("outside", f.unmasked), ("a pod here", f.b), ("nobody here", f.nobody)] {
         wire.refuses(name, R::SpoofedSource, right, &frame(from, f.a));
+    }
+    let whole = Frame::udp((f.outside, 5000), (f.node, 9)).payload(vec![7; 2000]).identification(5);
+    for part in fragments(whole.macs(GATEWAY_MAC, TUNNEL_MAC), 1000) {
+        wire.refuses("a protected port of the node, in parts", R::ProtectedPort, right, &part);
     }
     wire.refuses("on to others", R::RouteDrop, right, &frame(f.outside, f.unmasked));
     wire.refuses("back", R::RouteDrop, right, &frame(f.outside, f.other));

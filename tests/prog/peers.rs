@@ -1,6 +1,6 @@
 //! What belongs to other nodes of a cluster: who is let in, by which uplink, and what leaves as it is.
 
-use netpath_common::abi::{DropReason, ROUTE_PEER, Route, RouteKind};
+use netpath_common::abi::{DropReason, MAX_UPLINKS, ROUTE_PEER, Route, RouteKind};
 use netpath_tests::{
     for_both_families,
     packet::{ErrorKind, Frame, see},
@@ -11,6 +11,7 @@ for_both_families!(
     pods_of_other_nodes_need_no_flow,
     other_nodes_are_let_in_and_get_answers,
     what_no_route_explains_is_dropped,
+    an_uplink_is_known_by_its_place_whoever_was_before_it,
 );
 
 /// By the scene's uplink, the first of the node's record; and by another one.
@@ -87,4 +88,18 @@ fn what_no_route_explains_is_dropped(f: Family) {
         let forwarded = from_router(knock(f.a));
         scene.expect_drop(whose, DropReason::SpoofedSource, |scene| scene.to_a(&forwarded, scene.uplink));
     }
+}
+
+fn an_uplink_is_known_by_its_place_whoever_was_before_it(f: Family) {
+    const LAST: usize = MAX_UPLINKS - 1;
+    let mut scene = Scene::new();
+    scene.set_node(|node| node.uplinks.swap(0, LAST));
+    let knock = || Talk::Udp.question((f.outside, 5000), f.a);
+    scene.belongs(f.outside, of_peer(RouteKind::Fib, 1 << LAST));
+    assert_eq!(scene.expect_no_drop("by its place", |scene| scene.router_says(knock())).code, REDIRECT);
+    let ran = scene.a_says(Talk::Udp.question((f.a, 1000), f.other));
+    assert_eq!((ran.code, see(&ran.packet).source), (REDIRECT, f.node), "translated as before");
+    scene.belongs(f.outside, of_peer(RouteKind::Fib, HERE));
+    let reason = DropReason::SpoofedSource;
+    scene.expect_drop("by the one before it, which has gone", reason, |scene| scene.router_says(knock()));
 }

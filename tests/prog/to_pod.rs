@@ -1,6 +1,6 @@
 //! `to_pod`.
 
-use netpath_common::abi::{DropReason, TrafficClass};
+use netpath_common::abi::{DropReason, Link, TrafficClass};
 use netpath_tests::{
     for_both_families,
     packet::{ETHERNET, ErrorKind, Frame, arp, fragments, solicitation},
@@ -9,6 +9,7 @@ use netpath_tests::{
 
 for_both_families!(
     the_node_and_pods_and_answers_come_in,
+    a_pod_speaks_by_its_own_links_only,
     strangers_do_not,
     the_peers_of_an_earlier_pod_do_not,
     errors_and_fragments_of_known_flows_come_in,
@@ -37,6 +38,20 @@ fn the_node_and_pods_and_answers_come_in(f: Family) {
     }
     assert_eq!(scene.traffic(TrafficClass::FromStack), count);
     assert_eq!(scene.datapath.readings().pod_counter(scene.a.id).unwrap().rx_packets, count);
+}
+
+fn a_pod_speaks_by_its_own_links_only(f: Family) {
+    let mut scene = Scene::new();
+    let (a, b, frame) = (scene.a, scene.b, Frame::udp((f.b, 1), (f.a, 2)).bytes());
+    for ingress in [scene.uplink, scene.vpn, a.ifindex, 99_999] {
+        let name = format!("by interface {ingress}");
+        scene.expect_drop(&name, DropReason::SpoofedSource, |scene| scene.to_a(&frame, ingress));
+    }
+    scene.to_a(&frame, b.ifindex).assert_untouched("by its own", &frame);
+    scene.to_a(&frame, 0).assert_untouched("the stack in its name, as a firewall that refuses", &frame);
+    let vpn = scene.vpn;
+    scene.datapath.set_link(vpn, Link { pod: b.id, ..Link::default() }).expect("link");
+    scene.to_a(&frame, vpn).assert_untouched("by another of its own", &frame);
 }
 
 /// The flow of a pod that had the address before lets nobody in, and is forgotten.

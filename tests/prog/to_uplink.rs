@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netpath_common::abi::{DropReason, NODE_FLAG_POOL};
+use netpath_common::abi::{DropReason, Link, NODE_FLAG_POOL};
 use netpath_tests::{
     for_both_families, kernel,
     packet::{
@@ -15,6 +15,7 @@ for_both_families!(
     what_from_pod_finished_passes_and_loses_its_mark,
     what_is_the_nodes_passes,
     what_the_stack_forwards_for_a_pod_is_translated,
+    what_did_not_come_by_the_pods_link_does_not_leave,
     what_the_stack_cut_is_translated_in_pieces,
     a_new_binding_has_the_routes_source,
     an_icmp_error_that_the_stack_forwards_is_translated,
@@ -78,6 +79,25 @@ fn what_the_stack_forwards_for_a_pod_is_translated(f: Family) {
         let seen = see(&forwarded(&scene, talk.question((f.a, 9), f.unmasked)).packet);
         assert_eq!((seen.source, seen.source_port), (f.a, 9), "{talk:?}: its route says no masquerade");
     }
+}
+
+fn what_did_not_come_by_the_pods_link_does_not_leave(f: Family) {
+    let mut scene = Scene::new();
+    let (b, vpn) = (scene.b, scene.vpn);
+    for to in [f.outside, f.unmasked] {
+        let frame = Frame::udp((f.b, 1), (to, 53)).bytes();
+        for ingress in [vpn, scene.a.ifindex, scene.uplink] {
+            let name = format!("by interface {ingress}, to {to}");
+            scene.expect_drop(&name, DropReason::SpoofedSource, |scene| scene.leaves(&frame, ingress, 0));
+        }
+        for ingress in [b.ifindex, 0] {
+            scene.expect_no_drop("its own, or the stack's", |scene| scene.leaves(&frame, ingress, 0));
+        }
+    }
+    assert_eq!(scene.pairs().len(), 2, "what is refused makes no flow: {:?}", scene.pairs());
+    scene.datapath.set_link(vpn, Link { pod: b.id, ..Link::default() }).expect("link");
+    let frame = Frame::udp((f.b, 1), (f.outside, 53)).bytes();
+    scene.expect_no_drop("by another of its own", |scene| scene.leaves(&frame, vpn, 0));
 }
 
 /// The stack fragments what is larger than the route's MTU: IPv4 only, in IPv6 the pod does.

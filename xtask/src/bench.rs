@@ -19,6 +19,15 @@ pub(crate) enum Benchmark {
         #[arg(long, default_value_t = 1000)]
         pods: u32,
     },
+    /// One real agent beside simulated nodes in a real etcd: time to have ways to all, memory, what a change costs, a restart
+    ClusterScale {
+        /// Simulated nodes at the most
+        #[arg(long, default_value_t = 5000)]
+        nodes: u32,
+        /// Records of endpoints below the cluster's root, of which netpath writes none
+        #[arg(long, default_value_t = 0)]
+        endpoints: u32,
+    },
 }
 
 /// Sets up, builds the agent for release, and measures; the table goes to standard output.
@@ -26,13 +35,18 @@ pub(crate) enum Benchmark {
 /// # Errors
 /// Something is missing, the build fails, or what is measured does.
 pub(crate) fn bench(benchmark: &Benchmark) -> Result<()> {
-    let Benchmark::NodeScale { pods } = benchmark;
+    let (name, sizes) = match benchmark {
+        Benchmark::NodeScale { pods } => ("node_scale", vec![pods.to_string()]),
+        Benchmark::ClusterScale { nodes, endpoints } => {
+            ("cluster_scale", vec![nodes.to_string(), endpoints.to_string()])
+        }
+    };
     setup(Purpose::Test)?;
     run(cargo().args(["build", "--release", "--package", "netpath", "--bin", "netpath"]))?;
     // What measures waits for the agent: it need not be fast itself, and is built already for the tests.
     let mut bench = cargo();
-    bench.args(["bench", "--profile", "dev", "--package", "netpath-tests", "--bench", "node_scale", "--"]);
-    bench.arg(pods.to_string()).env("NETPATH_BIN", workspace::target().join("release/netpath"));
+    bench.args(["bench", "--profile", "dev", "--package", "netpath-tests", "--bench", name, "--"]);
+    bench.args(sizes).env("NETPATH_BIN", workspace::target().join("release/netpath"));
     run_as_root(&mut bench)?;
     let status = bench.status().context("starting cargo bench")?;
     ensure!(status.success(), "measuring failed: {status}");

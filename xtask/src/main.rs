@@ -4,6 +4,7 @@
 //! has to say goes to standard error.
 
 mod bench;
+mod failures;
 mod fuzz;
 mod lint;
 mod next;
@@ -63,6 +64,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Have parts of a cluster fail under running flows, and put what was lost into docs/CLUSTER.md
+    Failures,
     /// Measure what takes too long, or too quiet a machine, for a test
     #[command(subcommand)]
     Bench(bench::Benchmark),
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Fuzz { runs, seed } => fuzz::fuzz(runs, seed),
         Command::Soak { seed } => soak::soak(seed),
+        Command::Failures => failures::failures(),
         Command::Bench(benchmark) => bench::bench(&benchmark),
         Command::Package(arguments) => package::package(&arguments),
         Command::Lint => lint::lint(),

@@ -42,7 +42,7 @@ drop_reasons! {
     /// A header is truncated, or its lengths contradict each other.
     Malformed = 1, "Look at the sender: 'tcpdump -i INTERFACE -nvv' on the interface that 'netpath monitor --drops' names shows what is wrong.";
     /// A pod sent from an address or a MAC that is not its own, or an ICMP error about a packet that was never its; or a
-    /// pod's address came in from the wire.
+    /// pod's address came in by another interface than the pod's.
     SpoofedSource = 2, "'netpath monitor --reason SpoofedSource' names the pod and the address. If the pod may use it, add the pod with --allow-address; else look for a bridge, a VPN or a changed MAC inside it.";
     /// A pod sent a frame with a VLAN tag, or of another EtherType than IPv4, IPv6 and ARP.
     UnsupportedProtocol = 3, "Networks carry IP only: remove the VLAN interface inside the pod, or stop what sends LLDP, PPPoE or the like there.";
@@ -86,9 +86,11 @@ drop_reasons! {
     PublishedTaken = 20, "Let the client choose its source port, or use one published port only. It passes when the other flow ends: 'netpath flow ls --pod POD' shows it.";
     /// The pod sent more than the bandwidth that it is limited to, past the queue that keeps it below.
     RateLimited = 21, "'netpath pod show POD' has its limits; 'netpath pod set POD --egress-bandwidth RATE' changes them. In the pod, somebody has removed or changed the queue of its interface ('tc qdisc').";
-    /// A tunnel brought it from who is no node of the cluster, or with another VNI; or a pod sent to a node's tunnel port, which
-    /// only nodes do.
+    /// A tunnel brought it from who is no node of the cluster, or with another VNI; or a pod of a cluster sent to the port of
+    /// tunnels in its node's name, to whomever: only nodes do.
     ForeignTunnel = 22, "Every node has to have the same cluster.vni and cluster.vxlan_port. If all have, somebody forges packets of the tunnel: 'tcpdump -ni UPLINK udp port 4789' shows who.";
+    /// A pod sent to a port that is protected on nodes, of its own node or of another one.
+    ProtectedPort = 23, "'netpath monitor --reason ProtectedPort' names pod and port. If pods may use it, take it out of protect (of the metrics' port: set metrics.pods), and send the agent SIGHUP.";
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ super::record!(Uplink, 280);
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Node {
-    /// Uplinks; the used ones stand first.
+    /// Uplinks, each at one place as long as it exists: [`Route::uplinks`](super::Route::uplinks) names it by that.
     pub uplinks: [Uplink; MAX_UPLINKS],
     /// First port of the SNAT range, host order.
     pub snat_first: u16,

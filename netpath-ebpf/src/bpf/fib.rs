@@ -2,7 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Params,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC,
+        bpf_fib_lookup as Params,
     },
     helpers::generated as raw,
 };
@@ -33,10 +34,23 @@ const AF_INET6: u8 = 10;
 
 /// Asks the FIB about a packet that came in by the interface `from`, rules and multipath included. False for whatever the
 /// host stack has to answer or refuse itself: no route, unreachable, too big for the route.
+#[inline(always)]
+pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) -> bool {
+    ask(packet, headers, from, route) == BPF_FIB_LKUP_RET_SUCCESS
+}
+
+/// Whether the FIB has the node itself take a packet that came in by the interface `from`.
+#[inline(always)]
+pub fn is_local(packet: &Packet, headers: &Headers, from: u32) -> bool {
+    let mut route = Route::NONE;
+    ask(packet, headers, from, &mut route) == BPF_FIB_LKUP_RET_NOT_FWDED
+}
+
+/// The FIB's answer.
 ///
 /// Not inlined: its parameters would stand on the caller's stack beneath all that comes after.
 #[inline(never)]
-pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) -> bool {
+fn ask(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) -> u32 {
     // SAFETY: plain numbers; the kernel reads and writes all 64 bytes.
     let mut params: Params = unsafe { core::mem::zeroed() };
     params.l4_protocol = headers.key.proto;
@@ -65,7 +79,7 @@ pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) 
     // Without SKIP_NEIGH (before 6.3) an unresolved neighbour is no failure: redirect_neigh resolves it.
     if answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH {
         trace::next_hop(answer, mtu, route);
-        return false;
+        return answer;
     }
     // SAFETY: the kernel filled the unions' members for the families: an IPv4 route may lead through an IPv6 gateway
     // (RFC 5549), but its source is IPv4.
@@ -85,5 +99,5 @@ pub fn lookup(packet: &Packet, headers: &Headers, from: u32, route: &mut Route) 
     }
     route.ifindex = params.ifindex;
     trace::next_hop(answer, mtu, route);
-    true
+    BPF_FIB_LKUP_RET_SUCCESS
 }

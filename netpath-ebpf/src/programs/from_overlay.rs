@@ -2,6 +2,7 @@
 
 use netpath_common::abi::{DropReason, TrafficClass};
 
+use super::protected;
 use crate::{
     bpf::tunnel,
     packet::{Headers, Transport, parse, tc::Packet},
@@ -25,6 +26,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     let headers = headers.settled();
     let sender = route::tunnelled(headers, &key)?;
     let Some(pod) = endpoint::find(&headers.key.dst) else {
+        if sender == Sender::Pod {
+            fragment::resolve(headers);
+            protected::refuse(headers)?;
+        }
         // Never on to others.
         return match route::whose(&headers.key.dst) {
             Whose::Others => Err(DropReason::RouteDrop),

@@ -6,7 +6,7 @@ use netpath_common::abi::{
 
 use super::{
     leave::{self, Leaving},
-    published,
+    protected, published,
 };
 use crate::{
     packet::{
@@ -62,6 +62,7 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         if way.kind != RouteKind::Stack as u8 {
             return away(packet, headers, source, way);
         }
+        protected::refuse_to_stack(packet, headers)?;
         asked = route::publishes();
     }
     if asked {
@@ -136,6 +137,7 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, way: route
     // What the stack must answer (no hops left, too big, no route) it must see before translation: afterwards the
     // source is an address of its own, hence a martian.
     let Some(hop) = route::next_hop(packet, headers) else {
+        protected::refuse_to_stack(packet, headers)?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };
     let Some(uplink) = route::uplink(headers, hop.ifindex) else {
@@ -144,6 +146,7 @@ fn to_outside(packet: &Packet, headers: &mut Headers, pod: &Endpoint, way: route
             return Err(DropReason::NotReady);
         }
         // A VPN, docker0: the stack's business, untranslated; tracked, so that the answers are let in.
+        protected::refuse(headers)?;
         flow::track(packet, headers, Some(pod))?;
         return Ok(Verdict::counted(TrafficClass::ToStack));
     };

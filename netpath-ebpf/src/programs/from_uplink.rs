@@ -2,7 +2,7 @@
 
 use netpath_common::abi::{DropReason, ENDPOINT_INBOUND_ANY, Endpoint, FLOW_LOCAL, TrafficClass};
 
-use super::{embedded_headers, published};
+use super::{embedded_headers, protected, published};
 use crate::{
     packet::{
         AnyPacket, Headers, Transport, embedded, parse,
@@ -56,6 +56,10 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         if headers.transport == Transport::Unknown {
             // Perhaps a pod's, but nobody can tell whose before its first part comes.
             fragment::note_early(headers);
+        }
+        // Its own node refuses it as well, if it has the same setting.
+        if sender == Sender::Pod {
+            protected::refuse(headers)?;
         }
         if known.is_none() && route::publishes() {
             return verdict::from_code(published::from_outside(packet, headers, None, spoilt));

@@ -5,7 +5,7 @@ use netpath_common::{
     logic::{source_choice::Sources, tcp::RST},
 };
 
-use super::embedded_headers;
+use super::{embedded_headers, protected};
 use crate::{
     packet::{
         Headers, Transport, embedded,
@@ -44,10 +44,14 @@ pub fn translate(packet: &Packet, headers: &Headers, leaving: &Leaving<'_>) -> R
     }
     let translation = match flow::lookup_leaving(packet, headers, leaving.pod.pod, leaving.masquerade) {
         Some(known) => flow::translation(known),
-        None if leaving.masquerade => Some(new_flow(packet, headers, leaving)?),
         None => {
-            flow::track_new(packet, headers, Some(leaving.pod))?;
-            None
+            protected::refuse(headers)?;
+            if leaving.masquerade {
+                Some(new_flow(packet, headers, leaving)?)
+            } else {
+                flow::track_new(packet, headers, Some(leaving.pod))?;
+                None
+            }
         }
     };
     let Some(translation) = translation else { return Ok(false) };

@@ -5,6 +5,7 @@ pub mod from_pod;
 pub mod from_uplink;
 pub mod host_sock;
 mod leave;
+mod protected;
 mod published;
 pub mod to_overlay;
 pub mod to_pod;

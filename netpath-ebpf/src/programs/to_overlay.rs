@@ -29,6 +29,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
     };
     if !finished {
         match endpoint::find(&headers.key.src) {
+            Some(pod) if !endpoint::is_from(packet.ingress_ifindex(), pod) => {
+                return Err(DropReason::SpoofedSource);
+            }
             // Other nodes know nothing of a network of its own.
             Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
                 return Err(DropReason::Untranslated);

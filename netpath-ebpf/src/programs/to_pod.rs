@@ -33,6 +33,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
             verdict::from_code(of_node(packet, headers))?;
         }
     } else if let Some(source) = endpoint::find(&headers.key.src) {
+        if !endpoint::is_from(packet.ingress_ifindex(), source) {
+            return Err(DropReason::SpoofedSource);
+        }
         if source.flags & ENDPOINT_PUBLISHES != 0 {
             verdict::from_code(published::answer(packet, headers, source.pod))?;
         }

@@ -39,6 +39,9 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
             _ => Ok(Verdict::NEXT),
         };
     };
+    if !endpoint::is_from(packet.ingress_ifindex(), pod) {
+        return Err(DropReason::SpoofedSource);
+    }
     sound?;
     fragment::resolve(headers);
     let way = route::lookup(pod, &headers.key.dst);

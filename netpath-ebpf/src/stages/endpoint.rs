@@ -52,6 +52,19 @@ fn among_others(address: &Addr) -> u32 {
     at
 }
 
+/// Whether a packet with a pod's source address, out of the stack, came in by that pod's link, any of them, or is the node's own work
+/// (`ingress` is 0): whoever is on another interface cannot speak as the pod (RFC 3704, 2.2).
+#[inline(always)]
+pub fn is_from(ingress: u32, pod: &Endpoint) -> bool {
+    ingress == 0 || ingress == pod.ifindex || is_link_of(ingress, pod.pod)
+}
+
+/// Not inlined: rare, and a key would stand on the caller's stack.
+#[inline(never)]
+fn is_link_of(ifindex: u32, pod: u32) -> bool {
+    link(ifindex).is_some_and(|link| link.pod == pod)
+}
+
 /// Whose an interface is.
 #[inline(always)]
 pub fn link(ifindex: u32) -> Option<&'static Link> {

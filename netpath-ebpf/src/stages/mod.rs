@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod guard;
 pub mod metric;
 pub mod nat;
+pub mod protect;
 pub mod publish;
 pub mod rate;
 pub mod route;

@@ -80,6 +80,16 @@ pub fn whose(address: &Addr) -> Whose {
     }
 }
 
+/// Whether an address is a node's own, this one's or another's.
+#[inline(always)]
+pub fn is_of_a_node(address: &Addr) -> bool {
+    let is_own = |route: &Route| match route.flags & ROUTE_PEER {
+        0 => route.kind == RouteKind::Fib as u8,
+        _ => route.kind == RouteKind::Stack as u8,
+    };
+    of_node(address).is_some_and(is_own)
+}
+
 /// Who sends what an uplink brings, by its source.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
@@ -239,6 +249,12 @@ fn refuse_unroutable_v6(destination: &Addr) -> Result<(), DropReason> {
 pub fn next_hop(packet: &Packet, headers: &Headers) -> Option<fib::Route> {
     let mut route = fib::Route::NONE;
     (headers.ttl > 1 && fib::lookup(packet, headers, packet.ifindex(), &mut route)).then_some(route)
+}
+
+/// Whether the kernel would deliver a packet to the node itself.
+#[inline(always)]
+pub fn is_delivered_here(packet: &Packet, headers: &Headers) -> bool {
+    fib::is_local(packet, headers, packet.ifindex())
 }
 
 /// The uplink with this index, which the packet leaves by.

@@ -13,11 +13,17 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Agent, AgentError, bgp, blocking, lock, pods::finish, state::State};
+use super::{
+    Agent, AgentError, bgp, blocking,
+    blocks::{Claims, GIVING},
+    lock,
+    pods::finish,
+    state::State,
+};
 use crate::{
     api::types::{ClusterNode, NodeSet},
     config::Config,
-    model::{Backend, Holder, Node, Peers, order_blocks},
+    model::{Backend, Holder, Node, Peers, Pool, order_blocks},
     store::{
         EtcdStore,
         cluster::{Cluster, ClusterError, LEASE, View},
@@ -37,18 +43,21 @@ const UUID: &str = "/proc/sys/kernel/random/uuid";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Identity {
     /// Name of the cluster.
-    cluster: String,
+    pub(super) cluster: String,
     /// Name of the node there.
-    node: String,
-    uid: String,
-    /// Its blocks, none until they are claimed.
-    blocks: Vec<IpNet>,
+    pub(super) node: String,
+    pub(super) uid: String,
+    /// Its blocks of the network that every node has, none until they are claimed.
+    pub(super) blocks: Vec<IpNet>,
+    /// What they are of; none in what earlier versions wrote.
+    #[serde(default)]
+    pub(super) pools: Vec<Pool>,
     /// Whether it takes no new pods.
     #[serde(default)]
-    drained: bool,
+    pub(super) drained: bool,
     /// Whether others have its blocks, or may have: until it is registered again.
     #[serde(default)]
-    lost: bool,
+    pub(super) lost: bool,
 }
 
 /// What a node has last told its cluster.
@@ -64,7 +73,7 @@ struct Told {
 pub(super) struct Membership {
     pub(super) cluster: Cluster,
     pub(super) holder: Holder,
-    identity: Mutex<Identity>,
+    pub(super) identity: Mutex<Identity>,
     pub(super) view: Mutex<View>,
     /// The view has changed.
     pub(super) changed: Notify,
@@ -74,6 +83,10 @@ pub(super) struct Membership {
     pub(super) lost: Mutex<BTreeSet<String>>,
     /// Held by who writes.
     told: tokio::sync::Mutex<Told>,
+    /// Held by who claims blocks or gives them back.
+    pub(super) claims: Claims,
+    /// Held by who writes the identity down.
+    saving: tokio::sync::Mutex<()>,
     /// Whether it has claimed its blocks just now.
     fresh: bool,
     left: AtomicBool,
@@ -105,8 +118,9 @@ pub(super) async fn join(
         _ => {
             let uid = std::fs::read_to_string(UUID).map_err(AgentError::io(format!("reading {UUID}")))?;
             let (node, uid) = (config.node.clone(), uid.trim().to_owned());
-            let blocks = Vec::new();
-            let new = Identity { cluster: wanted.name, node, uid, blocks, drained: false, lost: false };
+            let (blocks, pools) = (Vec::new(), Vec::new());
+            let new =
+                Identity { cluster: wanted.name, node, uid, blocks, pools, drained: false, lost: false };
             // Before anything is claimed by it.
             state.save_identity(&new).await?;
             new
@@ -120,16 +134,32 @@ pub(super) async fn join(
         let blocks = cluster.claim(&holder, &pools).await?;
         identity.blocks =
             order_blocks(blocks).map_err(|wrong| AgentError::unfit(wrong.reason, wrong.instead))?;
+        identity.pools = pools;
         state.save_identity(&identity).await?;
         tracing::info!(blocks = ?identity.blocks, "blocks claimed");
     }
     config.network.blocks.clone_from(&identity.blocks);
+    config.network.pools.clone_from(&identity.pools);
     let view = Mutex::new(cluster.watch().1);
     let left = AtomicBool::new(false);
     let told = tokio::sync::Mutex::default();
     let peers = Mutex::new(Arc::new(state.peers().await?));
     let (changed, lost, identity) = (Notify::new(), Mutex::default(), Mutex::new(identity));
-    let member = Membership { cluster, holder, identity, view, changed, peers, lost, told, fresh, left };
+    let (claims, saving) = (Claims::default(), tokio::sync::Mutex::default());
+    let member = Membership {
+        cluster,
+        holder,
+        identity,
+        view,
+        changed,
+        peers,
+        lost,
+        told,
+        claims,
+        saving,
+        fresh,
+        left,
+    };
     Ok((config, Some(member)))
 }
 
@@ -172,7 +202,12 @@ impl Agent {
             let beat = async {
                 let next = Instant::now() + BEAT;
                 match self.beat(member).await {
-                    Ok(()) => tokio::time::sleep_until(next).await,
+                    Ok(()) => {
+                        self.note(GIVING, &self.give_back(member).await);
+                        // What did not fit may fit now.
+                        self.follow_networks(member).await;
+                        tokio::time::sleep_until(next).await;
+                    }
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 }
             };
@@ -220,16 +255,33 @@ impl Agent {
 
     /// The caller has the pods' changes to itself.
     async fn set_lost(&self, member: &Membership, lost: bool) -> Result<(), AgentError> {
-        let identity = Identity { lost, ..lock(&member.identity).clone() };
-        *lock(&member.identity) = identity.clone();
-        self.state.save_identity(&identity).await
+        lock(&member.identity).lost = lost;
+        self.change_identity(member, |identity| identity.lost = lost).await
+    }
+
+    /// Writes down what changes of the node's membership, one change after the other; nothing of a node that has left.
+    pub(super) async fn change_identity(
+        &self,
+        member: &Membership,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<(), AgentError> {
+        let _one = member.saving.lock().await;
+        if member.has_left() {
+            return Ok(());
+        }
+        let mut identity = lock(&member.identity).clone();
+        change(&mut identity);
+        self.state.save_identity(&identity).await?;
+        *lock(&member.identity) = identity;
+        Ok(())
     }
 
     async fn tell_cluster(&self, member: &Membership, told: &mut Told) -> Result<(), ClusterError> {
         let lease = member.cluster.lease(told.lease).await?;
         let uplinks = lock(&self.node).seen.uplinks.clone();
         let addresses = uplinks.into_iter().flat_map(|uplink| uplink.addresses).collect();
-        let Identity { blocks, drained, .. } = lock(&member.identity).clone();
+        let drained = lock(&member.identity).drained;
+        let blocks = Vec::from_iter(self.held_blocks());
         let now = Node { holder: member.holder.clone(), addresses, drained };
         let renewed = told.lease.replace(lease) == Some(lease);
         // Somebody may have removed what was written.
@@ -240,7 +292,12 @@ impl Agent {
         let pools = self.config().cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.pools.clone());
         match member.cluster.pools(&pools).await {
             Err(error @ ClusterError::Store(_)) => return Err(error),
-            agreed => self.note("pools of the cluster", &agreed.map(drop)),
+            agreed => {
+                if let Ok(pools) = &agreed {
+                    self.learn_pools(member, pools).await;
+                }
+                self.note("pools of the cluster", &agreed.map(drop));
+            }
         }
         member.cluster.register(&now, &blocks, lease).await?;
         told.node = Some(now);
@@ -279,13 +336,13 @@ impl Agent {
         let ways = self.ways(&seen);
         let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct.name()));
         let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan.name()));
-        let learned = ways.learned.into_iter().map(|way| (way.block, "bgp"));
+        let learned = ways.learned.into_iter().map(|block| (block, "bgp"));
         let by: BTreeMap<IpNet, &str> = direct.chain(tunnels).chain(learned).collect();
         let view = lock(&member.view);
         let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
             name: node.holder.node.clone(),
             addresses: node.addresses.clone(),
-            backend: blocks.iter().find_map(|block| by.get(block)).map(|backend| (*backend).to_owned()),
+            backend: in_words(blocks.iter().filter_map(|block| by.get(block).copied())),
             blocks,
             state: match (alive, node.drained) {
                 (false, _) => "away",
@@ -307,11 +364,12 @@ impl Agent {
         if name != member.holder.node {
             return Err(AgentError::OtherNode(name.to_owned()));
         }
+        if member.has_left() {
+            return Err(AgentError::LeftCluster);
+        }
         // Whoever adds a pod now is waited for.
         let change = self.changes.write().await;
-        let identity = Identity { drained: request.drained, ..lock(&member.identity).clone() };
-        self.state.save_identity(&identity).await?;
-        *lock(&member.identity) = identity;
+        self.change_identity(member, |identity| identity.drained = request.drained).await?;
         drop(change);
         // What goes wrong is told by the status.
         let _ = self.beat(member).await;
@@ -334,7 +392,7 @@ impl Agent {
         finish(tokio::spawn(async move { agent.leave_cluster().await })).await
     }
 
-    async fn leave_cluster(&self) -> Result<(), AgentError> {
+    async fn leave_cluster(self: &Arc<Self>) -> Result<(), AgentError> {
         let member = self.membership()?;
         let mut told = member.told.lock().await;
         let change = self.changes.write().await;
@@ -351,6 +409,17 @@ impl Agent {
         member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;
-        self.state.forget_identity().await
+        {
+            // Whoever was writing it down has done so.
+            let _one = member.saving.lock().await;
+            self.state.forget_identity().await?;
+        }
+        self.forget_shared().await
     }
+}
+
+/// How a node is reached: networks may differ.
+fn in_words<'a>(backends: impl Iterator<Item = &'a str>) -> Option<String> {
+    let all: BTreeSet<_> = backends.collect();
+    Some(Vec::from_iter(all).join(",")).filter(|words| !words.is_empty())
 }

@@ -226,6 +226,23 @@ pub enum AgentError {
     /// The node takes no new pods.
     #[error("this node is drained: it takes no new pods")]
     Drained,
+    /// The node has no address of a network of the cluster left, and got no block of it.
+    #[error("this node has no address of the network '{0}' left, and no block more")]
+    NoBlock(String),
+    /// A network that is going.
+    #[error("network '{0}' is about to be removed")]
+    NetworkEnds(String),
+    /// A network of the cluster that some nodes have pods of.
+    #[error("network '{network}' has pods, or may have, on {}", .nodes.join(", "))]
+    NetworkHeld {
+        /// The network.
+        network: String,
+        /// Names of the nodes that hold blocks of it.
+        nodes: Vec<String>,
+    },
+    /// A node with as many blocks as it can have.
+    #[error("this node holds {0} blocks, as many as a node can")]
+    TooManyBlocks(usize),
     /// What only the node itself does.
     #[error("node '{0}' is another one")]
     OtherNode(String),
@@ -331,6 +348,13 @@ impl AgentError {
             }
             Self::Drained => "add it on another node, or 'netpath node drain --undo' here",
             Self::OtherNode(_) => "run it there",
+            Self::NoBlock(_) => "a block is claimed in etcd; 'netpath status' tells what is wrong with it",
+            Self::NetworkEnds(_) => "choose another network, or run 'netpath network rm' again to end it",
+            Self::NetworkHeld { .. } => {
+                "remove its pods there; 'netpath node leave NAME' takes out a node that is gone for good"
+            }
+            Self::TooManyBlocks(_) => "remove pods, or give the cluster's networks larger blocks",
+            Self::Cluster(ClusterError::NoNetwork(_)) => "'netpath network ls' lists the networks",
             Self::HasPods(_) => "remove them first; 'netpath pod ls' lists them",
             Self::Cluster(ClusterError::Taken { .. }) => {
                 "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"

@@ -28,6 +28,7 @@ impl From<&AgentError> for Failure {
             | E::NotDenied(_)
             | E::NoCluster
             | E::NoBgp
+            | E::Cluster(ClusterError::NoNetwork(_))
             | E::Cluster(ClusterError::NoNode(_)) => FailureCode::NotFound,
             E::PodExists(_)
             | E::PodDown { .. }
@@ -43,10 +44,15 @@ impl From<&AgentError> for Failure {
             | E::BlockLost
             | E::Drained
             | E::OtherNode(_)
+            | E::NetworkEnds(_)
+            | E::NetworkHeld { .. }
             | E::HasPods(_)
             | E::Cluster(ClusterError::Alive(_))
             | E::Ipam(IpamError::Taken { .. }) => FailureCode::Conflict,
             E::Ipam(IpamError::Exhausted { .. })
+            | E::NoBlock(_)
+            | E::TooManyBlocks(_)
+            | E::Cluster(ClusterError::Full(_))
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,

@@ -11,8 +11,8 @@ use crate::{
 /// What BIRD marks its routes with (`RTPROT_BIRD`, include/uapi/linux/rtnetlink.h).
 const BIRD: u8 = 12;
 
-/// Prefixes that BIRD has routes to, each with the interface that it leaves by.
-pub(super) type Learned = Vec<(IpNet, u32)>;
+/// Prefixes that BIRD has routes to.
+pub(super) type Learned = Vec<IpNet>;
 
 impl Agent {
     /// Takes over what is learned now.
@@ -28,8 +28,7 @@ impl Agent {
         // A route to a pool as a whole is behind the node's own, which says that nobody is there.
         let within =
             |route: &Route| pools.iter().any(|pool| pool.contains(&route.prefix) && *pool != route.prefix);
-        let mut learned: Learned =
-            unicast.filter(within).filter_map(|route| Some((route.prefix, route.ifindex?))).collect();
+        let mut learned: Learned = unicast.filter(within).map(|route| route.prefix).collect();
         learned.sort();
         if *lock(&self.bgp.learned) == learned {
             return;

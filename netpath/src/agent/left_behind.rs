@@ -67,7 +67,12 @@ impl Agent {
 
     async fn remove_left_behind(&self, entry: &Entry) -> Result<(), AgentError> {
         let _gate = gate_of(entry).await?;
-        match self.remove(entry, None).await {
+        let outcome = self.remove(entry, None).await;
+        if !matches!(outcome, Err(AgentError::NoPod(_))) {
+            // A pass may have told of the namespace just before.
+            self.tried(&object(&entry.pod), &outcome);
+        }
+        match outcome {
             // Another request was first.
             Err(AgentError::NoPod(_)) => Ok(()),
             outcome => {

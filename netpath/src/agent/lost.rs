@@ -74,10 +74,13 @@ impl Agent {
             time::timeout(ANSWER, socket.recv(&mut [0])).await??;
             io::Result::Ok(())
         };
-        let refused =
-            asked.await.is_err_and(|error| error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32));
+        // Where many packets wait for a neighbour the kernel drops the first of them without a word (`__neigh_event_send`).
+        let unheard = asked.await.is_err_and(|error| {
+            error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32)
+                || error.kind() == io::ErrorKind::TimedOut
+        });
         // The same error stands for what its firewall answers ("host prohibited": RFC 1122, 3.2.2.1): the neighbour is known then.
-        refused && self.netlink.is_unanswered(ifindex, address).await.unwrap_or(false)
+        unheard && self.netlink.is_unanswered(ifindex, address).await.unwrap_or(false)
     }
 
     /// Withdraws the routes of these nodes, and gives others back theirs.

@@ -8,11 +8,14 @@ use super::{Agent, AgentError, lock, node::problem_of, pods::finish, registry::E
 use crate::{
     api::types::{self, NetworkAdd, NetworkSet},
     model::{
-        DEFAULT_NETWORK, Family, Inbound, MIN_MTU_V6, Network, NetworkChange, NetworkName, PrefixError,
-        Unattached, check_block, check_prefix, order_blocks,
+        BLOCK_LENGTHS, Backend, DEFAULT_NETWORK, Family, Inbound, MIN_MTU_V6, Network, NetworkChange,
+        NetworkName, Pool, PrefixError, Unattached, check_block, check_prefix, order_blocks, overlap,
     },
 };
 
+/// What networks of one node do not have.
+const OWN_BACKEND: &str =
+    "only networks that all nodes of a cluster have, have blocks of their subnets and a backend";
 /// Least MTU of a network: IPv4's (RFC 791).
 const MIN_MTU: u32 = 576;
 /// Largest MTU: what a record holds.
@@ -25,11 +28,18 @@ impl Agent {
     /// What is wrong with it, or whose addresses its subnets hold; nothing has changed then.
     pub async fn network_add(self: &Arc<Self>, request: &NetworkAdd) -> Result<types::Network, AgentError> {
         let change = self.begin_change().await?;
-        let network = check(request)?;
+        let (network, shared) = check(request, self.membership.is_some())?;
         let agent = Arc::clone(self);
         finish(tokio::spawn(async move {
             let _change = change;
             let one = agent.network_changes.lock().await;
+            if let Some(member) = agent.membership.as_ref().filter(|_| shared) {
+                if member.has_left() {
+                    return Err(AgentError::LeftCluster);
+                }
+                agent.share(member, network.clone()).await?;
+                return agent.describe_network(&network.name);
+            }
             let network = agent.insert(network)?;
             if let Err(error) = agent.state.save_network(&network).await {
                 // Without pods: what they would need for themselves is refused by the same store.
@@ -62,6 +72,13 @@ impl Agent {
             let network = wanted.apply(lock(&agent.registry).network(&name)?);
             check_mtu(&network)?;
             agent.check_routes_of(&network)?;
+            if let Some(member) = agent.membership.as_ref().filter(|_| is_shared(&network)) {
+                agent.change_shared(member, &name, &wanted).await?;
+                return agent.describe_network(&name);
+            }
+            if wanted.backend.is_some() {
+                return Err(invalid(&name, OWN_BACKEND.to_owned()));
+            }
             if name == DEFAULT_NETWORK {
                 let earlier = agent.state.default_change().await?;
                 agent.state.save_default_change(&earlier.then(wanted)).await?;
@@ -86,6 +103,11 @@ impl Agent {
         let (agent, name) = (Arc::clone(self), name.to_owned());
         finish(tokio::spawn(async move {
             let _change = change;
+            let network = lock(&agent.registry).network(&name)?;
+            if let Some(member) = agent.membership.as_ref().filter(|_| is_shared(&network)) {
+                lock(&agent.registry).check_removable(&name)?;
+                return agent.unshare(member, &network).await;
+            }
             let _one = agent.network_changes.lock().await;
             // From now on no pod can join it.
             let network = lock(&agent.registry).remove_network(&name)?;
@@ -103,22 +125,35 @@ impl Agent {
 
     /// Gives a new network its number and makes it known.
     fn insert(&self, network: Network) -> Result<Network, AgentError> {
-        let conflict =
-            network.blocks.iter().find_map(|block| Some((block, lock(&self.node).seen.conflict(*block)?)));
-        if let Some((block, conflict)) = conflict {
-            let reason = format!("{block} holds {conflict}");
-            return Err(AgentError::SubnetTaken { network: network.name, reason });
-        }
-        self.check_routes_of(&network)?;
+        self.check_new(&network)?;
         let mut registry = lock(&self.registry);
-        registry.check_network(&network)?;
         let network = Network { number: registry.free_network_number(), ..network };
         registry.insert_network(network.clone());
         Ok(network)
     }
 
+    /// Whether a new network has a name and addresses of its own here. The caller holds `network_changes`.
+    pub(super) fn check_new(&self, network: &Network) -> Result<(), AgentError> {
+        let subnets = network.subnets();
+        let conflict =
+            subnets.iter().find_map(|block| Some((block, lock(&self.node).seen.conflict(*block)?)));
+        if let Some((block, conflict)) = conflict {
+            let reason = format!("{block} holds {conflict}");
+            return Err(AgentError::SubnetTaken { network: network.name.clone(), reason });
+        }
+        let pools = self.peers().pools.clone();
+        let held =
+            |block: &IpNet| pools.iter().find(|pool| overlap(**pool, *block) && !subnets.contains(pool));
+        if let Some((block, pool)) = subnets.iter().find_map(|block| Some((block, held(block)?))) {
+            let reason = format!("{block} overlaps {pool}, a pool of the cluster");
+            return Err(AgentError::SubnetTaken { network: network.name.clone(), reason });
+        }
+        self.check_routes_of(network)?;
+        lock(&self.registry).check_network(network)
+    }
+
     /// Whether the programs' table has room for all routes, those of a new or changed network among them.
-    fn check_routes_of(&self, network: &Network) -> Result<(), AgentError> {
+    pub(super) fn check_routes_of(&self, network: &Network) -> Result<(), AgentError> {
         let mut networks = self.all_networks();
         networks.retain(|other| other.name != network.name);
         networks.push(network.clone());
@@ -127,7 +162,7 @@ impl Agent {
 
     /// Makes the kernel follow a network that has changed, at once. What fails is noted, and every full pass tries again; a
     /// pod that does not answer is not waited for.
-    async fn refresh(self: &Arc<Self>, name: &str) {
+    pub(super) async fn refresh(self: &Arc<Self>, name: &str) {
         self.ensure_node().await;
         let joined = |entry: &&Entry| entry.pod.interfaces.iter().any(|one| one.network == name);
         let entries: Vec<Entry> = lock(&self.registry).pods().filter(joined).cloned().collect();
@@ -140,8 +175,14 @@ impl Agent {
     }
 }
 
-/// The network that a request asks for, as far as the request alone tells; its number comes later.
-fn check(request: &NetworkAdd) -> Result<Network, AgentError> {
+/// Whether all nodes of a cluster have a network.
+fn is_shared(network: &Network) -> bool {
+    network.name == DEFAULT_NETWORK || !network.pools.is_empty()
+}
+
+/// The network that a request asks for, as far as the request alone tells, and whether it is for all nodes of the cluster; its
+/// number comes later.
+fn check(request: &NetworkAdd, clustered: bool) -> Result<(Network, bool), AgentError> {
     let name: NetworkName = request.name.parse()?;
     let name = String::from(name);
     if let Ok(Some(_)) = Unattached::parse(&name) {
@@ -159,19 +200,43 @@ fn check(request: &NetworkAdd) -> Result<Network, AgentError> {
             no_masquerade: Some(request.no_masquerade.clone()),
             inbound: request.inbound.clone(),
             mtu: request.mtu,
+            backend: request.backend.clone(),
         },
     )?;
+    let shared = match request.scope.as_deref() {
+        None => clustered,
+        Some("node") => false,
+        Some("cluster") if clustered => true,
+        Some("cluster") => {
+            return Err(invalid(&name, "this node is in no cluster; give scope node".to_owned()));
+        }
+        Some(other) => return Err(invalid(&name, format!("scope is '{other}'; give cluster or node"))),
+    };
+    let lengths = (request.block_length_v4, request.block_length_v6);
+    if !shared && (change.backend.is_some() || lengths != (None, None)) {
+        return Err(invalid(&name, OWN_BACKEND.to_owned()));
+    }
+    let pool = |block: &IpNet| {
+        let (given, usual) =
+            if block.addr().is_ipv4() { (lengths.0, BLOCK_LENGTHS.0) } else { (lengths.1, BLOCK_LENGTHS.1) };
+        Pool::new(*block, given.unwrap_or(usual)).map_err(subnet)
+    };
+    let pools = if shared { blocks.iter().map(pool).collect::<Result<_, _>>()? } else { Vec::new() };
+    let blocks = if shared { Vec::new() } else { blocks };
     let network = change.apply(Network {
         name,
         number: 0,
         blocks,
+        pools,
+        backend: None,
+        ending: false,
         masquerade: true,
         no_masquerade: Vec::new(),
         inbound: Inbound::default(),
         mtu: None,
     });
     check_mtu(&network)?;
-    Ok(network)
+    Ok((network, shared))
 }
 
 fn checked_change(name: &str, request: &NetworkSet) -> Result<NetworkChange, AgentError> {
@@ -179,7 +244,12 @@ fn checked_change(name: &str, request: &NetworkSet) -> Result<NetworkChange, Age
         let wrong = || invalid(name, format!("inbound is '{text}'; give cluster or any"));
         Inbound::parse(text).ok_or_else(wrong)
     });
+    let backend = request.backend.as_deref().map(|text| {
+        let wrong = || invalid(name, format!("backend is '{text}'; give auto, direct or vxlan"));
+        Backend::parse(text).ok_or_else(wrong)
+    });
     Ok(NetworkChange {
+        backend: backend.transpose()?,
         masquerade: request.masquerade,
         no_masquerade: request.no_masquerade.clone().map(|list| prefixes(name, list)).transpose()?,
         inbound: inbound.transpose()?,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
+
 use super::AgentError;
 use crate::{
     ipam::Ipam,
@@ -17,6 +19,15 @@ struct Member {
     ipams: Vec<Ipam>,
 }
 
+/// How much of a block is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) block: IpNet,
+    /// Whether nobody has an address of it.
+    pub(super) unused: bool,
+    pub(super) free: u128,
+}
+
 impl Networks {
     pub(super) fn new(networks: impl IntoIterator<Item = Network>) -> Self {
         let mut all = Self(BTreeMap::new());
@@ -30,11 +41,22 @@ impl Networks {
         self.0.insert(network.name.clone(), Member { network, ipams });
     }
 
-    /// Changes a network's settings. Its blocks stay.
+    /// Changes a network: its settings, and which blocks it has.
     pub(super) fn update(&mut self, network: Network) {
-        if let Some(member) = self.0.get_mut(&network.name) {
-            member.network = network;
-        }
+        let Some(member) = self.0.get_mut(&network.name) else { return };
+        let mut earlier = std::mem::take(&mut member.ipams);
+        let mut ipam = |block: &IpNet| match earlier.iter().position(|ipam| ipam.block() == *block) {
+            Some(at) => earlier.swap_remove(at),
+            None => Ipam::new(*block),
+        };
+        member.ipams = network.blocks.iter().map(&mut ipam).collect();
+        member.network = network;
+    }
+
+    /// How much of its blocks is used.
+    pub(super) fn usage(&self, name: &str) -> Vec<Usage> {
+        let of = |ipam: &Ipam| Usage { block: ipam.block(), unused: ipam.is_unused(), free: ipam.free() };
+        self.0.get(name).map_or_else(Vec::new, |member| member.ipams.iter().map(of).collect())
     }
 
     pub(super) fn remove(&mut self, name: &str) {
@@ -93,9 +115,11 @@ impl Networks {
         if let Some(address) = wanted.iter().find(|address| !member.network.has(Family::of(**address))) {
             return Err(AgentError::Family { address: *address, network: name.to_owned() });
         }
+        if member.network.ending {
+            return Err(AgentError::NetworkEnds(name.to_owned()));
+        }
         let mut taken = Vec::new();
-        for ipam in &mut member.ipams {
-            let family = Family::of(ipam.block().addr());
+        for family in member.network.families().collect::<Vec<_>>() {
             let mut own = wanted.iter().filter(|address| Family::of(**address) == family).peekable();
             if exact && own.peek().is_none() {
                 continue;
@@ -104,8 +128,8 @@ impl Networks {
                 (Some(_), Some(more)) => {
                     Err(AgentError::OneAddress { address: *more, network: name.to_owned() })
                 }
-                (Some(address), None) => ipam.take(*address).map(|()| *address).map_err(Into::into),
-                (None, _) => ipam.allocate().map_err(Into::into),
+                (Some(address), None) => member.take(*address).map(|()| *address),
+                (None, _) => member.allocate(family),
             };
             match outcome {
                 Ok(address) => taken.push(address),
@@ -141,8 +165,7 @@ impl Networks {
         for interface in &pod.interfaces {
             let Some(member) = self.0.get_mut(&interface.network) else { continue };
             for address in &interface.addresses {
-                let family = Family::of(*address);
-                let own = member.ipams.iter_mut().find(|ipam| Family::of(ipam.block().addr()) == family);
+                let own = member.ipams.iter_mut().find(|ipam| ipam.block().contains(address));
                 own.into_iter().for_each(|ipam| ipam.continue_after(*address));
             }
         }
@@ -157,6 +180,28 @@ impl Networks {
 }
 
 impl Member {
+    /// Takes this very address: of the block that holds it, or of one that says why not.
+    fn take(&mut self, address: IpAddr) -> Result<(), AgentError> {
+        let name = self.network.name.clone();
+        let of_family = |ipam: &&mut Ipam| Family::of(ipam.block().addr()) == Family::of(address);
+        let mut own: Vec<_> = self.ipams.iter_mut().filter(of_family).collect();
+        let at = own.iter().position(|ipam| ipam.block().contains(&address)).unwrap_or(0);
+        let ipam = own.get_mut(at).ok_or(AgentError::NoBlock(name))?;
+        Ok(ipam.take(address)?)
+    }
+
+    /// The next free address of a family, of the first block that has one.
+    fn allocate(&mut self, family: Family) -> Result<IpAddr, AgentError> {
+        let mut outcome = Err(AgentError::NoBlock(self.network.name.clone()));
+        for ipam in self.ipams.iter_mut().filter(|ipam| Family::of(ipam.block().addr()) == family) {
+            outcome = ipam.allocate().map_err(Into::into);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
     fn release(&mut self, address: IpAddr) {
         self.ipams.iter_mut().for_each(|ipam| ipam.release(address));
     }

@@ -17,7 +17,7 @@ use super::{
     sweep::Carried, uplinks,
 };
 use crate::{
-    compile::{self, Surroundings, Uplink},
+    compile::{self, Places, Protection, Surroundings, Uplink},
     config::Firewall,
     datapath::Datapath,
     model::{Family, GATEWAY_MAC, Interface, Network, Pod},
@@ -45,6 +45,10 @@ pub(super) struct NodeState {
     /// The interface that each configured uplink was last seen as, by its name; without configured ones, that each family's
     /// default route last led by.
     pub(super) leads: BTreeMap<String, u32>,
+    /// Where the record as last written has its uplinks, by whichever agent.
+    pub(super) places: Places,
+    /// What pods were last refused: no flow of before is left.
+    pub(super) protection: Protection,
     /// The node's record as last written, without its generation.
     pub(super) told: Option<Record>,
     /// The addresses that bindings may have by it.
@@ -56,6 +60,8 @@ pub(super) struct NodeState {
     /// Ports that the programs choose from or guard.
     pub(super) ranges: Ranges,
     pub(super) generation: u32,
+    /// Whether routes were made right since the last look that was followed by a pass.
+    pub(super) repaired: bool,
     /// Whether netlink announces what happens inside pods.
     pub(super) pods_announce: bool,
     /// Which pods a full pass last looked into.
@@ -92,18 +98,19 @@ impl Seen {
 impl Agent {
     /// MTU of a pod's interface, bytes: the pod's own, else its network's.
     pub(super) fn mtu(&self, pod: &Pod, interface: &Interface) -> u32 {
-        let network = || lock(&self.registry).network(&interface.network).ok()?.mtu;
-        self.mtu_or(pod.mtu.or_else(network))
+        let network = lock(&self.registry).network(&interface.network).ok();
+        self.mtu_or(pod.mtu, network.as_ref())
     }
 
-    /// An MTU if it is given, else the configured, else the smallest of the uplinks, or what tunnels leave of that, bytes.
-    pub(super) fn mtu_or(&self, given: Option<u32>) -> u32 {
-        let tunnels = self.tunnelling().is_some();
+    /// An MTU if it is given, else the network's, else the configured, else the smallest of the uplinks, or what tunnels leave
+    /// of that, bytes.
+    pub(super) fn mtu_or(&self, given: Option<u32>, network: Option<&Network>) -> u32 {
+        let tunnels = network.is_some_and(|network| self.tunnels(network));
         let usual = || match &lock(&self.node).seen {
             seen if tunnels => overlay::mtu_of_pods(seen),
             seen => seen.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU),
         };
-        given.or(self.config().mtu).unwrap_or_else(usual)
+        given.or(network.and_then(|one| one.mtu)).or(self.config().mtu).unwrap_or_else(usual)
     }
 
     /// Looks at what netlink tells of the node. Returns whether anything has changed since the last look.
@@ -117,7 +124,7 @@ impl Agent {
         let survey = Arc::new(self.netlink.survey().await?);
         let wanted = self.wanted_uplinks(&survey).await?;
         let mut node = lock(&self.node);
-        let (uplinks, leads) = uplinks::choose(wanted, &node.leads, &survey);
+        let (uplinks, leads) = uplinks::choose(wanted, (&node.leads, &node.places), &survey);
         node.leads = leads;
         Ok(std::mem::replace(&mut node.seen, Seen { survey, uplinks }))
     }
@@ -159,6 +166,10 @@ impl Agent {
         let _one = self.node_changes.lock().await;
         let config = self.config();
         let mut seen = lock(&self.node).seen.clone();
+        if self.tunnelling().is_none() && self.device(&seen).is_some() {
+            // Nobody is sent to the device when it goes.
+            self.ensure_ways(&seen).await;
+        }
         let another = self.ensure_tunnel(&seen).await;
         self.note("device for tunnels", &another.as_ref().map(drop));
         if another.is_ok_and(|another| another) {
@@ -267,10 +278,13 @@ impl Agent {
         let written = self.on_datapath(move |datapath| datapath.set_routes(&routes)).await;
         let numbered = Record { generation, ..record };
         self.on_datapath(move |datapath| datapath.set_node(&numbered)).await?;
-        let mut node = lock(&self.node);
-        node.told = Some(record);
-        node.sources = compile::sources(&surroundings, &config.snat_addresses);
-        Ok(written?)
+        {
+            let mut node = lock(&self.node);
+            (node.told, node.places) = (Some(record), compile::places(&record));
+            node.sources = compile::sources(&surroundings, &config.snat_addresses);
+        }
+        let protected = self.protect(&surroundings).await;
+        Ok(written?).and(protected)
     }
 
     /// Whether ROUTES has room for networks, and for addresses that the node may get.
@@ -301,6 +315,7 @@ impl Agent {
         for block in &blocks {
             let route = block_route(*block);
             if !seen.survey.has_route(&route) {
+                lock(&self.node).repaired = true;
                 self.netlink.replace_route(&route).await?;
             }
         }

@@ -9,7 +9,7 @@ use super::{Agent, AgentError, blocking, node::Seen};
 use crate::{
     config::ClusterConfig,
     datapath::Datapath,
-    model::{Backend, tunnel_name},
+    model::{Backend, Network, tunnel_name},
     net::{Link, LinkDetail, NetError, sysctl},
 };
 
@@ -37,7 +37,20 @@ impl Agent {
 
     /// The same, if tunnels may be needed.
     pub(super) fn tunnelling(&self) -> Option<ClusterConfig> {
-        self.clustered().filter(|cluster| cluster.backend != Backend::Direct)
+        let other =
+            || self.all_networks().iter().any(|one| one.backend.is_some_and(|own| own != Backend::Direct));
+        self.clustered().filter(|cluster| cluster.backend != Backend::Direct || other())
+    }
+
+    /// Whether packets of a network's pods may go through tunnels.
+    pub(super) fn tunnels(&self, network: &Network) -> bool {
+        self.clustered().is_some_and(|cluster| network.backend.unwrap_or(cluster.backend) != Backend::Direct)
+    }
+
+    /// How a network's pods on other nodes are reached, if all nodes have it.
+    pub(super) fn backend_of(&self, network: &Network) -> Option<Backend> {
+        let usual = self.clustered().filter(|_| !network.pools.is_empty())?.backend;
+        Some(network.backend.unwrap_or(usual))
     }
 
     /// The tunnels' device as it was last seen, once it can be sent by.
@@ -46,7 +59,7 @@ impl Agent {
         self.device(seen).filter(|device| device.link.up && is_tunnel(&device.link)).cloned()
     }
 
-    fn device<'a>(&self, seen: &'a Seen) -> Option<&'a LinkDetail> {
+    pub(super) fn device<'a>(&self, seen: &'a Seen) -> Option<&'a LinkDetail> {
         let name = tunnel_name(self.config().instance.name());
         seen.survey.links().find(|found| found.link.name == name)
     }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netpath_common::abi;
 use tokio::time::sleep;
 
-use super::{Agent, AgentError, cluster::Membership, lock, node::Seen, overlay};
+use super::{Agent, AgentError, blocks::GIVING, cluster::Membership, lock, node::Seen, overlay};
 use crate::{
     compile::{self, Direct, Tunnel, Ways},
     model::{Backend, Family, GATEWAY_V6, Network, Peers},
@@ -36,7 +36,7 @@ impl Agent {
         }
     }
 
-    async fn follow(&self, member: &Membership) -> Result<(), AgentError> {
+    async fn follow(self: &Arc<Self>, member: &Membership) -> Result<(), AgentError> {
         let (now, away) = {
             let view = lock(&member.view);
             (view.peers(&member.holder), view.away())
@@ -44,10 +44,15 @@ impl Agent {
         // Who is heard of again is not asked for first.
         let lost = &lock(&member.lost).clone() & &away;
         self.set_lost_nodes(member, &lost).await;
-        match now.filter(|now| *now != *self.peers()) {
+        let outcome = match now.filter(|now| *now != *self.peers()) {
             Some(now) => self.set_peers(member, now).await,
             None => Ok(()),
+        };
+        self.follow_networks(member).await;
+        if self.all_networks().iter().any(|network| network.ending) {
+            self.note(GIVING, &self.give_back(member).await);
         }
+        outcome
     }
 
     /// Goes over to other peers, unless the node has left: then there are none any more.
@@ -69,7 +74,7 @@ impl Agent {
     /// How their blocks are reached.
     pub(super) fn ways(&self, seen: &Seen) -> Ways {
         let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
-        let backend = self.tunnelling().map_or(Backend::Direct, |cluster| cluster.backend);
+        let backend = self.clustered().map_or(Backend::Direct, |cluster| cluster.backend);
         self.with_learned(compile::ways(&self.peers(), &links(seen), &lost, backend))
     }
 
@@ -125,6 +130,7 @@ impl Agent {
         let mut outcome = Ok(());
         for (block, route) in &wanted {
             if present.get(block).is_none_or(|there| *there != route) {
+                lock(&self.node).repaired = true;
                 outcome = outcome.and(self.netlink.replace_route(route).await);
             }
         }

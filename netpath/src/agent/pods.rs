@@ -27,6 +27,9 @@ use crate::{
 /// How long a change waits for another one of the same pod, whose namespace may not answer.
 pub(super) const BUSY: Duration = Duration::from_secs(30);
 
+/// How often a pod whose network is full here claims a block that others have filled before it.
+const CLAIMS: usize = 3;
+
 impl Agent {
     /// Adds a pod: addresses, namespace, link, programs, endpoint. Any step that fails undoes those before it; a crash
     /// in the middle is undone by the next start. Cancelling it cancels the waiting, not the work.
@@ -187,11 +190,25 @@ impl Agent {
     async fn reserve(&self, wanted: Wanted, id: u32) -> Result<(Entry, OwnedMutexGuard<()>), AgentError> {
         let instance = self.config().instance.name().to_owned();
         let outcome = lock(&self.registry).reserve(wanted.clone(), id, &instance);
-        match outcome {
+        let outcome = match outcome {
             Err(AgentError::Ipam(IpamError::Exhausted { .. }) | AgentError::TooManyPods(_))
                 if self.await_leaving(None).await =>
             {
-                lock(&self.registry).reserve(wanted, id, &instance)
+                lock(&self.registry).reserve(wanted.clone(), id, &instance)
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Err(AgentError::Ipam(IpamError::Exhausted { .. }) | AgentError::NoBlock(_)) => {
+                // Another one may have it first.
+                for _ in 0..CLAIMS {
+                    self.claim_room(&wanted.networks).await?;
+                    match lock(&self.registry).reserve(wanted.clone(), id, &instance) {
+                        Err(AgentError::Ipam(IpamError::Exhausted { .. })) => {}
+                        outcome => return outcome,
+                    }
+                }
+                outcome
             }
             outcome => outcome,
         }

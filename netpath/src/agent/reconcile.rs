@@ -111,7 +111,10 @@ impl Agent {
             let earlier = self.look_again().await;
             self.note("netlink", &earlier.as_ref().map(drop));
             if let Ok(earlier) = earlier {
-                changed |= earlier != lock(&self.node).seen;
+                let mut state = lock(&self.node);
+                // What a pass made right, and somebody broke again before it was looked at, looks as it did before that pass.
+                changed |= earlier != state.seen || std::mem::take(&mut state.repaired);
+                drop(state);
                 concerned.extend(self.changed_pods(&earlier));
             }
         }
@@ -129,7 +132,7 @@ impl Agent {
     /// Pods that hints are about, and whether the node has to be looked at for them.
     fn concerned_by(&self, hints: &Hints) -> (HashSet<u32>, bool) {
         let (mut inside, mut near) = (HashSet::new(), HashSet::new());
-        if hints.links.is_empty() && hints.addresses.is_empty() && hints.inside.is_empty() {
+        if *hints == (Hints { lost: hints.lost, node: hints.node, ..Hints::default() }) {
             return (inside, false);
         }
         let survey = Arc::clone(&lock(&self.node).seen.survey);
@@ -151,7 +154,8 @@ impl Agent {
         }
         let uplinks =
             lock(&self.node).seen.uplinks.iter().any(|uplink| hints.links.contains(&uplink.ifindex));
-        let look = uplinks || !near.is_empty();
+        let taken = survey.routes().any(|route| hints.replaced.contains(&route.prefix));
+        let look = uplinks || taken || !near.is_empty();
         inside.extend(near);
         (inside, look)
     }

@@ -9,9 +9,15 @@ pub(super) use publications::container;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{AgentError, namespace::Site, networks::Networks, wanted::Wanted};
+use super::{
+    AgentError,
+    namespace::Site,
+    networks::{Networks, Usage},
+    wanted::Wanted,
+};
 use crate::{
     datapath::POD_SLOTS,
     model::{
@@ -69,9 +75,31 @@ impl Registry {
         Self { pods: pods.into_iter().map(entry).collect(), networks }
     }
 
-    /// Changes a network's settings; pods keep their addresses.
+    /// Changes a network's settings and blocks; pods keep their addresses.
     pub(super) fn update_network(&mut self, network: Network) {
+        let has = |usage: &[Usage], block: &IpNet| usage.iter().any(|one| one.block == *block);
+        let before = self.usage(&network.name);
+        let new: Vec<_> = network.blocks.iter().copied().filter(|block| !has(&before, block)).collect();
         self.networks.update(network);
+        let addresses = self.pods.values().flat_map(|entry| entry.pod.addresses());
+        for address in addresses.filter(|address| new.iter().any(|block| block.contains(address))) {
+            // One that a pod was allowed, or kept, before the node had the block.
+            let _ = self.networks.claim(address);
+        }
+    }
+
+    /// Takes a block away from a network, if nobody has an address of it. Returns whether it is gone.
+    pub(super) fn remove_block(&mut self, network: &str, block: IpNet) -> bool {
+        let unused = self.usage(network).iter().any(|one| one.block == block && one.unused);
+        let Some(mut network) = self.network(network).ok().filter(|_| unused) else { return false };
+        network.blocks.retain(|one| *one != block);
+        self.update_network(network);
+        true
+    }
+
+    /// How much of a network's blocks is used.
+    pub(super) fn usage(&self, network: &str) -> Vec<Usage> {
+        self.networks.usage(network)
     }
 
     /// All networks, by name.
@@ -97,9 +125,10 @@ impl Registry {
             return Err(AgentError::NetworkExists(name()));
         }
         let taken = |reason| AgentError::SubnetTaken { network: name(), reason };
-        for block in &wanted.blocks {
+        for block in &wanted.subnets() {
             for other in self.networks.all() {
-                if let Some(theirs) = other.blocks.iter().find(|theirs| overlap(**theirs, *block)) {
+                let theirs = other.subnets().into_iter().chain(other.blocks.clone());
+                if let Some(theirs) = theirs.into_iter().find(|theirs| overlap(*theirs, *block)) {
                     return Err(taken(format!("{block} overlaps {theirs} of the network '{}'", other.name)));
                 }
             }
@@ -128,14 +157,18 @@ impl Registry {
     /// Takes a network away from new pods, unless it has some.
     pub(super) fn remove_network(&mut self, name: &str) -> Result<Network, AgentError> {
         let network = self.network(name)?;
-        if name == DEFAULT_NETWORK {
-            return Err(AgentError::NetworkStays);
-        }
-        match self.pods_in(name) {
-            0 => self.networks.remove(name),
-            pods => return Err(AgentError::NetworkInUse { network: name.to_owned(), pods }),
-        }
+        self.check_removable(name)?;
+        self.networks.remove(name);
         Ok(network)
+    }
+
+    /// Whether a network may go, as far as this node's pods tell.
+    pub(super) fn check_removable(&self, name: &str) -> Result<(), AgentError> {
+        match self.pods_in(name) {
+            _ if name == DEFAULT_NETWORK => Err(AgentError::NetworkStays),
+            0 => Ok(()),
+            pods => Err(AgentError::NetworkInUse { network: name.to_owned(), pods }),
+        }
     }
 
     /// All pods, by name.

@@ -32,11 +32,14 @@ impl Agent {
                 return false;
             }
         };
+        // What was changed by request stays changed, and what is being changed is not lost.
+        let _one = self.network_changes.lock().await;
         let running = self.config();
         let mut wanted = wanted;
         if wanted.cluster.is_some() {
             // Claimed, not configured.
             wanted.network.blocks.clone_from(&running.network.blocks);
+            wanted.network.pools.clone_from(&running.network.pools);
         }
         let fixed = running.fixed_against(&wanted);
         if !fixed.is_empty() {
@@ -50,8 +53,6 @@ impl Agent {
             tracing::info!("the configuration has not changed");
             return true;
         }
-        // What was changed by request stays changed, and what is being changed is not lost.
-        let _one = self.network_changes.lock().await;
         let network = match self.state.default_change().await {
             Ok(change) => change.apply(wanted.network.clone()),
             Err(error) => {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     api::server,
+    compile,
     config::{Config, ConfigError, Paths},
     datapath::{Attach, Datapath, Options, Swept, is_bpffs, mount_bpffs},
     model::{GATEWAY_MAC, Network, overlap},
@@ -222,8 +223,9 @@ impl Agent {
         ensure_bpffs(&config.paths, &state).await?;
         let attach = config.attach.map_or_else(Attach::best, Attach::from);
         let (datapath, flow_entries) = load(&config, attach, config.flow_entries).await?;
-        // What an earlier agent's bindings hold.
-        let ranges = Ranges::of(&datapath.node()?);
+        // What an earlier agent's bindings hold, and its routes name.
+        let earlier = datapath.node()?;
+        let (ranges, places) = (Ranges::of(&earlier), compile::places(&earlier));
         if flow_entries != config.flow_entries {
             tracing::warn!(
                 flow_entries,
@@ -245,7 +247,7 @@ impl Agent {
             membership,
             bgp: Default::default(),
             denied: Mutex::new(denied),
-            node: Mutex::new(NodeState { ranges, ..NodeState::default() }),
+            node: Mutex::new(NodeState { ranges, places, ..NodeState::default() }),
             problems: Mutex::default(),
             swept: Mutex::new(Swept::default()),
             dry_run,

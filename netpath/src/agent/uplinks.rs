@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Agent, AgentError, node::families};
 use crate::{
-    compile::Uplink,
+    compile::{self, Places, Uplink},
     model::Family,
     net::{Address, Link, Survey},
 };
@@ -33,10 +33,10 @@ impl Agent {
 
 /// The uplinks as they are now. `last` is which interface each was when it was last there: a default route that comes and
 /// goes, or a new name, must not stop live flows, nor let them leave untranslated, so that it stays an uplink while it exists.
-/// Returns also what `last` is from now on.
+/// Returns also what `last` is from now on. `places` are those of the record as it is.
 pub(super) fn choose(
     wanted: Vec<(String, Option<u32>)>,
-    last: &BTreeMap<String, u32>,
+    (last, places): (&BTreeMap<String, u32>, &Places),
     survey: &Survey,
 ) -> (Vec<Uplink>, BTreeMap<String, u32>) {
     let (mut uplinks, mut leads) = (Vec::<Uplink>::new(), BTreeMap::new());
@@ -48,6 +48,7 @@ pub(super) fn choose(
             uplinks.push(uplink(&end.link, survey));
         }
     }
+    compile::give_places(&mut uplinks, places);
     (uplinks, leads)
 }
 
@@ -55,6 +56,7 @@ fn uplink(link: &Link, survey: &Survey) -> Uplink {
     Uplink {
         name: link.name.clone(),
         ifindex: link.index,
+        place: 0,
         mtu: link.mtu,
         addresses: source_addresses(survey.addresses(), link.index),
     }

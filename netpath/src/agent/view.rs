@@ -122,12 +122,15 @@ impl Agent {
     pub fn networks(&self) -> Vec<Network> {
         let describe = |network: model::Network| Network {
             pods: lock(&self.registry).pods_in(&network.name) as u32,
+            mtu: self.mtu_or(None, Some(&network)),
+            scope: if network.pools.is_empty() { "node" } else { "cluster" }.to_owned(),
+            pools: network.pools.iter().map(|pool| pool.prefix).collect(),
+            backend: self.backend_of(&network).map(|backend| backend.name().to_owned()),
             name: network.name,
             subnets: network.blocks,
             masquerade: network.masquerade,
             no_masquerade: network.no_masquerade,
             inbound: network.inbound.to_string(),
-            mtu: self.mtu_or(network.mtu),
         };
         self.all_networks().into_iter().map(describe).collect()
     }

@@ -56,6 +56,19 @@ pub struct NetworkAdd {
     /// MTU of its pods; the node's if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// In a cluster, `cluster` or `node`: whether all nodes have it, with blocks of the subnets, or this one alone; `cluster`
+    /// if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Length of nodes' blocks of an IPv4 subnet; 26 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_length_v4: Option<u8>,
+    /// The same for IPv6; 122 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_length_v6: Option<u8>,
+    /// `auto`, `direct` or `vxlan`: how its pods on other nodes are reached; as `cluster.backend` says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
 }
 
 /// `PATCH /v1/networks/NAME`: what is absent stays as it is.
@@ -75,6 +88,9 @@ pub struct NetworkSet {
     /// MTU of its pods; 0 for the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// `auto`, `direct` or `vxlan`: how its pods on other nodes are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
 }
 
 /// A network, in `GET /v1/networks` and as the answer to `POST` and `PATCH`.
@@ -82,9 +98,19 @@ pub struct NetworkSet {
 pub struct Network {
     /// Name.
     pub name: String,
-    /// Prefixes pods' addresses come from.
+    /// Prefixes the addresses of its pods on this node come from.
     #[schema(value_type = Vec<String>)]
     pub subnets: Vec<IpNet>,
+    /// `cluster` if all nodes have it, else `node`.
+    #[serde(default)]
+    pub scope: String,
+    /// What the nodes' blocks are of; none if this node alone has it.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub pools: Vec<IpNet>,
+    /// How its pods on other nodes are reached; null if this node alone has it.
+    #[serde(default)]
+    pub backend: Option<String>,
     /// Whether traffic to outside carries the node's address.
     pub masquerade: bool,
     /// Destinations that see the pod's own address all the same.

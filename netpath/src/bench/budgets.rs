@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Figure,
     figure::Question,
+    modes,
     names::{Path, Protocol, Workload},
     table::number,
 };
@@ -18,6 +19,7 @@ enum Of {
     Median,
     Direct,
     Bridge,
+    Peer,
     Empty,
 }
 
@@ -30,6 +32,8 @@ enum Bound {
 /// A line of the design's table, for one protocol.
 struct Budget {
     what: &'static str,
+    /// Who is held to it.
+    mode: &'static str,
     question: Question<'static>,
     of: Of,
     bound: Bound,
@@ -54,16 +58,21 @@ const fn rr(what: &'static str, path: Path, protocol: Protocol, of: Of, limit: f
     let own = question(Workload::Rr, Some(path), Some(protocol));
     let question = Question { variant: Some("bytes"), amount: Some(1), ..own };
     let limits: &[&str] = match (path, of) {
-        (_, Of::Direct) => &[],
+        (_, Of::Direct | Of::Peer) => &[],
         (Path::PodPod, _) => &["direct"],
         _ => &["macvlan", "host"],
     };
-    Budget { what, question, of, bound: Bound::AtMost(limit), limits }
+    Budget { what, mode: "netpath", question, of, bound: Bound::AtMost(limit), limits }
+}
+
+/// The same between nodes, against the network that does it by other means.
+const fn across(what: &'static str, mode: &'static str, protocol: Protocol) -> Budget {
+    Budget { mode, ..rr(what, Path::PodPodRemote, protocol, Of::Peer, 0.85) }
 }
 
 const fn attach(what: &'static str, variant: &'static str) -> Budget {
     let question = Question { variant: Some(variant), ..question(Workload::Attach, None, None) };
-    Budget { what, question, of: Of::Bridge, bound: Bound::AtMost(1.0 / 3.0), limits: &[] }
+    Budget { what, mode: "netpath", question, of: Of::Bridge, bound: Bound::AtMost(1.0 / 3.0), limits: &[] }
 }
 
 /// Round trips with 10,000 endpoints and 500,000 flows.
@@ -71,11 +80,12 @@ const fn scale(what: &'static str, path: Path, protocol: Protocol) -> Budget {
     let own = question(Workload::Scale, Some(path), Some(protocol));
     let question = Question { variant: Some("flows"), amount: Some(500_000), ..own };
     // Without tables: what it costs alone to ask in another flow each time.
-    Budget { what, question, of: Of::Empty, bound: Bound::AtMost(1.05), limits: &["host"] }
+    Budget { what, mode: "netpath", question, of: Of::Empty, bound: Bound::AtMost(1.05), limits: &["host"] }
 }
 
 const CONNECTIONS: Budget = Budget {
     what: "connections a second, pod to outside behind a router",
+    mode: "netpath",
     question: question(Workload::Crr, Some(Path::PodOutside), Some(Protocol::Tcp)),
     of: Of::Bridge,
     bound: Bound::AtLeast(1.3),
@@ -84,6 +94,7 @@ const CONNECTIONS: Budget = Budget {
 
 const STREAM: Budget = Budget {
     what: "TCP stream pod to pod, one connection",
+    mode: "netpath",
     question: Question {
         variant: Some("connections"),
         amount: Some(1),
@@ -96,6 +107,7 @@ const STREAM: Budget = Budget {
 
 const FIRST: Budget = Budget {
     what: "first packet of a new pod, us",
+    mode: "netpath",
     question: question(Workload::FirstPacket, Some(Path::PodPod), Some(Protocol::Udp)),
     of: Of::Median,
     bound: Bound::AtMost(1000.0),
@@ -124,6 +136,10 @@ const BUDGETS: &[Budget] = &[
     ),
     rr("round trip pod to outside behind a router, TCP", Path::PodOutside, Protocol::Tcp, Of::Bridge, 0.90),
     rr("round trip pod to outside behind a router, UDP", Path::PodOutside, Protocol::Udp, Of::Bridge, 0.90),
+    across("round trip pod to pod of another node by direct routes, TCP", "netpath-direct", Protocol::Tcp),
+    across("round trip pod to pod of another node by direct routes, UDP", "netpath-direct", Protocol::Udp),
+    across("round trip pod to pod of another node by VXLAN, TCP", "netpath-vxlan", Protocol::Tcp),
+    across("round trip pod to pod of another node by VXLAN, UDP", "netpath-vxlan", Protocol::Udp),
     CONNECTIONS,
     STREAM,
     FIRST,
@@ -148,7 +164,10 @@ const BUDGETS: &[Budget] = &[
 pub struct Judged {
     /// What is held to it, in words.
     pub what: String,
-    /// What of mode `netpath` is judged: `ratio_direct`, `ratio_bridge`, `ratio_empty`, or `median` in the figure's unit.
+    /// Which mode is judged: one of netpath's.
+    #[serde(default)]
+    pub mode: String,
+    /// What of it is judged: `ratio_direct`, `ratio_bridge`, `ratio_peer`, `ratio_empty`, or `median` in the figure's unit.
     pub of: String,
     /// `at most` or `at least`.
     pub bound: String,
@@ -173,11 +192,13 @@ impl Judged {
     /// The bound in words.
     pub(super) fn budget(&self) -> String {
         let to = match self.of.as_str() {
-            "ratio_direct" => ", / direct",
-            "ratio_bridge" => ", / bridge",
-            "ratio_empty" => ", / 2 endpoints",
-            _ => "",
+            "ratio_direct" => Some("direct"),
+            "ratio_bridge" => Some("bridge"),
+            "ratio_peer" => modes::peer(&self.mode),
+            "ratio_empty" => Some("2 endpoints"),
+            _ => None,
         };
+        let to = to.map_or_else(String::new, |to| format!(", / {to}"));
         format!("{} {}{to}", self.bound, number(self.limit))
     }
 
@@ -208,13 +229,13 @@ impl Budget {
             let figure = figures.iter().find(|one| one.mode == mode && one.question() == self.question)?;
             Some((figure, self.of.values(figure)?))
         };
-        let found = of("netpath");
+        let found = of(self.mode);
         let verdict = found.map_or("cannot tell", |(figure, values)| self.verdict(values, figure.confidence));
         let possible = self.limits.iter().filter_map(|mode| {
             let (_, (value, ..)) = of(mode)?;
             Some(format!("{mode} has {}", digits(value)))
         });
-        let possible = possible.collect::<Vec<_>>().join(", ");
+        let possible = possible.chain(self.bare(figures)).collect::<Vec<_>>().join(", ");
         let why = match (verdict, found) {
             ("held", _) => String::new(),
             (_, None) => "not measured in this run".into(),
@@ -230,6 +251,7 @@ impl Budget {
         };
         Judged {
             what: self.what.into(),
+            mode: self.mode.into(),
             of: self.of.name().into(),
             bound: bound.into(),
             limit,
@@ -240,6 +262,13 @@ impl Budget {
             verdict: verdict.into(),
             why,
         }
+    }
+
+    /// What the bare link between the nodes has beside the peer.
+    fn bare(&self, figures: &[Figure]) -> Option<String> {
+        let peer = modes::peer(self.mode)?;
+        let peer = figures.iter().find(|one| one.mode == peer && one.question() == self.question)?;
+        Some(format!("direct has {}", digits(1.0 / peer.ratio_direct.filter(|ratio| *ratio > 0.0)?)))
     }
 
     fn verdict(&self, (_, low, high): (f64, f64, f64), confidence: f64) -> &'static str {
@@ -263,6 +292,7 @@ impl Of {
             Self::Median => "median",
             Self::Direct => "ratio_direct",
             Self::Bridge => "ratio_bridge",
+            Self::Peer => "ratio_peer",
             Self::Empty => "ratio_empty",
         }
     }
@@ -273,6 +303,7 @@ impl Of {
             Self::Median => Some((figure.median, figure.ci_low, figure.ci_high)),
             Self::Direct => Some((figure.ratio_direct?, figure.ratio_direct_low?, figure.ratio_direct_high?)),
             Self::Bridge => Some((figure.ratio_bridge?, figure.ratio_bridge_low?, figure.ratio_bridge_high?)),
+            Self::Peer => Some((figure.ratio_peer?, figure.ratio_peer_low?, figure.ratio_peer_high?)),
             Self::Empty => Some((figure.ratio_empty?, figure.ratio_empty_low?, figure.ratio_empty_high?)),
         }
     }
@@ -326,6 +357,19 @@ mod tests {
         assert_eq!(judged.verdict, "missed");
         assert_eq!(judged.why, "macvlan has 1.340, host has 1.370");
         assert_eq!(judged.seen(), "1.190 (1.180 to 1.200)");
+    }
+
+    #[test]
+    fn between_nodes_the_peer_is_the_measure_and_the_bare_link_the_limit() {
+        let one = |mode| figure(mode, "rr", "pod-pod-remote", Some(("bytes", 1)));
+        let (ratio_peer, ratio_peer_low, ratio_peer_high) = (Some(0.9), Some(0.89), Some(0.91));
+        let own = Figure { ratio_peer, ratio_peer_low, ratio_peer_high, ..one("netpath-vxlan") };
+        let all = [Figure { ratio_direct: Some(2.5), ..one("vxlan") }, own];
+        let mut judged: Vec<_> = judge(&all).into_iter().filter(|one| one.measured.is_some()).collect();
+        let judged = judged.pop().unwrap();
+        assert_eq!((judged.mode.as_str(), judged.verdict.as_str()), ("netpath-vxlan", "missed"));
+        assert_eq!(judged.budget(), "at most 0.85, / vxlan");
+        assert_eq!(judged.why, "direct has 0.400");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Document, Environment, Figure, budgets::SURE, figure::Question, stats::round};
+use super::{Document, Environment, Figure, Path, budgets::SURE, figure::Question, stats::round};
 
 /// Two runs side by side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -97,9 +97,12 @@ fn medians(figure: &Figure) -> Option<Values> {
     Some(Values { value: figure.median, low: figure.ci_low, high: figure.ci_high })
 }
 
-/// To `bridge`, and of that mode itself to `direct`.
+/// To `bridge`, and of that mode itself to `direct`; between nodes to the mode that does the same, and of that one to `direct`.
 fn ratios(figure: &Figure) -> Option<Values> {
-    let (value, low, high) = if figure.mode == "bridge" {
+    let across = figure.path.as_deref() == Some(Path::PodPodRemote.name()) && figure.mode != "direct";
+    let (value, low, high) = if figure.peer.is_some() {
+        (figure.ratio_peer, figure.ratio_peer_low, figure.ratio_peer_high)
+    } else if figure.mode == "bridge" || across {
         (figure.ratio_direct, figure.ratio_direct_low, figure.ratio_direct_high)
     } else {
         (figure.ratio_bridge, figure.ratio_bridge_low, figure.ratio_bridge_high)
@@ -204,6 +207,29 @@ mod tests {
         let mut alone = run("6.12", 12.0, 0.6);
         alone.results[0].ratio_bridge = None;
         assert_eq!(told(run("6.1", 10.0, 0.8), alone), (ratio, "cannot tell".into(), None));
+    }
+
+    #[test]
+    fn between_nodes_another_machine_is_judged_by_who_does_the_same() {
+        let across = |kernel: &str, mode: &str, peer: Option<f64>, direct: f64| {
+            let mut run = run(kernel, 10.0, 0.8);
+            let around = |value: f64| (Some(value), Some(value - 0.01), Some(value + 0.01));
+            let one = &mut run.results[0];
+            (one.mode, one.path) = (mode.into(), Some("pod-pod-remote".into()));
+            (one.ratio_direct, one.ratio_direct_low, one.ratio_direct_high) = around(direct);
+            (one.ratio_peer, one.ratio_peer_low, one.ratio_peer_high) =
+                peer.map_or((None, None, None), around);
+            one.peer = peer.map(|_| "routed".into());
+            one.ratio_bridge = None;
+            run
+        };
+        let own = |kernel, peer| across(kernel, "netpath-direct", Some(peer), 1.5);
+        assert_eq!(verdict(&own("6.1", 0.8), &own("6.12", 0.4)).1, "better");
+        let peer = |kernel, direct| across(kernel, "routed", None, direct);
+        assert_eq!(
+            verdict(&peer("6.1", 2.0), &peer("6.12", 3.0)),
+            ("ratio".into(), "worse".into(), Some(1.5))
+        );
     }
 
     #[test]

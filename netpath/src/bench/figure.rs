@@ -49,6 +49,18 @@ pub struct Figure {
     /// to here.
     #[serde(default)]
     pub ratio_bridge_high: Option<f64>,
+    /// The mode that does the same by other means, if that was measured: `routed` of `netpath-direct`, `vxlan` of `netpath-vxlan`.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// The same to that mode.
+    #[serde(default)]
+    pub ratio_peer: Option<f64>,
+    /// Its interval, from here
+    #[serde(default)]
+    pub ratio_peer_low: Option<f64>,
+    /// to here.
+    #[serde(default)]
+    pub ratio_peer_high: Option<f64>,
     /// Of `scale`, the same to the tables with 2 endpoints and no flows, each as a ratio to `direct` between pods; else null.
     #[serde(default)]
     pub ratio_empty: Option<f64>,

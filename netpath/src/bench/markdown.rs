@@ -78,7 +78,10 @@ mod tests {
         let budgets = budgets::judge(&results);
         let document = Document { results, budgets, warnings: vec!["a | b".into()], ..Document::default() };
         let text = summary(&document);
-        assert!(text.contains("| rr pod-pod, tcp, 1 byte | us | 9.50 |  |  |  |  |  | 10.00 |  |"), "{text}");
+        assert!(
+            text.contains("| rr pod-pod, tcp, 1 byte | us | 9.50 |  |  |  |  |  |  | 10.00 |  |  |  |"),
+            "{text}"
+        );
         assert!(!text.contains("program"), "{text}");
         assert!(
             text.contains("| adding a pod | at most 0.33, / bridge | - | cannot tell | not measured"),

@@ -188,6 +188,29 @@ pub fn latency(
     Ok(Measured { figures: figures(found.series, &names), failures: found.failures })
 }
 
+/// Round trips of the smallest messages between pairs of namespaces, each with the name of its mode, in one interleaved run.
+/// A figure has no path; its amount is its pair's place in the list.
+///
+/// # Errors
+/// If this process may not run on any core, or a histogram cannot be made.
+pub fn latency_between(
+    pairs: &[(&'static str, Pair<'_>)],
+    plan: &Plan,
+    progress: &ProgressBar,
+) -> io::Result<Measured> {
+    let group = |task: &Task| {
+        let cases = (0..).zip(pairs).map(|(place, (mode, pair))| {
+            let (protocol, amount) = (Some(task.protocol()), Some(place));
+            Case::new(*task, *pair, Key { protocol, amount, ..Key::of(task.workload(), mode) })
+        });
+        cases.collect::<io::Result<Vec<_>>>()
+    };
+    let groups = LATENCY.iter().map(group).collect::<io::Result<Vec<_>>>()?;
+    progress.set_length((LATENCY.len() * pairs.len() * plan.rounds) as u64);
+    let found = interleave(groups, plan, Cores::choose()?, progress);
+    Ok(Measured { figures: figures(found.series, &[]), failures: found.failures })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,14 +45,14 @@ pub use self::{
     figure::{Failure, Figure},
     load::{Cores, Slice},
     markdown::summary,
-    measure::{Measured, latency},
+    measure::{Measured, latency, latency_between},
     names::{Path, Protocol, Unit, Workload},
     report::html,
     run::{BenchError, Document, INSTANCE, MOST_ROUNDS, Options, Skipped, run},
     site::Site,
     table::{comparison, tables},
 };
-use crate::{lab::LabError, net::Netns};
+use crate::{api::client::Client, lab::LabError, net::Netns};
 
 /// A network to be measured.
 pub trait Mode: Send + Sync {
@@ -79,6 +79,11 @@ pub trait Mode: Send + Sync {
     /// Why the mode does not have it.
     fn pair_v6(&self, _path: Path) -> Result<Pair<'_>, &'static str> {
         Err("it is built for IPv4 only")
+    }
+
+    /// The agents whose programs its packets meet.
+    fn agents(&self) -> &[Client] {
+        &[]
     }
 
     /// Makes a pod that has sent nothing yet, the `number`th, from 0 to [`MOST_ROUNDS`]; it stays. `None` if the mode has no way to.

@@ -47,6 +47,8 @@ names! {
         PodOnlink = "pod-onlink",
         /// A pod and a server behind the node's router.
         PodOutside = "pod-outside",
+        /// Two pods of two nodes on one link.
+        PodPodRemote = "pod-pod-remote",
     }
 }
 

@@ -27,7 +27,8 @@ const FEW: u64 = 100;
 /// Somebody who sends nothing (RFC 5737, for documentation): as long as anybody is denied, `xdp_uplink` looks at each packet.
 const DENIED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
 /// Modes whose programs are measured, and whether somebody is denied meanwhile.
-pub(super) const MODES: [(&str, bool); 2] = [("netpath", false), ("netpath-xdp", true)];
+pub(super) const MODES: [(&str, bool); 4] =
+    [("netpath", false), ("netpath-xdp", true), ("netpath-direct", false), ("netpath-vxlan", false)];
 
 /// TCP round trips on each path with the kernel's clock around every program. The clock itself is in the figure: some
 /// tens of nanoseconds, so the other workloads are measured without it.
@@ -35,18 +36,21 @@ pub(super) const MODES: [(&str, bool); 2] = [("netpath", false), ("netpath-xdp",
 /// # Errors
 /// If the agent does not answer, or a histogram cannot be made.
 pub(super) async fn measure(bench: &Bench) -> Result<Found, LabError> {
-    let agent = bench.site.agent().await?;
     let mut found = Found::default();
     for (name, denying) in MODES {
         let Some(at) = bench.modes.iter().position(|mode| mode.name() == name) else { continue };
-        if denying {
-            let denied = DenyAdd { prefixes: vec![Prefix(DENIED.into())] };
-            agent.deny_add(&denied).await.doing(|| format!("denying {DENIED}"))?;
+        let denied = DenyAdd { prefixes: vec![Prefix(DENIED.into())] };
+        let agents = bench.modes[at].agents();
+        let mut names = BTreeMap::new();
+        for agent in agents {
+            if denying {
+                agent.deny_add(&denied).await.doing(|| format!("denying {DENIED}"))?;
+            }
+            let status = agent.status().await.doing(|| "asking the agent for its programs".into())?;
+            names.extend(status.programs.into_iter().map(|one| (one.id, one.name)));
         }
-        let status = agent.status().await.doing(|| "asking the agent for its programs".into())?;
-        let names = status.programs.into_iter().map(|one| (one.id, one.name)).collect();
         let measured = rounds(bench, at, names).await;
-        if denying {
+        for agent in agents.iter().filter(|_| denying) {
             agent.deny_rm(&DENIED.to_string()).await.doing(|| format!("denying {DENIED} no more"))?;
         }
         found.extend(measured?);
@@ -54,9 +58,21 @@ pub(super) async fn measure(bench: &Bench) -> Result<Found, LabError> {
     Ok(found)
 }
 
+/// Turns of a round.
+pub(super) fn turns(bench: &Bench) -> usize {
+    let measured = bench.modes.iter().filter(|mode| MODES.iter().any(|(name, _)| *name == mode.name()));
+    measured.map(|mode| paths(mode.as_ref(), &bench.options.paths).len()).sum()
+}
+
+/// Those that a mode has.
+fn paths(mode: &dyn Mode, wanted: &[Path]) -> Vec<Path> {
+    wanted.iter().copied().filter(|path| mode.pair(*path).is_ok()).collect()
+}
+
 /// The rounds of the mode at a place, all paths in each. A path that fails is given up.
 async fn rounds(bench: &Bench, at: usize, names: BTreeMap<u32, String>) -> Result<Found, LabError> {
-    let (modes, paths, bar) = (Arc::clone(&bench.modes), bench.options.paths.clone(), bench.bar.clone());
+    let paths = paths(bench.modes[at].as_ref(), &bench.options.paths);
+    let (modes, bar) = (Arc::clone(&bench.modes), bench.bar.clone());
     let (plan, cores) = (bench.plan, bench.cores);
     let measured = blocking("measuring", move || -> io::Result<Found> {
         let (mode, mut found) = (modes[at].as_ref(), Found::default());
@@ -84,7 +100,7 @@ async fn rounds(bench: &Bench, at: usize, names: BTreeMap<u32, String>) -> Resul
     measured.await?.doing(|| "noting times".into())
 }
 
-/// Mean nanoseconds of each program that ran.
+/// Mean nanoseconds of each program that ran, on whichever node.
 fn turn(
     mode: &dyn Mode,
     path: Path,
@@ -101,12 +117,14 @@ fn turn(
         round_trips += rr::tcp(&pair, 1, plan.slice, cores)?.len();
     }
     let after = read(names);
-    let mean = |(id, (time, runs)): (u32, (u64, u64))| {
-        let (time_before, runs_before) = before.get(&id)?;
-        let runs = runs - runs_before;
-        (runs >= FEW).then(|| (names[&id].clone(), (time - time_before) / runs))
-    };
-    Ok(after.into_iter().filter_map(mean).collect())
+    let mut sums = BTreeMap::new();
+    for (id, (time, runs)) in after {
+        let Some((time_before, runs_before)) = before.get(&id) else { continue };
+        let sum: &mut (u64, u64) = sums.entry(&names[&id]).or_default();
+        *sum = (sum.0 + time - time_before, sum.1 + runs - runs_before);
+    }
+    let often = sums.into_iter().filter(|(_, (_, runs))| *runs >= FEW);
+    Ok(often.map(|(name, (time, runs))| (name.clone(), time / runs)).collect())
 }
 
 /// Nanoseconds and runs of the programs so far, by id.

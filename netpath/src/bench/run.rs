@@ -21,7 +21,7 @@ use super::{
 use crate::lab::{
     LabError, Places,
     error::Doing,
-    progress,
+    etcd, progress,
     stage::{self, Stage},
 };
 
@@ -29,8 +29,10 @@ use crate::lab::{
 pub const INSTANCE: &str = "bench";
 /// New pods have addresses for so many: those of both of netpath's modes come from one block of 254.
 pub const MOST_ROUNDS: usize = 100;
-/// Modes that a kernel may be built without.
-const OPTIONAL: [&str; 1] = ["macvlan"];
+/// A mode that a kernel may be built without.
+const OPTIONAL: &str = "macvlan";
+/// Modes that need an etcd, which is left to be installed by those who ask for them.
+const CLUSTERS: [&str; 2] = ["netpath-direct", "netpath-vxlan"];
 /// Rounds from which on intervals hold the true median with 95 %.
 const ENOUGH: usize = 6;
 
@@ -43,6 +45,8 @@ pub struct Options {
     pub rounds: Option<usize>,
     /// Names of modes.
     pub modes: Vec<String>,
+    /// Whether the modes were asked for by name: none of them may be missing then, but what a kernel lacks.
+    pub named: bool,
     /// Workloads.
     pub workloads: Vec<Workload>,
     /// Paths.
@@ -83,11 +87,14 @@ pub struct Skipped {
     pub workload: Option<String>,
     /// Why.
     pub reason: String,
+    /// Whether a machine may lack it without anything being wrong.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 impl Skipped {
     fn mode(mode: &str, reason: impl Into<String>) -> Self {
-        Self { mode: mode.to_owned(), path: None, workload: None, reason: reason.into() }
+        Self { mode: mode.to_owned(), path: None, workload: None, reason: reason.into(), optional: false }
     }
 
     pub(super) fn workload(mode: &str, workload: Workload, reason: impl Into<String>) -> Self {
@@ -120,7 +127,7 @@ impl Document {
     /// Whether everything was measured that could be: nothing failed, and no mode is missing that every kernel has.
     pub fn passed(&self) -> bool {
         let whole = |one: &Skipped| one.path.is_none() && one.workload.is_none();
-        let lacks = |one: &Skipped| whole(one) && !OPTIONAL.contains(&one.mode.as_str());
+        let lacks = |one: &Skipped| whole(one) && !one.optional;
         !self.results.is_empty() && self.failures.is_empty() && !self.skipped.iter().any(lacks)
     }
 
@@ -209,9 +216,11 @@ async fn build(
     for (name, builder) in MODES.iter().filter(|(name, _)| options.modes.iter().any(|wanted| wanted == name))
     {
         bar.set_message(format!("building {name}"));
+        let without_etcd = CLUSTERS.contains(name) && !etcd::is_installed();
+        let optional = *name == OPTIONAL || without_etcd && !options.named;
         match builder(site).await {
             Ok(mode) => built.push(mode),
-            Err(error) => skipped.push(Skipped::mode(name, error.to_string())),
+            Err(error) => skipped.push(Skipped { optional, ..Skipped::mode(name, error.to_string()) }),
         }
     }
     for mode in &built {
@@ -241,14 +250,14 @@ impl Bench {
         self.modes.iter().any(|mode| mode.name() == name)
     }
 
-    /// Names of netpath's programs by the kernel's numbers, and how they are attached, once that is how they stay; none without a
-    /// mode that has them.
+    /// How netpath's programs are attached, by the kernel's numbers for them, once that is how they stay.
     async fn attached(&self) -> Result<BTreeMap<u32, String>, LabError> {
-        if !["netpath", "netpath-xdp"].iter().any(|mode| self.has(mode)) {
-            return Ok(BTreeMap::new());
+        let mut attached = BTreeMap::new();
+        for agent in self.modes.iter().flat_map(|mode| mode.agents()) {
+            let programs = Site::settled(agent).await?.programs;
+            attached.extend(programs.into_iter().map(|one| (one.id, one.attach)));
         }
-        let programs = Site::settled(&self.site.agent().await?).await?.programs;
-        Ok(programs.into_iter().map(|one| (one.id, one.attach)).collect())
+        Ok(attached)
     }
 
     /// Every workload that is wanted. What changes the networks comes after what does not.
@@ -281,10 +290,10 @@ impl Bench {
     /// Why a workload of its own cannot be measured with the modes and paths that there are, and whose lack that is.
     fn lacks(&self, workload: Workload) -> Option<(&'static str, &'static str)> {
         let paths = &self.options.paths;
-        let (netpath, xdp) = (self.has("netpath"), self.has("netpath-xdp"));
+        let netpath = self.has("netpath");
         match workload {
-            Workload::Program if !netpath && !xdp => {
-                Some(("netpath", "it is of programs of modes netpath and netpath-xdp, and neither is there"))
+            Workload::Program if !program::MODES.iter().any(|(mode, _)| self.has(mode)) => {
+                Some(("netpath", "it is of netpath's programs, and no mode of netpath's is there"))
             }
             Workload::Scale if !netpath => {
                 Some(("netpath", "it is of netpath's tables, and mode netpath is not there"))
@@ -304,9 +313,9 @@ impl Bench {
 
     /// Turns of the workloads that are not interleaved with the others.
     fn more(&self) -> usize {
-        let (rounds, paths) = (self.plan.rounds, self.options.paths.len());
+        let rounds = self.plan.rounds;
         let turns = |workload| match workload {
-            Workload::Program => paths * program::MODES.iter().filter(|(mode, _)| self.has(mode)).count(),
+            Workload::Program => program::turns(self),
             Workload::FirstPacket => self.modes.iter().filter(|mode| mode.newcomer(0).is_some()).count(),
             Workload::Attach => 2,
             Workload::Drop => drop::VARIANTS.len(),
@@ -356,11 +365,11 @@ mod tests {
         let passed = |skipped| {
             Document { results: results.clone(), skipped: vec![skipped], ..Document::default() }.passed()
         };
-        for mode in ["routed", "netpath", "netpath-xdp", "bridge"] {
+        for mode in ["routed", "netpath", "netpath-vxlan", "bridge"] {
             assert!(!passed(Skipped::mode(mode, "no such thing")), "{mode}");
             assert!(passed(Skipped::workload(mode, Workload::Attach, "no plugin")), "{mode}");
         }
-        assert!(passed(Skipped::mode("macvlan", "the kernel has none")));
+        assert!(passed(Skipped { optional: true, ..Skipped::mode("macvlan", "the kernel has none") }));
         let path = Some("node-pod".into());
         assert!(passed(Skipped { path, ..Skipped::mode("netpath", "not there") }));
     }

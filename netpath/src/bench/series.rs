@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::{
     figure::Figure,
+    modes,
     names::{Key, Path, Unit, Workload},
     stats::{self, Interval, round},
 };
@@ -84,6 +85,8 @@ impl Series {
         let interval = Interval::of(&self.rounds)?;
         let ratio = |mode| stats::ratio(&self.rounds, bases.get(&Key { mode, ..self.key.clone() })?);
         let (direct, bridge) = (ratio("direct"), ratio("bridge"));
+        let peer = modes::peer(self.key.mode).and_then(|peer| Some((peer, ratio(peer)?)));
+        let (peer, beside_peer) = peer.unzip();
         let empty = self.beside_empty(bases);
         let told = |raw: f64| significant(raw / self.unit.raw());
         // What 99 of 100 are no worse than.
@@ -110,6 +113,10 @@ impl Series {
             ratio_bridge: median(&bridge),
             ratio_bridge_low: low(&bridge),
             ratio_bridge_high: high(&bridge),
+            peer: peer.map(str::to_owned),
+            ratio_peer: median(&beside_peer),
+            ratio_peer_low: low(&beside_peer),
+            ratio_peer_high: high(&beside_peer),
             ratio_empty: median(&empty),
             ratio_empty_low: low(&empty),
             ratio_empty_high: high(&empty),

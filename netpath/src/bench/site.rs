@@ -16,11 +16,12 @@ use crate::{
         LabError,
         error::Doing,
         stage::Stage,
-        topology::{Spec, Topology},
+        topology::{OUTSIDE, Spec, Topology},
     },
 };
 
-/// How long all pods' programs may take to be where they stay, and the pause between two askings.
+/// How long agents may take until they know each other, and pods' programs until they are where they stay; the pause between two
+/// askings.
 const SETTLED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
 /// The network around the modes, and the surroundings that everything vanishes with.
@@ -30,6 +31,7 @@ pub struct Site {
     pub topology: Arc<Topology>,
     stage: Mutex<Stage>,
     agent: OnceCell<Client>,
+    etcd: OnceCell<Vec<String>>,
 }
 
 impl Site {
@@ -43,7 +45,12 @@ impl Site {
 
     /// Around a network that is there.
     pub(super) fn around(topology: Topology, stage: Stage) -> Self {
-        Self { topology: Arc::new(topology), stage: Mutex::new(stage), agent: OnceCell::new() }
+        Self {
+            topology: Arc::new(topology),
+            stage: Mutex::new(stage),
+            agent: OnceCell::new(),
+            etcd: OnceCell::new(),
+        }
     }
 
     /// The agent on the topology's node, started with a new installation's configuration when it is first asked for.
@@ -63,6 +70,35 @@ impl Site {
         let mut stage = self.stage.lock().await;
         stage.stop_agent()?;
         stage.start_agent(&self.topology.node.netns, more).await
+    }
+
+    /// Endpoints of an etcd outside, started when it is first asked for.
+    ///
+    /// # Errors
+    /// If it is not installed, or does not come up.
+    pub(super) async fn etcd(&self) -> Result<Vec<String>, LabError> {
+        let outside = &self.topology.outside.netns;
+        let start = async || self.stage.lock().await.start_etcd(outside, OUTSIDE.into(), 1).await;
+        self.etcd.get_or_try_init(start).await.cloned()
+    }
+
+    /// Waits until an agent has a way to all other nodes of its cluster, which has so many with it.
+    ///
+    /// # Errors
+    /// If it has not in time.
+    pub(super) async fn knows_all(agent: &Client, nodes: usize) -> Result<(), LabError> {
+        let deadline = Instant::now() + SETTLED.0;
+        loop {
+            let known = agent.nodes().await.doing(|| "asking the agent for the nodes it knows".into())?;
+            if known.iter().filter(|node| node.backend.is_some()).count() + 1 == nodes {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let wrong = format!("after {:?} it knows {known:?}", SETTLED.0);
+                return Err(wrong).doing(|| "waiting for ways to other nodes".into());
+            }
+            sleep(SETTLED.1).await;
+        }
     }
 
     /// Waits until an agent has moved its pods' programs to where they cost packets least.

@@ -45,14 +45,12 @@ fn budgets(document: &Document) -> Table {
 
 /// What was left out, failed or is doubtful, a line each.
 pub(super) fn notes(document: &Document) -> Vec<String> {
-    let skipped = document.skipped.iter().map(|one| {
-        let part = [one.path.as_deref(), one.workload.as_deref()]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join(" ");
-        let space = if part.is_empty() { "" } else { " " };
-        format!("skipped {}{space}{part}: {}", one.mode, one.reason)
+    let alike = document.skipped.chunk_by(|a, b| (&a.mode, &a.reason) == (&b.mode, &b.reason));
+    let skipped = alike.map(|all| {
+        let parts = all.iter().flat_map(|one| [&one.path, &one.workload]).flatten();
+        let parts: Vec<&str> = parts.map(String::as_str).collect();
+        let space = if parts.is_empty() { "" } else { " " };
+        format!("skipped {}{space}{}: {}", all[0].mode, parts.join(", "), all[0].reason)
     });
     let failures = document.failures.iter().map(|one| format!("failed: {one}"));
     let warnings = document.warnings.iter().map(|one| format!("warning: {one}"));
@@ -81,13 +79,16 @@ fn of_workload<'a>(figures: impl Iterator<Item = &'a Figure>) -> Table {
     let figures: Vec<_> = figures.collect();
     let scale = figures.iter().any(|figure| figure.ratio_empty.is_some());
     let mut header = vec!["path", "", "", "mode", "median", "interval", "p99", "/ direct", "/ bridge"];
+    let peers = figures.iter().any(|figure| figure.peer.is_some());
+    header.extend(peers.then_some("/ peer"));
     header.extend(scale.then_some("/ 2 endpoints"));
     let mut table = table(&header);
     for figure in figures {
-        let ratio = |ratio: Option<f64>, low: Option<f64>, high: Option<f64>| match (ratio, low, high) {
-            (Some(ratio), Some(low), Some(high)) => right(format!("{ratio:.3} ({low:.2} to {high:.2})")),
-            _ => right("-"),
+        let text = |ratio: Option<f64>, low: Option<f64>, high: Option<f64>| match (ratio, low, high) {
+            (Some(ratio), Some(low), Some(high)) => format!("{ratio:.3} ({low:.2} to {high:.2})"),
+            _ => "-".into(),
         };
+        let ratio = |ratio, low, high| right(text(ratio, low, high));
         let noisy = if figure.noisy { "~" } else { "" };
         let mut row = vec![
             Cell::new(figure.path.as_deref().unwrap_or("")),
@@ -100,6 +101,9 @@ fn of_workload<'a>(figures: impl Iterator<Item = &'a Figure>) -> Table {
             ratio(figure.ratio_direct, figure.ratio_direct_low, figure.ratio_direct_high),
             ratio(figure.ratio_bridge, figure.ratio_bridge_low, figure.ratio_bridge_high),
         ];
+        let peer = text(figure.ratio_peer, figure.ratio_peer_low, figure.ratio_peer_high);
+        let of = figure.peer.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
+        row.extend(peers.then(|| right(peer + &of)));
         let empty = (figure.ratio_empty, figure.ratio_empty_low, figure.ratio_empty_high);
         row.extend(scale.then(|| ratio(empty.0, empty.1, empty.2)));
         table.add_row(row);
@@ -112,7 +116,8 @@ pub fn comparison(comparison: &Comparison) -> String {
     let (what, told) = match comparison.judged.as_str() {
         "ratio" => (
             "ratios to bridge",
-            "Kernel or processor differ: B / A is of the ratios to mode bridge (of bridge itself, to direct). ",
+            "Kernel or processor differ: B / A is of the ratios to mode bridge (of bridge itself, to direct; between nodes, to the mode \
+             that does the same by other means, of which to direct). ",
         ),
         _ => ("medians", ""),
     };

@@ -69,11 +69,14 @@ impl Task {
     }
 
     /// Echo is answered by kernels, and tells what users feel of a path between pods only. IPv6 is measured where most of the
-    /// work differs: between pods, and translated on the way to outside.
+    /// work differs: between pods, and translated on the way to outside. Datagrams that fill a packet would be cut in two where
+    /// packets go by a tunnel.
     pub(super) fn suits(self, path: Path) -> bool {
-        match self.protocol() {
-            Protocol::Icmp => path == Path::PodPod,
-            protocol if protocol.is_v6() => matches!(path, Path::PodPod | Path::PodOutside),
+        let between_pods = matches!(path, Path::PodPod | Path::PodPodRemote);
+        match self {
+            Self::Rr(Protocol::Icmp, _) => between_pods,
+            Self::Rr(Protocol::Udp, FULL) | Self::Stream(Protocol::Udp, _) => path != Path::PodPodRemote,
+            _ if self.protocol().is_v6() => between_pods || path == Path::PodOutside,
             _ => true,
         }
     }

@@ -27,7 +27,7 @@ pub enum Command {
     /// on the machine is removed by `netpath uninstall`.
     ///
     /// SIGHUP makes it read its configuration again: snat.ports, snat.addresses, flows.timeouts, flows.per_pod, masquerade,
-    /// no_masquerade, inbound, mtu, api.group and metrics.listen change at once; for the rest it has to be restarted, and a file that changes any of
+    /// no_masquerade, inbound, protect, mtu, api.group, metrics.listen and metrics.pods change at once; for the rest it has to be restarted, and a file that changes any of
     /// it, or is not valid, changes nothing.
     #[command(after_help = "Examples:
   netpath agent run                            the default route's interface is the uplink

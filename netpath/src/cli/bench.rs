@@ -117,6 +117,7 @@ impl Args {
         Options {
             quick: self.quick,
             rounds: self.rounds.map(usize::from),
+            named: !self.modes.is_empty(),
             modes: if self.modes.is_empty() { all_modes() } else { self.modes.clone() },
             workloads: chosen(&self.workloads, Workload::ALL, Workload::of),
             paths: chosen(&self.paths, Path::ALL, Path::of),

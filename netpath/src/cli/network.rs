@@ -19,13 +19,25 @@ pub enum Command {
     /// Add a network for pods to join with 'pod add --network'
     #[command(after_help = "Examples:
   netpath network add back --subnet 10.62.0.0/24
-  netpath network add lab --subnet 10.63.0.0/24 --subnet fd00:63::/64 --masquerade no --inbound any")]
+  netpath network add lab --subnet 10.63.0.0/24 --subnet fd00:63::/64 --masquerade no --inbound any
+In a cluster, for all nodes, with /27 for each, and for this node alone:
+  netpath network add back --subnet 10.70.0.0/16 --block-length-v4 27 --backend vxlan
+  netpath network add here --subnet 10.62.0.0/24 --scope node")]
     Add {
-        /// Name of the network, unique on the node
+        /// Name of the network, unique on the node and in its cluster
         name: String,
         /// Addresses for its pods; once for each family
         #[arg(long = "subnet", value_name = "CIDR", required = true)]
         subnets: Vec<IpNet>,
+        /// Who has it, on a node of a cluster: cluster or node [default: cluster]
+        #[arg(long, value_name = "WHO")]
+        scope: Option<String>,
+        /// Length of nodes' blocks of an IPv4 subnet, in a cluster [default: 26]
+        #[arg(long, value_name = "BITS")]
+        block_length_v4: Option<u8>,
+        /// The same for IPv6 [default: 122]
+        #[arg(long, value_name = "BITS")]
+        block_length_v6: Option<u8>,
         #[command(flatten)]
         rules: Rules,
     },
@@ -70,6 +82,9 @@ pub struct Rules {
     /// MTU of its pods, bytes; 0 for the node's [default for a new network: the node's]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
+    /// How its pods on other nodes of a cluster are reached: auto, direct or vxlan [default for a new network: as cluster.backend says]
+    #[arg(long, value_name = "HOW")]
+    backend: Option<String>,
 }
 
 /// A value of `--no-masquerade`.
@@ -93,10 +108,21 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
     let client = global.client();
     let shown = |network: &Network| render(std::slice::from_ref(network));
     match command {
-        Command::Add { name, subnets, rules } => {
+        Command::Add { name, subnets, scope, block_length_v4, block_length_v6, rules } => {
             let no_masquerade = rules.no_masquerade();
-            let (masquerade, inbound, mtu) = (rules.masquerade, rules.inbound, rules.mtu);
-            let request = NetworkAdd { name, subnets, masquerade, no_masquerade, inbound, mtu };
+            let Rules { masquerade, inbound, mtu, backend, .. } = rules;
+            let request = NetworkAdd {
+                name,
+                subnets,
+                masquerade,
+                no_masquerade,
+                inbound,
+                mtu,
+                scope,
+                block_length_v4,
+                block_length_v6,
+                backend,
+            };
             global.output.show(&wait(client.network_add(&request))?, shown)?;
         }
         Command::Set { name, rules } => {
@@ -106,6 +132,7 @@ pub(super) fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode>
                 masquerade: rules.masquerade,
                 inbound: rules.inbound,
                 mtu: rules.mtu,
+                backend: rules.backend,
             };
             global.output.show(&wait(client.network_set(&name, &change))?, shown)?;
         }
@@ -135,7 +162,7 @@ pub(super) fn render(networks: &[Network]) -> String {
     let rows = networks.iter().map(|network| {
         [
             network.name.clone(),
-            list(&network.subnets),
+            subnets(network),
             masquerade(network),
             network.inbound.clone(),
             network.mtu.to_string(),
@@ -143,6 +170,15 @@ pub(super) fn render(networks: &[Network]) -> String {
         ]
     });
     table(&columns, rows)
+}
+
+/// Those of this node; of a network of the cluster also what they are of, and how other nodes' are reached.
+fn subnets(network: &Network) -> String {
+    let own = if network.subnets.is_empty() { "-".to_owned() } else { list(&network.subnets) };
+    match &network.backend {
+        Some(backend) => format!("{own} of {} ({backend})", list(&network.pools)),
+        None => own,
+    }
 }
 
 fn masquerade(network: &Network) -> String {

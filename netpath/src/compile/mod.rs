@@ -4,6 +4,7 @@ mod bgp;
 mod learned;
 mod node;
 mod peers;
+mod protect;
 mod published;
 
 use std::{
@@ -19,9 +20,10 @@ use netpath_common::abi::{
 
 pub use self::{
     bgp::{bird, bird_without, is_bird_of_netpath, session_name},
-    learned::{Learned, with_learned},
-    node::{node, publishes, sources, unused_sources},
+    learned::with_learned,
+    node::{Places, give_places, node, places, publishes, sources, unused_sources},
     peers::{Direct, Tunnel, Ways, peer_routes, ways},
+    protect::Protection,
     published::{leads, published},
 };
 use crate::model::{Family, Inbound, Interface, Network, Pod};
@@ -46,6 +48,8 @@ pub struct Uplink {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
+    /// Its place in the node's record, which routes name it by; see [`give_places`].
+    pub place: usize,
     /// Its MTU, bytes.
     pub mtu: u32,
     /// Its addresses, the one first of each family that flows leaving here are translated to where nothing says
@@ -147,6 +151,9 @@ mod tests {
             name: DEFAULT_NETWORK.to_owned(),
             number: 1,
             blocks: vec!["10.61.0.0/24".parse().unwrap()],
+            pools: Vec::new(),
+            backend: None,
+            ending: false,
             masquerade: true,
             no_masquerade: vec!["10.0.0.0/8".parse().unwrap()],
             inbound: Inbound::Cluster,
@@ -155,8 +162,13 @@ mod tests {
     }
 
     fn surroundings() -> Surroundings {
-        let uplink =
-            |ifindex, addresses| Uplink { name: format!("eth{ifindex}"), ifindex, mtu: 1500, addresses };
+        let uplink = |ifindex, addresses| Uplink {
+            name: format!("eth{ifindex}"),
+            ifindex,
+            place: 0,
+            mtu: 1500,
+            addresses,
+        };
         let addresses = ["127.0.0.1", "192.0.2.2", "172.17.0.1", "::1", "2001:db8::2", "fe80::9"];
         Surroundings {
             uplinks: vec![

@@ -8,6 +8,29 @@ use netpath_common::abi::{
 
 use super::{Surroundings, Uplink};
 
+/// Indexes of uplinks by their place in the node's record; 0 where there is none.
+pub type Places = [u32; MAX_UPLINKS];
+
+/// The places of a record.
+pub fn places(node: &Node) -> Places {
+    node.uplinks.map(|uplink| uplink.ifindex)
+}
+
+/// Gives uplinks their places. Who has one keeps it while it exists: the routes, which name uplinks by places, are not written in one
+/// step with the record, and would let in by another uplink. For the same reason a new one gets a place that nobody has just left, unless
+/// there is no other.
+pub fn give_places(uplinks: &mut [Uplink], before: &Places) {
+    let mut free: Vec<usize> = (0..MAX_UPLINKS).collect();
+    for uplink in uplinks.iter_mut() {
+        uplink.place = before.iter().position(|ifindex| *ifindex == uplink.ifindex).unwrap_or(MAX_UPLINKS);
+        free.retain(|place| *place != uplink.place);
+    }
+    free.sort_by_key(|place| before[*place] != 0);
+    for (uplink, place) in uplinks.iter_mut().filter(|uplink| uplink.place == MAX_UPLINKS).zip(free) {
+        uplink.place = place;
+    }
+}
+
 /// The node's record. Uplinks beyond [`MAX_UPLINKS`] do not fit; the configuration refuses them. `wanted` are the
 /// configured addresses to translate to, `retired` holds the ports outside of `ports` that bindings may have. The generation
 /// is left to whoever writes it.
@@ -22,7 +45,8 @@ pub fn node(
 ) -> Node {
     let pooled = is_pooled(surroundings, wanted);
     let mut uplinks = [UplinkRecord::default(); MAX_UPLINKS];
-    for (record, uplink) in uplinks.iter_mut().zip(&surroundings.uplinks) {
+    for uplink in &surroundings.uplinks {
+        let Some(record) = uplinks.get_mut(uplink.place) else { continue };
         let of = |family: fn(&IpAddr) -> bool| record_of(&family_sources(uplink, wanted, pooled, family));
         record.ifindex = uplink.ifindex;
         record.v4 = of(IpAddr::is_ipv4);
@@ -123,6 +147,7 @@ mod tests {
         let uplink = |ifindex, addresses: &[&str]| Uplink {
             name: format!("eth{ifindex}"),
             ifindex,
+            place: ifindex as usize - 2,
             mtu: 1500,
             addresses: ips(addresses),
         };

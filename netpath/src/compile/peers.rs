@@ -1,11 +1,14 @@
 //! How other nodes' pods are reached: the one place that chooses.
 
-use std::{collections::BTreeSet, iter, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netpath_common::abi::{MAX_UPLINKS, NODE_ROUTES, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKind};
 
-use super::{Learned, Surroundings};
+use super::Surroundings;
 use crate::model::{Backend, Family, Network, Peer, Peers};
 
 /// A block that is reached by its node's own address, which is on the link of an uplink.
@@ -36,17 +39,18 @@ pub struct Ways {
     /// Blocks by tunnels.
     pub tunnels: Vec<Tunnel>,
     /// Blocks by routes that a routing daemon has learned.
-    pub learned: Vec<Learned>,
+    pub learned: Vec<IpNet>,
     /// Blocks that no way leads to, each with the name of its node.
     pub unreached: Vec<(String, IpNet)>,
 }
 
 /// Chooses the way to every block of every other node. `links` has the subnets of the uplinks, each with the uplink's index.
-/// Nodes in `lost` (by uid) have none.
+/// Nodes in `lost` (by uid) have none. `backend` holds where the block's network says nothing else.
 pub fn ways(peers: &Peers, links: &[(u32, IpNet)], lost: &BTreeSet<String>, backend: Backend) -> Ways {
     let mut ways = Ways::default();
     for peer in peers.nodes.iter().filter(|peer| !lost.contains(&peer.holder.uid)) {
         for block in &peer.blocks {
+            let backend = peers.backend_of(*block).unwrap_or(backend);
             let direct = direct(peer, *block, links).filter(|_| backend != Backend::Vxlan);
             let remote = remote(peer, links).filter(|_| backend != Backend::Direct);
             match (direct, remote) {
@@ -97,7 +101,8 @@ pub fn peer_routes(
 ) -> Vec<(u32, IpNet, Route)> {
     let mut routes = Vec::new();
     let in_pools = |block: &IpNet| peers.pools.iter().any(|pool| pool.contains(block));
-    let inside: Vec<_> = networks.iter().filter(|network| network.blocks.iter().any(in_pools)).collect();
+    let is_inside = |network: &&Network| !network.pools.is_empty() || network.blocks.iter().any(in_pools);
+    let inside: Vec<_> = networks.iter().filter(is_inside).collect();
     let mut add = |prefix: IpNet, route: Route| {
         let known = inside.iter().filter(|network| network.has(Family::of(prefix.addr())));
         routes.extend(known.map(|network| (network.number, prefix, Route { uplinks: 0, ..route })));
@@ -113,41 +118,58 @@ pub fn peer_routes(
             None => route,
         }
     };
+    // Routers send by whichever uplink they like: their best way here need not be this node's best way there, and of several equal ones each
+    // flow has another. A strict look at the reverse path is for who has one way only (RFC 3704, 2.2 and 2.4).
+    let everywhere = places(surroundings.uplinks.iter().map(|uplink| uplink.ifindex), surroundings);
+    let ways = by_block(ways);
+    let mut nodes = Vec::new();
     for peer in &peers.nodes {
         let here = places(peer.addresses.iter().flat_map(|address| by(*address, links)), surroundings);
-        let is_own = |block: &IpNet| peer.blocks.contains(block);
-        for way in ways.direct.iter().filter(|way| is_own(&way.block)) {
-            add(way.block, of_peer(peer, RouteKind::Fib, here));
+        let own = || peer.blocks.iter().filter_map(|block| Some((*block, *ways.get(block)?)));
+        let has = |wanted| own().any(|(_, way)| way == wanted);
+        let (mixed, tunnelled, learned) = (has(Way::Direct), has(Way::Tunnel), has(Way::Learned));
+        for (block, way) in own() {
+            let route = match way {
+                Way::Direct => of_peer(peer, RouteKind::Fib, here),
+                // Pods of a network with tunnels send to those of one with direct routes by these.
+                Way::Tunnel => of_peer(peer, RouteKind::Tunnel, if mixed { here } else { 0 }),
+                Way::Learned => of_peer(peer, RouteKind::Fib, everywhere),
+            };
+            add(block, route);
         }
-        for way in ways.tunnels.iter().filter(|way| is_own(&way.block)) {
-            add(way.block, of_peer(peer, RouteKind::Tunnel, 0));
-        }
-        for way in ways.learned.iter().filter(|way| is_own(&way.block)) {
-            add(way.block, of_peer(peer, RouteKind::Fib, places(iter::once(way.ifindex), surroundings)));
-        }
-    }
-    for peer in &peers.nodes {
-        let tunnelled = ways.tunnels.iter().any(|way| peer.blocks.contains(&way.block));
         // A node behind a router comes in as its pods do.
-        let learned =
-            ways.learned.iter().filter(|way| peer.blocks.contains(&way.block)).map(|way| way.ifindex);
         for address in peer.addresses.iter().filter(|address| !surroundings.addresses.contains(address)) {
-            let here = by(*address, links).chain(learned.clone());
-            let mut route = of_peer(peer, RouteKind::Stack, places(here, surroundings));
+            let here = if learned { everywhere } else { places(by(*address, links), surroundings) };
+            let mut route = of_peer(peer, RouteKind::Stack, here);
             route.flags |= if tunnelled { ROUTE_TUNNEL } else { 0 };
-            if route.uplinks != 0 || route.vni != 0 {
-                routes.push((NODE_ROUTES, (*address).into(), route));
-            }
+            nodes.push((NODE_ROUTES, (*address).into(), route));
         }
     }
+    routes.extend(nodes);
     routes
+}
+
+/// How a block is reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Tunnel,
+    Learned,
+}
+
+/// The ways by their blocks: a cluster may have thousands of both.
+fn by_block(ways: &Ways) -> HashMap<IpNet, Way> {
+    let direct = ways.direct.iter().map(|way| (way.block, Way::Direct));
+    let tunnels = ways.tunnels.iter().map(|way| (way.block, Way::Tunnel));
+    let learned = ways.learned.iter().map(|block| (*block, Way::Learned));
+    direct.chain(tunnels).chain(learned).collect()
 }
 
 /// The places of uplinks in the node's record, a bit for each.
 fn places(ifindexes: impl Iterator<Item = u32>, surroundings: &Surroundings) -> u16 {
-    let uplinks = || surroundings.uplinks.iter().take(MAX_UPLINKS);
-    let place = |ifindex: u32| uplinks().position(|uplink| uplink.ifindex == ifindex);
-    ifindexes.filter_map(place).fold(0, |places, place| places | 1 << place)
+    let uplink = |ifindex: u32| surroundings.uplinks.iter().find(|uplink| uplink.ifindex == ifindex);
+    let here = ifindexes.filter_map(uplink).filter(|uplink| uplink.place < MAX_UPLINKS);
+    here.fold(0, |places, uplink| places | 1 << uplink.place)
 }
 
 #[cfg(test)]
@@ -165,6 +187,7 @@ mod tests {
 
     fn cluster() -> Peers {
         Peers {
+            backends: Vec::new(),
             pools: vec!["10.64.0.0/16".parse().unwrap(), "fd00:64::/48".parse().unwrap()],
             nodes: vec![
                 peer("far", &["203.0.113.9"], &["10.64.9.0/26"]),
@@ -178,6 +201,18 @@ mod tests {
         [(2, "192.0.2.2/24"), (7, "192.0.2.4/24"), (7, "2001:db8::2/64")]
             .map(|(ifindex, net)| (ifindex, net.parse().unwrap()))
             .into()
+    }
+
+    /// Uplinks by index, each with its place.
+    fn at(uplinks: &[(u32, usize)]) -> Surroundings {
+        let uplink = |&(ifindex, place): &(u32, usize)| Uplink {
+            name: String::new(),
+            ifindex,
+            place,
+            mtu: 1500,
+            addresses: Vec::new(),
+        };
+        Surroundings { uplinks: uplinks.iter().map(uplink).collect(), ..Surroundings::default() }
     }
 
     #[test]
@@ -204,12 +239,14 @@ mod tests {
 
     #[test]
     fn what_other_nodes_have_comes_in_by_the_links_they_are_on() {
-        let uplink = |ifindex| Uplink { name: String::new(), ifindex, mtu: 1500, addresses: Vec::new() };
-        let surroundings = Surroundings { uplinks: [2, 7].map(uplink).into(), ..Surroundings::default() };
+        let surroundings = at(&[(2, 0), (7, 1)]);
         let mut network = Network {
             name: "default".into(),
             number: 1,
             blocks: vec!["10.64.1.0/26".parse().unwrap()],
+            pools: Vec::new(),
+            backend: None,
+            ending: false,
             masquerade: true,
             no_masquerade: Vec::new(),
             inbound: crate::model::Inbound::Cluster,
@@ -235,11 +272,12 @@ mod tests {
             "1 10.64.2.0/26 1 2 0",
             "0 10.64.2.0/26 1 2 3",
             "0 fd00:64::200/122 1 2 3",
+            "0 203.0.113.9/32 0 2 0",
             "0 2001:db8::6/128 0 2 2",
             "0 192.0.2.3/32 0 2 3",
             "0 2001:db8::3/128 0 2 2",
         ];
-        assert_eq!(table(&network), own);
+        assert_eq!(table(&network), own, "a node without a way is known for a node");
         network.blocks = vec!["10.61.0.0/24".parse().unwrap()];
         assert!(table(&network).iter().all(|row| row.starts_with("0 ")), "no pods of the cluster");
     }
@@ -267,8 +305,7 @@ mod tests {
 
     #[test]
     fn all_routes_of_a_node_name_one_end_of_tunnels() {
-        let uplink = |ifindex| Uplink { name: String::new(), ifindex, mtu: 1500, addresses: Vec::new() };
-        let surroundings = Surroundings { uplinks: [2, 7].map(uplink).into(), ..Surroundings::default() };
+        let surroundings = at(&[(2, 0), (7, 1)]);
         let ways = ways(&cluster(), &links(), &BTreeSet::new(), Backend::Auto);
         let rows = peer_routes(&[], &surroundings, &cluster(), (&links(), 9), &ways);
         let of = |node: &str| {
@@ -283,5 +320,51 @@ mod tests {
         let two =
             ["10.64.2.0/26 1 2 3", "fd00:64::200/122 1 2 3", "192.0.2.3/32 0 2 3", "2001:db8::3/128 0 2 2"];
         assert_eq!(of("192.0.2.3"), two, "let in by tunnels too, if that is how it sends");
+    }
+    #[test]
+    fn what_is_learned_is_let_in_by_every_uplink() {
+        let ways = ways(&cluster(), &links(), &BTreeSet::new(), Backend::Direct);
+        let ways = crate::compile::with_learned(ways, &["10.64.9.0/26".parse().unwrap()]);
+        let places = |surroundings: &Surroundings, prefix: &str| {
+            let rows = peer_routes(&[], surroundings, &cluster(), (&links(), 0), &ways);
+            let prefix = prefix.parse().unwrap();
+            rows.into_iter().find(|(_, row, _)| *row == prefix).map(|(_, _, route)| route.uplinks)
+        };
+        for prefix in ["10.64.9.0/26", "203.0.113.9/32"] {
+            assert_eq!(places(&at(&[(2, 0), (7, 1), (9, 4)]), prefix), Some(0b1_0011), "{prefix}");
+        }
+        assert_eq!(
+            places(&at(&[(2, 0), (7, 1), (9, 4)]), "10.64.6.0/26"),
+            Some(0b10),
+            "on a link: by that alone"
+        );
+    }
+
+    #[test]
+    fn an_uplink_keeps_its_place_when_another_goes() {
+        let ways = ways(&cluster(), &links(), &BTreeSet::new(), Backend::Direct);
+        let places = |surroundings: &Surroundings| {
+            let rows = peer_routes(&[], surroundings, &cluster(), (&links(), 0), &ways);
+            let node = crate::compile::node(surroundings, &(32_768..=49_151), None, &[]);
+            let row = rows.into_iter().find(|(_, row, _)| row.to_string() == "10.64.6.0/26").unwrap();
+            (row.2.uplinks, crate::compile::places(&node))
+        };
+        let both = at(&[(2, 0), (7, 1)]);
+        let (by_second, before) = places(&both);
+        assert_eq!((by_second, &before[..3]), (0b10, &[2, 7, 0][..]));
+        // The first goes; later another comes.
+        let mut uplinks = both.uplinks[1..].to_vec();
+        crate::compile::give_places(&mut uplinks, &before);
+        let (still, after) = places(&Surroundings { uplinks: uplinks.clone(), ..both.clone() });
+        assert_eq!((still, &after[..3]), (0b10, &[0, 7, 0][..]), "routes of before and after name the same");
+        uplinks.insert(0, Uplink { ifindex: 12, ..uplinks[0].clone() });
+        crate::compile::give_places(&mut uplinks, &before);
+        assert_eq!(uplinks.iter().map(|uplink| uplink.place).collect::<Vec<_>>(), [2, 1], "not just left");
+        crate::compile::give_places(&mut uplinks, &after);
+        assert_eq!(uplinks.iter().map(|uplink| uplink.place).collect::<Vec<_>>(), [0, 1]);
+        // All places taken: one that was left is better than none.
+        let mut all: Vec<_> = (20..28).map(|ifindex| Uplink { ifindex, ..uplinks[0].clone() }).collect();
+        crate::compile::give_places(&mut all, &[20, 21, 22, 23, 24, 25, 26, 99]);
+        assert_eq!(all[7].place, 7);
     }
 }

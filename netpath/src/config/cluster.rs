@@ -11,15 +11,14 @@ use super::{
     snat,
     value::{Given, Source, within},
 };
-use crate::model::{Backend, EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix};
+use crate::model::{
+    BLOCK_LENGTHS, Backend, EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix,
+};
 
 /// Endpoints that a node goes round.
 const MAX_ENDPOINTS: usize = 16;
 /// What `release_after` is if nothing is configured: a day, for whoever repairs a machine.
 const RELEASE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Addresses of a node's block if nothing else is configured: 64.
-const BLOCK_LENGTHS: (u8, u8) = (26, 122);
-
 /// The tunnels' port if nothing is configured (RFC 7348, 5).
 const VXLAN_PORT: u16 = 4789;
 /// Their VNI if nothing is configured.
@@ -169,7 +168,7 @@ fn release_after(source: &Source<'_>, file: &Cluster) -> Result<Duration, Config
 fn backend(source: &Source<'_>, file: &Cluster) -> Result<Backend, ConfigError> {
     let given = file.backend.as_ref().map(|name| source.in_file("cluster.backend", name));
     let Some(given) = given else { return Ok(Backend::Auto) };
-    Backend::ALL.into_iter().find(|one| one.name() == given.value).ok_or_else(|| {
+    Backend::parse(&given.value).ok_or_else(|| {
         given.error(format!("is '{}'", given.value), "write \"auto\", \"direct\" or \"vxlan\"")
     })
 }

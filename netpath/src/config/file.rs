@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) masquerade: Option<bool>,
     pub(super) no_masquerade: Option<Vec<Spanned<String>>>,
     pub(super) inbound: Option<Spanned<String>>,
+    pub(super) protect: Option<Vec<Spanned<String>>>,
     pub(super) mtu: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) snat: Snat,
@@ -150,6 +151,7 @@ pub(super) struct Api {
 #[serde(deny_unknown_fields)]
 pub(super) struct Metrics {
     pub(super) listen: Option<Spanned<OneOrMore>>,
+    pub(super) pods: Option<bool>,
 }
 
 /// One text or a list of them. Not derived: serde's way of trying one form after the other loses the places.

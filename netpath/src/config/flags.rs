@@ -28,6 +28,9 @@ pub struct AgentFlags {
     /// Who may open connections to a pod's own address: cluster or any [default: cluster]
     #[arg(long, value_name = "WHO", env = "NETPATH_INBOUND")]
     pub inbound: Option<String>,
+    /// Port that pods do not reach on nodes, as tcp:2379 or udp:100-199; may be repeated [default: none]
+    #[arg(long, value_name = "PROTOCOL:PORT[-PORT]", env = "NETPATH_PROTECT", value_delimiter = ',')]
+    pub protect: Vec<String>,
     /// MTU of pods, bytes [default: the smallest of the uplinks]
     #[arg(long, value_name = "BYTES", env = "NETPATH_MTU")]
     pub mtu: Option<u32>,
@@ -67,6 +70,9 @@ pub struct AgentFlags {
     /// Address and port to serve metrics on over HTTP; may be repeated [default: none]
     #[arg(long, value_name = "ADDRESS:PORT", env = "NETPATH_METRICS_LISTEN", value_delimiter = ',')]
     pub metrics_listen: Vec<String>,
+    /// Whether pods may reach the ports that metrics are served on [default: false]
+    #[arg(long, value_name = "BOOL", env = "NETPATH_METRICS_PODS")]
+    pub metrics_pods: Option<bool>,
     /// Start although the flows are those of a later build, which this one does not know: they are lost
     #[arg(long)]
     pub forget_flows: bool,

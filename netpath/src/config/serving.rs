@@ -4,10 +4,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::unistd::Group;
 
-use super::{ConfigError, file::OneOrMore, value::Source};
+use super::{Config, ConfigError, file::OneOrMore, value::Source};
+use crate::model::{Protected, Transport};
 
 /// Addresses that metrics are served on.
 const MAX_LISTEN: usize = 8;
+
+impl Config {
+    /// Ports that pods do not reach on nodes: those that are listed, and the agent's own, which serve metrics, unless pods may have them.
+    /// Loopback addresses no pod reaches anyway.
+    pub fn protected_ports(&self) -> Vec<Protected> {
+        let served = self.metrics_listen.iter().filter(|at| !self.metrics_pods && !at.ip().is_loopback());
+        let own = served.map(|at| Protected { protocol: Transport::Tcp, ports: at.port()..=at.port() });
+        self.protect.iter().cloned().chain(own).collect()
+    }
+}
 
 pub(super) fn group(source: &Source<'_>) -> Result<Option<u32>, ConfigError> {
     let flag = ("--api-group or NETPATH_API_GROUP", source.flags.api_group.as_ref());

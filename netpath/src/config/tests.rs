@@ -74,6 +74,7 @@ fn a_full_file() {
         masquerade = false
         no_masquerade = ["192.168.0.0/16", "10.0.0.0/8", "10.0.0.0/8"]
         inbound = "any"
+        protect = ["tcp:2379-2380", "udp:53"]
         mtu = 1400
         run_dir = "/tmp/r"
         state_dir = "/tmp/s"
@@ -94,6 +95,7 @@ fn a_full_file() {
     assert_eq!(config.network.no_masquerade.len(), 2);
     assert_eq!(config.network.inbound, Inbound::Any);
     assert!(!config.network.masquerade);
+    assert_eq!(protected(&config), ["tcp:2379-2380", "udp:53"]);
     assert_eq!((config.mtu, config.flow_entries), (Some(1400), 1024));
     assert_eq!((config.snat_ports, config.attach), (40_000..=40_000, Some(AttachKind::Clsact)));
     assert_eq!((config.mode, config.cgroup), (Mode::Xdp, Cgroup::At("/sys/fs/cgroup/a".into())));
@@ -110,6 +112,27 @@ fn a_flag_wins_over_the_file() {
     .unwrap();
     assert_eq!(blocks(&config), ["10.1.0.0/16"]);
     assert_eq!(config.uplinks, ["b"]);
+}
+
+fn protected(config: &Config) -> Vec<String> {
+    config.protected_ports().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_agents_own_port_is_protected_unless_pods_may_have_it() {
+    let text = "protect = [\"tcp:1\"]\nmetrics.listen = [\"0.0.0.0:9464\", \"127.0.0.1:9465\", \"[2001:db8::1]:9466\"]\n";
+    assert_eq!(protected(&load(text, |_| {}).unwrap()), ["tcp:1", "tcp:9464", "tcp:9466"]);
+    assert_eq!(protected(&load(&format!("{text}metrics.pods = true\n"), |_| {}).unwrap()), ["tcp:1"]);
+    let flags = load(text, |flags| {
+        flags.protect = vec!["udp:9-10".to_owned()];
+        flags.metrics_pods = Some(true);
+    });
+    assert_eq!(protected(&flags.unwrap()), ["udp:9-10"]);
+    assert_eq!(
+        refused("\nprotect = [\"tcp:1\", \"tcp:0\"]\n"),
+        ", line 2): protect has 'tcp:0', which has no ports of 1 to 65535; write protocols with ports, such as protect = \
+         [\"tcp:2379-2380\", \"udp:53\"]"
+    );
 }
 
 #[test]
@@ -190,6 +213,8 @@ fn every_rule_refuses() {
         "block = \"fd00::/64\"\nmtu = 1279",
         "no_masquerade = [\"10.0.0.1/8\"]",
         "inbound = \"all\"",
+        "protect = [\"2379\"]",
+        "protect = [\"tcp:2380-2379\"]",
         "mtu = 500",
         "mtu = 65536",
         "snat.ports = \"50000-40000\"",

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     datapath::AttachKind,
     model::{
-        Family, Inbound, MIN_MTU_V6, Mode, PrefixError, check_block, example_block, order_blocks,
+        Family, Inbound, MIN_MTU_V6, Mode, PrefixError, Protected, check_block, example_block, order_blocks,
         parse_prefix,
     },
 };
@@ -178,6 +178,19 @@ pub(super) fn inbound(source: &Source<'_>) -> Result<Inbound, ConfigError> {
             "write \"cluster\" (pods and nodes) or \"any\" (everybody)",
         )
     })
+}
+
+pub(super) fn protect(source: &Source<'_>) -> Result<Vec<Protected>, ConfigError> {
+    let flags = ("--protect or NETPATH_PROTECT", source.flags.protect.as_slice());
+    let read = |given: Given<String>| {
+        given.value.parse().map_err(|reason| {
+            given.error(
+                format!("has '{}', {reason}", given.value),
+                "write protocols with ports, such as protect = [\"tcp:2379-2380\", \"udp:53\"]",
+            )
+        })
+    };
+    source.list("protect", flags, source.file.protect.as_ref()).into_iter().map(read).collect()
 }
 
 pub(super) fn attach(source: &Source<'_>) -> Result<Option<AttachKind>, ConfigError> {

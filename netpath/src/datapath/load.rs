@@ -61,7 +61,7 @@ const fn table<K, V>(name: &'static str, pinned: bool, rebuilt: bool) -> Table {
 
 /// Every table of the ELF. Scratch space and the ring of events are made anew by every agent: the programs of the
 /// last one keep theirs until they are replaced.
-pub const TABLES: [Table; 33] = [
+pub const TABLES: [Table; 34] = [
     table::<Addr, Endpoint>("ENDPOINTS", true, true),
     table::<u32, CachedEndpoint>("ENDPOINT_CACHE", true, true),
     table::<u32, Link>("LINKS", true, true),
@@ -80,6 +80,7 @@ pub const TABLES: [Table; 33] = [
     table::<[u32; 1 + size_of::<Addr>() / 4], u32>("DENY", true, true),
     table::<u32, Counter>("DENY_COUNTERS", true, true),
     table::<PublishedKey, Published>("PUBLISHED", true, true),
+    table::<u32, u64>("PROTECTED", true, true),
     // Sockets live longer than agents.
     table::<SocketKey, Asked>("HOST_SOCKETS", true, true),
     // Pinned only while flows move; see `moving`.

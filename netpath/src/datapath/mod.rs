@@ -19,6 +19,7 @@ mod load;
 mod moving;
 mod pins;
 pub mod probe;
+mod protect;
 mod published;
 mod readings;
 mod settle;
@@ -52,7 +53,10 @@ pub use self::{
     settle::Settler,
     tables::{Told, told},
 };
-use self::{deny::Deny, limits::Limits, pins::Pins, published::PublishedTable, tables::Tables};
+use self::{
+    deny::Deny, limits::Limits, pins::Pins, protect::ProtectedTable, published::PublishedTable,
+    tables::Tables,
+};
 pub use netpath_common::logic::flow_state::Timeouts;
 
 /// Slots of POD_COUNTERS, hence pods a node can have.
@@ -80,6 +84,7 @@ pub struct Datapath {
     limits: Limits,
     deny: Deny,
     published: PublishedTable,
+    protected: ProtectedTable,
     pins: Pins,
     gateway_mac: [u8; 6],
     attach: Attach,
@@ -106,6 +111,7 @@ impl Datapath {
         let limits = Limits::take(&mut ebpf)?;
         let deny = Deny::take(&mut ebpf)?;
         let published = PublishedTable::take(&mut ebpf)?;
+        let protected = ProtectedTable::take(&mut ebpf)?;
         let events = ebpf.take_map("EVENTS").and_then(|map| map.try_into().ok());
         let gateway_mac = options.gateway_mac;
         let shared = (tables.pod_counters.map(), deny.counters.map());
@@ -116,6 +122,7 @@ impl Datapath {
             limits,
             deny,
             published,
+            protected,
             pins,
             gateway_mac,
             attach: options.attach,

@@ -12,10 +12,10 @@ pub enum LabError {
     #[error("making namespaces: not root; run it with sudo")]
     NotRoot,
     /// Another of its kind is at work.
-    #[error("a {what} is running already{}; end it with Ctrl-C{}", pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), if *what == "lab" { ", or remove it with 'netpath lab down'" } else { "" })]
+    #[error("a {what} is running already{}; end it with Ctrl-C{}", pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), if what == "lab" { ", or remove it with 'netpath lab down'" } else { "" })]
     Busy {
         /// `lab` or `bench`.
-        what: &'static str,
+        what: String,
         /// Its process, if it has written that down.
         pid: Option<u32>,
     },

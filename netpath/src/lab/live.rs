@@ -129,11 +129,23 @@ fn words<'a>(counters: impl Iterator<Item = (&'a str, u64)>) -> String {
     if words.is_empty() { "none".into() } else { words.join(", ") }
 }
 
-/// Redraws until it is dropped. Without a terminal on standard output it only waits.
+/// Redraws a node until it is dropped; see [`redraw`].
 ///
 /// # Errors
 /// If standard output cannot be written.
 pub(super) async fn view(client: &Client) -> io::Result<()> {
+    let picture = async || match Picture::take(client).await {
+        Ok(picture) => picture.text(),
+        Err(error) => format!("{error}\n"),
+    };
+    redraw(picture).await
+}
+
+/// Redraws a picture every second until it is dropped. Without a terminal on standard output it only waits.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub(super) async fn redraw(picture: impl AsyncFn() -> String) -> io::Result<()> {
     if !io::stdout().is_terminal() {
         return std::future::pending().await;
     }
@@ -142,10 +154,7 @@ pub(super) async fn view(client: &Client) -> io::Result<()> {
     let mut drawn = 0;
     loop {
         ticks.tick().await;
-        let text = match Picture::take(client).await {
-            Ok(picture) => picture.text(),
-            Err(error) => format!("{error}\n"),
-        };
+        let text = picture().await;
         draw(&text, drawn)?;
         drawn = text.lines().count();
     }

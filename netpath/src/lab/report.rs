@@ -32,6 +32,12 @@ pub struct Row {
     pub ratio_direct: Option<f64>,
     /// To mode `bridge` on the same path; `None` if that was not measured.
     pub ratio_bridge: Option<f64>,
+    /// Name of the client's node, in a lab with several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Name of the server's node, in a lab with several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 impl From<Figure> for Row {
@@ -44,7 +50,16 @@ impl From<Figure> for Row {
             p99_us: figure.p99,
             ratio_direct: figure.ratio_direct,
             ratio_bridge: figure.ratio_bridge,
+            from: None,
+            to: None,
         }
+    }
+}
+
+impl Row {
+    /// Whether it is of these two nodes.
+    pub(super) fn is_of(&self, from: &str, to: &str) -> bool {
+        (self.from.as_deref(), self.to.as_deref()) == (Some(from), Some(to))
     }
 }
 
@@ -143,6 +158,8 @@ mod tests {
             p99_us: Some(31.0),
             ratio_direct: None,
             ratio_bridge: Some(1.0),
+            from: None,
+            to: None,
         };
         Report { checks: vec![check], latency: vec![row] }
     }

@@ -13,11 +13,12 @@ use super::{
     checks::{self, LabPod, Scene},
     error::{Doing, LabError},
     live,
+    nodes::{self, Shape},
     report::Report,
     session,
     stage::{self, Stage, Stop},
     state::{self, LAB, Lock, Places},
-    topology::{Spec, Topology},
+    topology::{OUTSIDE, Spec, Topology},
 };
 use crate::{
     api::types::PodAdd,
@@ -40,6 +41,8 @@ pub struct RunOptions {
     pub keep: bool,
     /// One JSON document on standard output instead of tables.
     pub json: bool,
+    /// Several nodes of a cluster in place of the one node.
+    pub shape: Option<Shape>,
 }
 
 /// How a run has ended.
@@ -87,11 +90,16 @@ pub fn down() -> Result<bool, LabError> {
 
 /// Everything between set-up and removal. Puts the report where an interruption leaves it.
 async fn play(options: RunOptions, mut stage: Stage, report: &mut Option<Report>) -> Result<(), LabError> {
+    if let Some(shape) = options.shape {
+        return nodes::play(options, shape, stage, report).await;
+    }
     let progress = progress();
     let (scene, direct, bridge) = build(&mut stage, &progress).await?;
     let found = examine(&scene, direct, bridge, &progress).await?;
     progress.finish_and_clear();
-    print(options, &found).doing(|| "writing to standard output".into())?;
+    let hints = ["pod ls", "flow ls", "monitor", &format!("pod exec {} -- ping -c 3 {OUTSIDE}", PODS[0])]
+        .map(|words| format!("netpath --instance {LAB} {words}"));
+    show(options, &found, &found.tables(), &hints).doing(|| "writing to standard output".into())?;
     *report = Some(found);
     if options.once {
         return Ok(());
@@ -169,33 +177,25 @@ async fn examine(
 }
 
 /// Runs something that blocks beside the runtime.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: &str,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LabError> {
     tokio::task::spawn_blocking(f).await.doing(|| what.to_owned())
 }
 
-fn print(options: RunOptions, report: &Report) -> io::Result<()> {
+/// Prints the document, or tables and what to try while the lab is up.
+pub(super) fn show(options: RunOptions, report: &Report, tables: &str, hints: &[String]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if options.json {
         serde_json::to_writer(&mut out, report)?;
         return writeln!(out);
     }
-    writeln!(out, "{}", report.tables())?;
+    writeln!(out, "{tables}")?;
     if options.once && !options.keep {
         return Ok(());
     }
-    writeln!(
-        out,
-        "\nLook around from another terminal:\n\
-         \x20 netpath --instance {LAB} pod ls\n\
-         \x20 netpath --instance {LAB} flow ls\n\
-         \x20 netpath --instance {LAB} monitor\n\
-         \x20 netpath --instance {LAB} pod exec {} -- ping -c 3 {}\n",
-        PODS[0],
-        super::topology::OUTSIDE
-    )?;
+    writeln!(out, "\nLook around from another terminal:\n  {}\n", hints.join("\n  "))?;
     if options.once {
         return Ok(());
     }

@@ -31,9 +31,9 @@ pub(super) const NETNS_DIR: &str = "/run/netns";
 /// Where programs and tables are pinned.
 const BPFFS: &str = "/sys/fs/bpf";
 /// How long the agent may take until it answers.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is asked.
-const ASK: Duration = Duration::from_millis(20);
+pub(super) const ASK: Duration = Duration::from_millis(20);
 
 /// Moves this process to a mount namespace of its own, with an empty directory for namespaces and an own bpffs, so that
 /// nothing of the lab is visible on the machine and all of it goes with the lab's last process. Must be called while
@@ -50,22 +50,28 @@ pub(super) fn isolate(stage: &mut Stage) -> Result<(), LabError> {
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "making a mount namespace".into())?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).doing(|| "making mounts private".into())?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("lab"), NETNS_DIR, Some("tmpfs"), flags, Some("mode=0755"))
-        .doing(|| format!("mounting tmpfs on {NETNS_DIR}"))?;
+    cover(NETNS_DIR.as_ref(), "mode=0755")?;
     if !Path::new(BPFFS).exists() {
         let reason =
             "the directory does not exist: is sysfs mounted on /sys, and has the kernel CONFIG_BPF_SYSCALL?";
         return Err(LabError::Step { doing: format!("mounting bpffs on {BPFFS}"), reason: reason.into() });
     }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("lab"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
         .doing(|| format!("mounting bpffs on {BPFFS} (needs CONFIG_BPF_SYSCALL)"))
 }
 
-/// Takes the tmpfs off [`NETNS_DIR`] again, so that this process can remove the directory if it made it.
-pub(super) fn uncover() {
+/// Takes the tmpfs off a directory again, so that this process can remove the directory.
+pub(super) fn uncover(dir: &Path) {
     // Nothing mounted is what is wanted; the namespace goes with this process in any case.
-    let _ = umount2(NETNS_DIR, MntFlags::MNT_DETACH);
+    let _ = umount2(dir, MntFlags::MNT_DETACH);
+}
+
+/// Mounts a tmpfs on a directory of the private mount namespace.
+pub(super) fn cover(dir: &Path, mode: &str) -> Result<(), LabError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("lab"), dir, Some("tmpfs"), flags, Some(mode))
+        .doing(|| format!("mounting tmpfs on {}", dir.display()))
 }
 
 /// Tells a holder that it is written down. Until then it ends with the run that started it.
@@ -96,7 +102,7 @@ pub fn hold() -> Result<(), LabError> {
 ///
 /// # Errors
 /// What could not be removed.
-pub fn reap(instance: &'static str) -> Result<(), LabError> {
+pub fn reap(instance: &str) -> Result<(), LabError> {
     let _ = setsid();
     let mut stdin = io::stdin();
     if stdin.read_exact(&mut [0]).is_err() {
@@ -131,26 +137,49 @@ impl Stage {
     /// # Errors
     /// [`LabError::Agent`] with the end of its log if it ends or does not answer in time.
     pub(crate) async fn start_agent(&mut self, node: &Netns, more: &str) -> Result<Client, LabError> {
-        let runtime = &self.places.runtime;
-        let doing = || format!("preparing the agent in {}", runtime.display());
-        DirBuilder::new().recursive(true).create(runtime.parent().unwrap_or(runtime)).doing(doing)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(runtime).doing(doing)?;
-        let (config, log) = (runtime.join("agent.toml"), runtime.join("agent.log"));
-        fs::write(&config, configuration() + more).doing(doing)?;
-        let output = File::create(&log).doing(doing)?;
-        let mut command = self.command().doing(doing)?;
-        command.args(["agent", "run", "--uplink", UPLINK, "--config"]).arg(&config);
-        command.stdin(Stdio::null()).stdout(output.try_clone().doing(doing)?).stderr(output);
-        // A group of its own: Ctrl-C on the terminal is for whoever started this, who then ends the agent.
-        command.process_group(0);
-        let mut child = node.enter(|| command.spawn())?.doing(doing)?;
+        let mut child = launch_agent(&self.places, node, &(configuration() + more))?;
         self.state.agent = Process::find(child.id());
         self.save()?;
-        let client = Client::new(self.places.runtime.join("agent.sock"));
-        match ready(&client, &mut child).await {
-            Ok(()) => Ok(client),
-            Err(reason) => Err(LabError::Agent { reason, tail: tail(&log), log }),
+        ready(&self.places, &mut child).await
+    }
+
+    /// Starts an agent in each of several namespaces, all at once, and waits until all answer. The first one's instance,
+    /// which its socket and state have their names of, is that of the surroundings with a `1` behind it, and so on;
+    /// `configuration` tells what an instance is configured with beside its uplink, [`UPLINK`].
+    ///
+    /// # Errors
+    /// [`LabError::Agent`] with the end of its log for the first that ends or does not answer in time.
+    pub(crate) async fn start_agents(
+        &mut self,
+        nodes: &[&Netns],
+        configuration: impl Fn(&str) -> String,
+    ) -> Result<Vec<Client>, LabError> {
+        let first = self.state.instances.len() + 1;
+        let instances =
+            (first..first + nodes.len()).map(|number| format!("{}{number}", self.places.instance));
+        let all: Vec<_> = instances.map(Places::of).collect();
+        self.state.instances.extend(all.iter().map(|places| places.instance.clone()));
+        self.save()?;
+        let mut children = Vec::new();
+        for (places, node) in all.iter().zip(nodes) {
+            let child = launch_agent(places, node, &configuration(&places.instance))?;
+            self.note(&child)?;
+            children.push(child);
         }
+        let mut clients = Vec::new();
+        for (places, child) in all.iter().zip(&mut children) {
+            clients.push(ready(places, child).await?);
+        }
+        Ok(clients)
+    }
+
+    /// Writes a process down, to be ended with the rest.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn note(&mut self, child: &Child) -> Result<(), LabError> {
+        self.state.others.extend(Process::find(child.id()));
+        self.save()
     }
 
     /// Ends the agent; its pods and their traffic stay.
@@ -161,19 +190,55 @@ impl Stage {
         let agent = self.state.agent.take();
         process::end(agent.as_slice(), process::PATIENCE).doing(|| "ending the agent".into()).map(drop)
     }
+}
 
-    /// This program for this instance, with nothing of the environment that would tell it otherwise.
-    pub(crate) fn command(&self) -> io::Result<Command> {
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--instance", self.places.instance]);
-        for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NETPATH_")) {
-            command.env_remove(name);
-        }
-        Ok(command)
+/// This program for an instance, with nothing of the environment that would tell it otherwise.
+fn command(instance: &str) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["--instance", instance]);
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NETPATH_")) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+/// Starts `netpath agent run` in a namespace, with this configuration.
+fn launch_agent(places: &Places, node: &Netns, configuration: &str) -> Result<Child, LabError> {
+    let runtime = &places.runtime;
+    let doing = || format!("preparing the agent in {}", runtime.display());
+    make_dir(runtime).doing(doing)?;
+    let config = runtime.join("agent.toml");
+    fs::write(&config, configuration).doing(doing)?;
+    let mut command = command(&places.instance).doing(doing)?;
+    command.args(["agent", "run", "--uplink", UPLINK, "--config"]).arg(&config);
+    launch(node, &mut command, &places.log()).doing(doing)
+}
+
+/// Makes a directory for root's eyes only, below one for all.
+pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).create(dir.parent().unwrap_or(dir))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Starts a program in a namespace, with nothing to read, and what it says in a file.
+pub(super) fn launch(netns: &Netns, command: &mut Command, log: &Path) -> io::Result<Child> {
+    let output = File::create(log)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    // A group of its own: Ctrl-C on the terminal is for whoever started this, who then ends it.
+    command.process_group(0);
+    netns.enter(|| command.spawn()).map_err(io::Error::other)?
+}
+
+/// Waits until an agent answers.
+async fn ready(places: &Places, child: &mut Child) -> Result<Client, LabError> {
+    let client = Client::new(places.runtime.join("agent.sock"));
+    match answers(&client, child).await {
+        Ok(()) => Ok(client),
+        Err(reason) => Err(LabError::Agent { reason, tail: tail(&places.log()), log: places.log() }),
     }
 }
 
-async fn ready(client: &Client, child: &mut Child) -> Result<(), String> {
+async fn answers(client: &Client, child: &mut Child) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let error = match client.status().await {
@@ -196,7 +261,7 @@ fn configuration() -> String {
 }
 
 /// The last lines of a log.
-fn tail(log: &Path) -> String {
+pub(super) fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")

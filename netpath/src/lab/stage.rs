@@ -52,7 +52,7 @@ pub(crate) fn perform<T, E: From<LabError>>(
     let deferred = Deferred::new()?;
     let lock = Lock::take(places)?;
     state::sweep(places, false)?;
-    let state = State::new(places.instance, Process::current().doing(|| "looking up this process".into())?);
+    let state = State::new(&places.instance, Process::current().doing(|| "looking up this process".into())?);
     let mut stage = Stage { places: places.clone(), state };
     let ended = match stage.save().and_then(|()| session::isolate(&mut stage)) {
         Ok(()) => play(stage, deferred, work),
@@ -96,7 +96,7 @@ impl Stage {
     #[cfg(test)]
     pub(crate) fn idle() -> Self {
         let places = Places::of("bench");
-        let state = State::new(places.instance, Process::current().expect("this process"));
+        let state = State::new(&places.instance, Process::current().expect("this process"));
         Self { places, state }
     }
 

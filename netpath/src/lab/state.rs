@@ -30,7 +30,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// Name of the agent's instance.
-    pub(super) instance: &'static str,
+    pub(super) instance: String,
     /// Lock and state file.
     pub(super) lab: PathBuf,
     /// The agent's socket, configuration and log, and whatever else is to vanish in the end.
@@ -41,17 +41,28 @@ pub(crate) struct Places {
 
 impl Places {
     /// The machine's, for an instance.
-    pub(crate) fn of(instance: &'static str) -> Self {
+    pub(crate) fn of(instance: impl Into<String>) -> Self {
+        let instance = instance.into();
         Self {
-            instance,
             lab: format!("/run/netpath-{instance}").into(),
-            runtime: Path::new("/run/netpath").join(instance),
-            store: Path::new("/var/lib/netpath").join(instance),
+            runtime: Path::new("/run/netpath").join(&instance),
+            store: Path::new("/var/lib/netpath").join(&instance),
+            instance,
         }
     }
 
     fn state(&self) -> PathBuf {
         self.lab.join("lab.json")
+    }
+
+    /// The agent's log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.runtime.join("agent.log")
+    }
+
+    /// Where etcd keeps its files.
+    pub(super) fn etcd(&self) -> PathBuf {
+        self.runtime.join("etcd")
     }
 }
 
@@ -66,6 +77,12 @@ pub(super) struct State {
     pub(super) holder: Option<Process>,
     /// The agent.
     pub(super) agent: Option<Process>,
+    /// Whatever else was started: agents of more nodes, etcd, BIRD.
+    #[serde(default)]
+    pub(super) others: Vec<Process>,
+    /// Instances of the agents of more nodes.
+    #[serde(default)]
+    pub(super) instances: Vec<String>,
     /// The lab made the directory for namespaces.
     pub(super) made_netns_dir: bool,
 }
@@ -79,6 +96,8 @@ impl State {
             run,
             holder: None,
             agent: None,
+            others: Vec::new(),
+            instances: Vec::new(),
             made_netns_dir: false,
         }
     }
@@ -125,8 +144,8 @@ impl State {
     /// lab's mount namespace (an agent that was started just before a crash, a shell of `pod exec`).
     fn processes(&self) -> Vec<Process> {
         let machine = Process::find(1).and_then(Process::mount_namespace);
-        let known: Vec<_> =
-            [self.agent, self.holder].into_iter().flatten().filter(|one| one.alive()).collect();
+        let started = self.agent.iter().chain(&self.holder).chain(&self.others);
+        let known: Vec<_> = started.copied().filter(|one| one.alive()).collect();
         let inside =
             known.first().and_then(|one| one.mount_namespace()).filter(|&inode| Some(inode) != machine);
         let mut all = known;
@@ -168,7 +187,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {
                     let pid =
                         State::load(places)?.filter(|state| state.run.alive()).map(|state| state.run.pid);
-                    return Err(LabError::Busy { what: places.instance, pid });
+                    return Err(LabError::Busy { what: places.instance.clone(), pid });
                 }
                 Err(TryLockError::Error(error)) => return Err(error).doing(doing),
             }
@@ -238,17 +257,23 @@ pub(super) fn sweep(places: &Places, inside: bool) -> Result<bool, LabError> {
         if state.made_netns_dir {
             // Only now: an agent that still made a pod would make its namespace in the machine's directory.
             if inside {
-                session::uncover();
+                session::uncover(session::NETNS_DIR.as_ref());
             }
             // Stays if somebody else uses it by now.
             let _ = fs::remove_dir(session::NETNS_DIR);
         }
     }
-    for dir in [&places.runtime, &places.store] {
-        remove_dir(dir)?;
-        // Its parent belongs to all instances: goes with the last of them.
-        if let Some(parent) = dir.parent() {
-            let _ = fs::remove_dir(parent);
+    if inside {
+        session::uncover(&places.etcd());
+    }
+    let more = state.iter().flat_map(|state| &state.instances).map(Places::of);
+    for places in more.chain([places.clone()]) {
+        for dir in [&places.runtime, &places.store] {
+            remove_dir(dir)?;
+            // Its parent belongs to all instances: goes with the last of them.
+            if let Some(parent) = dir.parent() {
+                let _ = fs::remove_dir(parent);
+            }
         }
     }
     match fs::remove_file(places.state()) {
@@ -279,7 +304,12 @@ mod tests {
 
     fn places(dir: &tempfile::TempDir) -> Places {
         let at = |name: &str| dir.path().join(name);
-        Places { instance: LAB, lab: at("lab"), runtime: at("run/netpath/lab"), store: at("var/netpath/lab") }
+        Places {
+            instance: LAB.into(),
+            lab: at("lab"),
+            runtime: at("run/netpath/lab"),
+            store: at("var/netpath/lab"),
+        }
     }
 
     #[test]

@@ -252,6 +252,27 @@ fn route(prefix: IpNet, via: IpAddr) -> Route {
     }
 }
 
+/// A router, and outside, which is behind it and has it as its way to everything.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) async fn surroundings(spec: &Spec) -> Result<(Space, Space), NetError> {
+    let (router, outside) = (spec.space("router").await?, spec.space("outside").await?);
+    router.forward()?;
+    let own = [net(OUTSIDE, 30), net(OUTSIDE_V6, 64)];
+    let routers = [net(ROUTER_TO_OUTSIDE, 30), net(ROUTER_TO_OUTSIDE_V6, 64)];
+    wire(
+        End { space: &outside, link: "eth0", addresses: &own },
+        End { space: &router, link: "to-outside", addresses: &routers },
+        None,
+    )
+    .await?;
+    for router in routers {
+        outside.default_route(router.addr()).await?;
+    }
+    Ok((router, outside))
+}
+
 async fn index(netlink: &Netlink, name: &str) -> Result<u32, NetError> {
     netlink.link(name).await?.map(|link| link.index).ok_or_else(|| NetError {
         doing: format!("looking for link {name}"),
@@ -280,21 +301,7 @@ impl Topology {
     /// What the kernel says. Namespaces made before the failure stay, see [`Topology`].
     pub async fn build(spec: Spec) -> Result<Self, NetError> {
         let node = spec.space("node").await?;
-        let router = spec.space("router").await?;
-        let outside = spec.space("outside").await?;
-        router.forward()?;
-        wire(
-            End { space: &outside, link: "eth0", addresses: &[net(OUTSIDE, 30), net(OUTSIDE_V6, 64)] },
-            End {
-                space: &router,
-                link: "to-outside",
-                addresses: &[net(ROUTER_TO_OUTSIDE, 30), net(ROUTER_TO_OUTSIDE_V6, 64)],
-            },
-            None,
-        )
-        .await?;
-        outside.default_route(ROUTER_TO_OUTSIDE.into()).await?;
-        outside.default_route(ROUTER_TO_OUTSIDE_V6.into()).await?;
+        let (router, outside) = surroundings(&spec).await?;
         let topology = Self { spec, node, router, outside };
         let (v4, v6) = ((net(NODE, 30), ROUTER.into()), (net(NODE_V6, 64), ROUTER_TO_NODE_V6.into()));
         topology.connect(&topology.node, "to-node", &[v4, v6]).await?;

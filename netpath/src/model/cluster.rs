@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{PrefixError, check_block, check_prefix};
 
+/// Lengths of IPv4 and IPv6 blocks where nothing else is said: 64 addresses.
+pub const BLOCK_LENGTHS: (u8, u8) = (26, 122);
+
 /// Only the first million blocks of a pool are used: a claim looks at each at worst.
 const MAX_BLOCK_BITS: u8 = 20;
 
@@ -25,6 +28,18 @@ pub struct EtcdAccess {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// Name of the user, and the file with the password.
     pub user: Option<(String, PathBuf)>,
+}
+
+impl EtcdAccess {
+    /// The addresses of endpoints that are not written by name.
+    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        let host = |endpoint: &String| {
+            let authority = endpoint.split("://").nth(1)?.split('/').next()?;
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        };
+        self.endpoints.iter().filter_map(host)
+    }
 }
 
 /// A range of addresses that nodes take blocks from.
@@ -116,6 +131,14 @@ mod tests {
 
     fn pool(prefix: &str, length: u8) -> Pool {
         Pool::new(prefix.parse().unwrap(), length).unwrap()
+    }
+
+    #[test]
+    fn hosts_of_endpoints_that_are_addresses() {
+        let endpoints = ["http://10.0.0.1:2379", "https://[fd00::7]:2379/", "https://etcd.example:2379"];
+        let access = EtcdAccess { endpoints: endpoints.map(str::to_owned).into(), ..EtcdAccess::default() };
+        let hosts: Vec<_> = access.hosts().map(|host| host.to_string()).collect();
+        assert_eq!(hosts, ["10.0.0.1", "fd00::7"]);
     }
 
     #[test]

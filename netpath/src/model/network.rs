@@ -8,6 +8,8 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::{Backend, Pool};
+
 /// Name of the network every node has.
 pub const DEFAULT_NETWORK: &str = "default";
 
@@ -100,10 +102,22 @@ impl fmt::Display for Inbound {
 pub struct Network {
     /// Name.
     pub name: String,
-    /// Number in the kernel tables, never 0.
+    /// Number in the kernel tables of this node, never 0 there.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub number: u32,
-    /// The node's slice of it, at most one prefix of each family, IPv4 first: a pod gets an address of each.
+    /// The node's slices of it, IPv4 first: a pod gets an address of each family. One of each family, but for networks of a
+    /// cluster: these have none before their first pod, and more when they are full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<IpNet>,
+    /// What all nodes of the cluster claim blocks of, one of each family, IPv4 first. None if it is this node's alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<Pool>,
+    /// How its pods on other nodes are reached; as `cluster.backend` says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// Whether the cluster is about to remove it: no pods join it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
     /// Whether traffic to outside carries the node's address.
     pub masquerade: bool,
     /// Destinations that see the pod's own address all the same.
@@ -125,6 +139,9 @@ pub struct NetworkChange {
     pub inbound: Option<Inbound>,
     /// [`Network::mtu`]; 0 takes it away.
     pub mtu: Option<u32>,
+    /// [`Network::backend`].
+    #[serde(default)]
+    pub backend: Option<Backend>,
 }
 
 impl NetworkChange {
@@ -135,6 +152,7 @@ impl NetworkChange {
             no_masquerade: self.no_masquerade.clone().unwrap_or(network.no_masquerade),
             inbound: self.inbound.unwrap_or(network.inbound),
             mtu: self.mtu.map_or(network.mtu, |mtu| Some(mtu).filter(|mtu| *mtu != 0)),
+            backend: self.backend.or(network.backend),
             ..network
         }
     }
@@ -146,20 +164,63 @@ impl NetworkChange {
             no_masquerade: later.no_masquerade.or(self.no_masquerade),
             inbound: later.inbound.or(self.inbound),
             mtu: later.mtu.or(self.mtu),
+            backend: later.backend.or(self.backend),
         }
     }
 }
 
 impl Network {
-    /// The families it has addresses of.
+    /// The families it has addresses of, IPv4 first.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
-        self.blocks.iter().map(|block| Family::of(block.addr()))
+        [Family::V4, Family::V6].into_iter().filter(|family| self.has(*family))
     }
 
     /// Whether it has addresses of a family.
     pub fn has(&self, family: Family) -> bool {
-        self.families().any(|own| own == family)
+        let pools = self.pools.iter().map(|pool| pool.prefix);
+        self.blocks.iter().copied().chain(pools).any(|one| Family::of(one.addr()) == family)
     }
+
+    /// What the cluster's records have of it: all but what is this node's own.
+    pub fn shared(self) -> Self {
+        Self { number: 0, blocks: Vec::new(), ..self }
+    }
+
+    /// The prefixes that are its own: its pools, or the blocks of a network of this node alone.
+    pub fn subnets(&self) -> Vec<IpNet> {
+        if self.pools.is_empty() {
+            return self.blocks.clone();
+        }
+        self.pools.iter().map(|pool| pool.prefix).collect()
+    }
+}
+
+/// Networks of a cluster, as its records have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedNetworks {
+    /// Counts changes.
+    #[serde(default)]
+    pub revision: u64,
+    /// What was changed of the network that every node has.
+    #[serde(default)]
+    pub default: NetworkChange,
+    /// Those that were added, by name, as [`Network::shared`] has them.
+    #[serde(default)]
+    pub added: Vec<Network>,
+}
+
+impl SharedNetworks {
+    /// How pods in a pool are reached where a network says so.
+    pub fn backends(&self, pools: &[Pool]) -> Vec<(IpNet, Backend)> {
+        let default = pools.iter().map(|pool| (pool.prefix, self.default.backend));
+        let added = self.added.iter().flat_map(|one| one.pools.iter().map(|pool| (pool.prefix, one.backend)));
+        default.chain(added).filter_map(|(prefix, backend)| Some((prefix, backend?))).collect()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
@@ -172,6 +233,9 @@ mod tests {
             name: "n".into(),
             number: 2,
             blocks: vec!["10.0.0.0/24".parse().unwrap()],
+            pools: Vec::new(),
+            backend: None,
+            ending: false,
             masquerade: true,
             no_masquerade: Vec::new(),
             inbound: Inbound::Cluster,

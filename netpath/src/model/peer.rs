@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Holder;
 
 /// How pods of other nodes are reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// By direct routes where the other node is on an uplink's link, else by tunnels.
     #[default]
@@ -31,6 +32,11 @@ impl Backend {
             Self::Vxlan => "vxlan",
         }
     }
+
+    /// The inverse of its name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.name() == text)
+    }
 }
 
 /// Another node, with what its pods have addresses of.
@@ -50,11 +56,19 @@ pub struct Peer {
 pub struct Peers {
     /// What all blocks are of: no address of these is anybody's but a pod's.
     pub pools: Vec<IpNet>,
+    /// Pools whose pods are reached by another backend than the node's.
+    #[serde(default)]
+    pub backends: Vec<(IpNet, Backend)>,
     /// The other nodes, by name.
     pub nodes: Vec<Peer>,
 }
 
 impl Peers {
+    /// How a block is reached, if its network says so.
+    pub fn backend_of(&self, block: IpNet) -> Option<Backend> {
+        self.backends.iter().find(|(pool, _)| pool.contains(&block)).map(|(_, backend)| *backend)
+    }
+
     /// The node whose block holds an address.
     pub fn holder_of(&self, address: IpAddr) -> Option<&Peer> {
         self.nodes.iter().find(|peer| peer.blocks.iter().any(|block| block.contains(&address)))

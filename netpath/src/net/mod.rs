@@ -18,7 +18,7 @@ mod undo;
 pub use error::NetError;
 pub use netlink::{
     Address, Filter, Hints, KernelRoute, Link, LinkDetail, LinkState, Netlink, ROUTE_PROTOCOL, Route,
-    RouteKind, Settings, SettingsV6, Shape, Survey, VethEnd, Watch,
+    RouteKind, Settings, SettingsV6, Shape, Survey, Tunnel, VethEnd, Watch,
 };
 pub use netns::Netns;
 pub use offload::{Offload, set_offloads};

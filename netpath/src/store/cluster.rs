@@ -1,5 +1,6 @@
 //! The records of a cluster in its etcd: docs/CLUSTER.md has the table of keys.
 
+mod networks;
 mod view;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -58,6 +59,9 @@ pub enum ClusterError {
     /// All blocks are held.
     #[error("all blocks of the pool {0} are held")]
     Full(IpNet),
+    /// No such network, or not any more.
+    #[error("the cluster has no network '{0}', or is about to remove it")]
+    NoNetwork(String),
     /// No such node.
     #[error("node '{0}' is not in the cluster")]
     NoNode(String),
@@ -112,15 +116,11 @@ impl Cluster {
     async fn claim_in(&self, holder: &Holder, pool: &Pool) -> Result<IpNet, ClusterError> {
         for _ in 0..RACES {
             let mut taken = BTreeSet::new();
-            for (key, bytes) in self.store().list(&self.key(BLOCKS)).await? {
-                let Some(block) = block_of(&key, &self.root) else { continue };
-                if pool.has_block(block) {
-                    let theirs: Holder = self.store().decode(&key, &bytes)?;
-                    if theirs.uid == holder.uid {
-                        return Ok(block);
-                    }
-                    taken.insert(block);
+            for (block, theirs) in self.holders(pool).await? {
+                if theirs.uid == holder.uid {
+                    return Ok(block);
                 }
+                taken.insert(block);
             }
             let block = pool.free(&taken, &holder.uid).ok_or(ClusterError::Full(pool.prefix))?;
             if self.store().create(&self.block_key(block), holder).await? {

@@ -10,7 +10,7 @@ use netpath::datapath::Datapath;
 use netpath_common::abi::{
     ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
     NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, Published, PublishedKey, Route,
-    RouteKind, Uplink,
+    RouteKind, Uplink, protected_place,
 };
 
 use super::{Family, NODE, NODE6, Pod, Scene};
@@ -125,6 +125,16 @@ impl Scene {
             endpoint.flags = flag(endpoint.flags.into(), ENDPOINT_PUBLISHES.into()) as u16;
             self.datapath.set_endpoint(address, endpoint).expect("endpoint");
         }
+    }
+
+    /// Keeps pods from these ports of nodes, each with the number of its protocol, and from no others.
+    pub fn protect(&mut self, ports: &[(u8, u16)]) {
+        let mut words = BTreeMap::new();
+        for &(proto, port) in ports {
+            let (word, bit) = protected_place(proto, port).expect("a protocol with ports");
+            *words.entry(word).or_default() |= bit;
+        }
+        self.datapath.set_protected(&words).expect("protected ports");
     }
 
     /// Puts the node into a cluster in which an address belongs to somebody: in the node's own routes and, if packets go there,

@@ -35,11 +35,13 @@ pub(super) enum Setting {
     Inbound,
     /// Port 443 of the node leads to pod A.
     Published,
+    /// Pods do not reach port 443 of the node.
+    Protected,
 }
 
 impl Setting {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Plain, Self::Published, Self::Pool, Self::FewPorts, Self::Inbound];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Plain, Self::Published, Self::Protected, Self::Pool, Self::FewPorts, Self::Inbound];
 }
 
 /// A scene with everything about it.
@@ -108,6 +110,9 @@ impl Hunt {
         let published = setting == Setting::Published;
         self.scene.publish_both(self.scene.a, published.then_some((SERVER_PORT, 80)));
         self.oracle.published = published;
+        self.oracle.protects = setting == Setting::Protected;
+        let ports = [6, 17, 132].map(|protocol| (protocol, SERVER_PORT));
+        self.scene.protect(if self.oracle.protects { &ports } else { &[] });
         self.forget();
         self.oracle.inbound = inbound;
     }

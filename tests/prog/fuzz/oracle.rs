@@ -25,6 +25,8 @@ pub(super) struct Oracle {
     pub(super) pods: [Pod; 2],
     pub(super) addresses: [[Address; 2]; 2],
     node: Vec<Address>,
+    /// The node's addresses that pods send to; the others are its in translations only.
+    routed_node: [Address; 2],
     /// Networks let packets from outside in.
     pub(super) inbound: bool,
     /// Pod and peer, where the pod has sent something on its way.
@@ -35,6 +37,8 @@ pub(super) struct Oracle {
     pub(super) led_in: HashSet<(Address, Address)>,
     /// A port of the node leads to pod A.
     pub(super) published: bool,
+    /// Pods do not reach that port of the node.
+    pub(super) protects: bool,
     pub(super) dropped: u64,
 }
 
@@ -45,11 +49,13 @@ impl Oracle {
             pods,
             addresses: pods.map(|pod| [address(pod.ip), address(pod.ip6)]),
             node: pool.iter().map(|ip| address(*ip)).collect(),
+            routed_node: [Family::V4.node, Family::V6.node].map(address),
             inbound,
             went_out: HashSet::new(),
             came_in: HashSet::new(),
             led_in: HashSet::new(),
             published: false,
+            protects: false,
             dropped: 0,
         }
     }
@@ -136,6 +142,9 @@ impl Oracle {
                 _ => Err("no packet, and let go to the stack".to_owned()),
             };
         };
+        if self.protects && view.is_for_server(&step.packet, &self.routed_node) {
+            return Err("a protected port of the node was reached".to_owned());
+        }
         if self.is_own(step, &view) {
             let pair = (view.address(&step.packet, true), view.address(&step.packet, false));
             self.went_out.insert(pair);
@@ -197,8 +206,11 @@ impl Oracle {
         self.out_of_stack(step, ran)?;
         let Some(view) = View::of(&step.packet, step.gso != 0) else { return Ok(()) };
         let [source, destination] = [true, false].map(|source| view.address(&step.packet, source));
-        let local = step.from == Place::Nowhere || self.pod_of(&source).is_some();
-        if self.pod_of(&destination).is_none() || local {
+        if self.pod_of(&destination).is_none() {
+            return Ok(());
+        }
+        self.by_its_own_link(step, &source)?;
+        if step.from == Place::Nowhere || self.pod_of(&source).is_some() {
             return Ok(());
         }
         self.let_in(&step.packet, &view, false)
@@ -241,6 +253,21 @@ impl Oracle {
         self.let_in(&ran.packet, &view, translated)
     }
 
+    /// What the stack forwards for a pod has come from that pod.
+    fn by_its_own_link(&self, step: &Step, source: &Address) -> Result<(), Finding> {
+        let from = match step.from {
+            _ if step.mark == FINISHED => return Ok(()),
+            Place::Nowhere => return Ok(()),
+            Place::A => Some(self.pods[0].id),
+            Place::B => Some(self.pods[1].id),
+            _ => None,
+        };
+        match self.pod_of(source) {
+            Some(pod) if from != Some(pod.id) => Err("a pod's address by another link".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     fn at_its_pod(&self, step: &Step, view: &View, ran: &Ran) -> Result<(), Finding> {
         let pod = self.pod_of(&view.address(&ran.packet, false)).ok_or("redirected to no pod")?;
         if ran.packet[..6] != pod.mac || ran.packet[6..12] != GATEWAY_MAC {
@@ -275,6 +302,7 @@ impl Oracle {
         match View::of(&step.packet, step.gso != 0) {
             Some(view) => {
                 exits::Change::source(step, &view).check(step, ran)?;
+                self.by_its_own_link(step, &view.address(&step.packet, true))?;
                 if self.pod_of(&view.address(&step.packet, true)).is_some() {
                     self.note_out(step, &view);
                 }

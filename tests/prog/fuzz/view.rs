@@ -1,6 +1,9 @@
 //! Packets read by somebody who believes nothing: not by the programs' code, and without a panic.
 
-use netpath_tests::packet::{ETHERNET, protocol};
+use netpath_tests::{
+    packet::{ETHERNET, protocol},
+    scene::SERVER_PORT,
+};
 
 /// An IP address as sixteen bytes, IPv4 as v4-mapped.
 pub(super) type Address = [u8; 16];
@@ -161,6 +164,14 @@ impl View {
             _ => return None,
         };
         (!self.later && self.transport + 8 <= self.end).then_some(self.transport + at)
+    }
+
+    /// Whether it is for the server's port at one of these addresses.
+    pub(super) fn is_for_server(&self, frame: &[u8], addresses: &[Address]) -> bool {
+        let port = || self.segment(frame).get(..4).map(|ports| word(ports, 2));
+        matches!(self.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
+            && port() == Some(SERVER_PORT.into())
+            && addresses.contains(&self.address(frame, false))
     }
 
     /// What the sum over the IP header comes to: nothing that is changed with its checksum changes it.

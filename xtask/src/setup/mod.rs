@@ -48,7 +48,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<Choice> {
     }
     if matches!(purpose, Purpose::Test | Purpose::Vm | Purpose::Everything) {
         missing.note(nextest::ensure(), "cargo-nextest, which runs the tests");
-        missing.note(packages::servers(), "prometheus and etcd, which tests ask");
+        missing.note(packages::servers(None), "prometheus and etcd, which tests ask");
         missing.note(libcni::ensure(), "libcni, by which tests ask for STATUS and GC, and Go that builds it");
     }
     if matches!(purpose, Purpose::Lint | Purpose::Everything) {

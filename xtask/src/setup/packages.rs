@@ -1,6 +1,11 @@
 //! Debian packages.
 
-use std::{ffi::OsStr, fs, path::Path, sync::OnceLock};
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -130,12 +135,6 @@ const PROGRAMS: &[Program] = &[
         name: "openssl",
         package: "openssl",
         why: "tests make certificates for etcd",
-        need: Need::Test,
-    },
-    Program {
-        name: "libssh-gcrypt.so.4",
-        package: "libssh-gcrypt-4",
-        why: "a library of BIRD, which tests run as it is unpacked",
         need: Need::Test,
     },
     Program {
@@ -318,30 +317,54 @@ pub(crate) fn unpack_with(options: &[String], package: &str, dir: &Path) -> Resu
     fs::remove_dir_all(&download).with_context(|| format!("removing {}", download.display()))
 }
 
-/// Packages that tests ask programs of, each with one of these. Unpacked only: installed ones would serve on the machine.
-const UNPACKED: [(&str, &str); 4] = [
-    ("prometheus", "bin/promtool"),
-    ("etcd-server", "bin/etcd"),
-    ("etcd-client", "bin/etcdctl"),
-    ("bird2", "sbin/bird"),
+/// A package that a lab or tests run a program of. Unpacked only: an installed one would serve on the machine.
+struct Server {
+    package: &'static str,
+    /// Below `usr`.
+    program: &'static str,
+    /// A library that it needs and may be missing, and its package.
+    library: Option<(&'static str, &'static str)>,
+}
+
+const SERVERS: [Server; 4] = [
+    Server { package: "prometheus", program: "bin/promtool", library: None },
+    Server { package: "etcd-server", program: "bin/etcd", library: None },
+    Server { package: "etcd-client", program: "bin/etcdctl", library: None },
+    Server {
+        package: "bird2",
+        program: "sbin/bird",
+        library: Some(("libssh-gcrypt.so.4", "libssh-gcrypt-4")),
+    },
 ];
 
-/// Prometheus, etcd and BIRD, which tests ask.
+/// Fetches and unpacks what is not there: all that tests ask, or those packages of it that are `wanted`. Returns the
+/// directories where unpacked programs are.
 ///
 /// # Errors
 /// apt has none, or it cannot be fetched.
-pub(crate) fn servers() -> Result<()> {
-    for (package, program) in UNPACKED {
+pub(crate) fn servers(wanted: Option<&[&str]>) -> Result<Vec<PathBuf>> {
+    let mut unpacked = Vec::new();
+    for Server { package, program, library } in SERVERS {
         let dir = workspace::state().join(package);
+        let there = dir.join("usr").join(program);
         let name = program.rsplit('/').next().unwrap_or(program);
-        if is_there(name) || dir.join("usr").join(program).is_file() {
+        if wanted.is_some_and(|wanted| !wanted.contains(&package)) {
             continue;
         }
-        update()?;
-        say(format!("fetching and unpacking {package}, once: tests ask it; nothing of it is installed"));
-        unpack(package, &dir)?;
+        if !there.is_file() && is_there(name) {
+            continue;
+        }
+        if let Some((file, library)) = library.filter(|(file, _)| !is_there(file)) {
+            install(&[Package::new(library, format!("{file}, which {name} needs"))])?;
+        }
+        if !there.is_file() {
+            update()?;
+            say(format!("fetching and unpacking {package}, once; nothing of it is installed"));
+            unpack(package, &dir)?;
+        }
+        unpacked.extend(there.parent().map(Path::to_owned));
     }
-    Ok(())
+    Ok(unpacked)
 }
 
 /// apt-get as root, never asking.

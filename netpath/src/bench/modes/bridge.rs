@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Built, nft::masquerade};
+use super::{Built, ONE_NODE, nft::masquerade};
 use crate::{
     bench::{Mode, Pair, Path, Site},
     lab::{
@@ -20,11 +20,8 @@ use crate::{
 };
 
 const BRIDGE: &str = "br0";
-/// Whether the kernel shows bridged packets to netfilter. The key is there if it can (module `br_netfilter`); each
-/// namespace has its own (Linux 5.3).
-const CALL: &str = "net.bridge.bridge-nf-call-iptables";
-/// The same over IPv6.
-const CALL_V6: &str = "net.bridge.bridge-nf-call-ip6tables";
+/// What there is in place of a kernel's setting that it has not.
+pub(super) const LACKS: &str = "absent (no br_netfilter)";
 /// Pods' IPv6 addresses where netfilter translates them; the first is the bridge's.
 const SUBNET_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0), 64);
 const UPLINK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 2, 0, 0, 0, 2);
@@ -91,12 +88,8 @@ impl Bridge {
         let [a, b, c, d] = gateway.octets();
         node.netlink.add_bridge(BRIDGE, [2, 0, a, b, c, d]).await?;
         let bridge = node.configure(BRIDGE, &kind.nets(1)).await?;
-        let called = if kind.netfilter { "1" } else { "0" };
-        let called =
-            node.netns.enter(|| sysctl::write(CALL, called).and_then(|_| sysctl::read(CALL)).ok())?;
+        let called = show_to_netfilter(&node, kind.netfilter)?;
         if kind.netfilter {
-            // Whether it can is told of IPv4.
-            let _ = node.netns.enter(|| sysctl::write(CALL_V6, "1"))?;
             masquerade(&node, kind.subnet.into(), BRIDGE)?;
             masquerade(&node, SUBNET_V6.into(), BRIDGE)?;
         } else {
@@ -134,6 +127,21 @@ impl Kind {
     }
 }
 
+/// Has the kernel show bridged packets to netfilter, or not. The keys are there if it can (module `br_netfilter`); each namespace
+/// has its own (Linux 5.3). Returns what it does then; `None` if it cannot.
+///
+/// # Errors
+/// If the namespace is not to be entered.
+pub(super) fn show_to_netfilter(node: &Space, shown: bool) -> Result<Option<String>, NetError> {
+    let [v4, v6] = ["", "6"].map(|family| format!("net.bridge.bridge-nf-call-ip{family}tables"));
+    let wanted = if shown { "1" } else { "0" };
+    node.netns.enter(|| {
+        // Whether it can is told of IPv4.
+        let _ = sysctl::write(&v6, wanted);
+        sysctl::write(&v4, wanted).and_then(|_| sysctl::read(&v4)).ok()
+    })
+}
+
 /// The `number`th IPv6 address of pods whose kind has such.
 fn address_v6(number: u8) -> Ipv6Addr {
     Ipv6Addr::from_bits(SUBNET_V6.network().to_bits() + u128::from(number))
@@ -156,7 +164,7 @@ impl Mode for Bridge {
     }
 
     fn made_of(&self) -> String {
-        let (kind, called) = (self.kind, self.called.as_deref().unwrap_or("absent (no br_netfilter)"));
+        let (kind, called) = (self.kind, self.called.as_deref().unwrap_or(LACKS));
         let outside =
             if kind.netfilter { "nftables masquerade" } else { "no translation, the router knows the pods" };
         format!("Linux bridge with veth pairs, {outside}, bridge-nf-call-iptables {called}")
@@ -172,6 +180,7 @@ impl Mode for Bridge {
                 Pair { client, server: &topology.router.netns, address: before(self.kind.uplink).into() }
             }
             Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
+            Path::PodPodRemote => return Err(ONE_NODE),
         })
     }
 
@@ -181,7 +190,7 @@ impl Mode for Bridge {
             _ if !self.kind.netfilter => Err("it is built for IPv4 only"),
             Path::PodPod | Path::NodePod => Ok(Pair { address: address_v6(3).into(), ..pair }),
             Path::PodOutside => Ok(Pair { address: OUTSIDE_V6.into(), ..pair }),
-            Path::PodOnlink => Err("it is measured over IPv4 only"),
+            Path::PodOnlink | Path::PodPodRemote => Err("it is measured over IPv4 only"),
         }
     }
 

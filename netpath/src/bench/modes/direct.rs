@@ -46,7 +46,7 @@ impl Direct {
 
     fn to(&self, path: Path, address: IpAddr) -> Result<Pair<'_>, &'static str> {
         match path {
-            Path::PodPod | Path::NodePod => {
+            Path::PodPod | Path::NodePod | Path::PodPodRemote => {
                 Ok(Pair { client: &self.client.netns, server: &self.server.netns, address })
             }
             Path::PodOnlink | Path::PodOutside => Err("one wire leads to nobody else"),
@@ -63,7 +63,7 @@ impl Mode for Direct {
         "one veth pair between two namespaces, nothing else".into()
     }
 
-    /// A node and its pod could have no less between them than two pods.
+    /// A node and its pod could have no less between them than two pods, and two nodes have no less than their uplinks.
     fn pair(&self, path: Path) -> Result<Pair<'_>, &'static str> {
         self.to(path, SERVER.into())
     }

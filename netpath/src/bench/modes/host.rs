@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use futures::FutureExt;
 
-use super::{Built, bridge::before};
+use super::{Built, ONE_NODE, bridge::before};
 use crate::{
     bench::{Mode, Pair, Path, Site},
     lab::topology::{OUTSIDE, Space, Topology, net},
@@ -44,6 +44,7 @@ impl Mode for Host {
                 Pair { client, server: &topology.router.netns, address: before(UPLINK).into() }
             }
             Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
+            Path::PodPodRemote => return Err(ONE_NODE),
         })
     }
 }

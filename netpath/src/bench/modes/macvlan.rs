@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::Built;
+use super::{Built, ONE_NODE};
 use crate::{
     bench::{Mode, Pair, Path, Site},
     lab::{
@@ -74,6 +74,7 @@ impl Mode for Macvlan {
             Path::NodePod => Err("macvlan keeps pods and their node apart"),
             Path::PodOnlink => Ok(Pair { client, server: &topology.router.netns, address: ROUTER.into() }),
             Path::PodOutside => Ok(Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() }),
+            Path::PodPodRemote => Err(ONE_NODE),
         }
     }
 

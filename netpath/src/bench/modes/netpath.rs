@@ -7,7 +7,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::Built;
+use super::{Built, ONE_NODE};
 use crate::{
     api::{
         client::Client,
@@ -61,8 +61,8 @@ pub(super) fn build(site: &Site) -> Built<'_> {
 pub(super) fn build_kind(site: &Site, kind: Kind) -> Built<'_> {
     async move {
         let agent = site.agent().await?;
-        let (client, _) = add(&agent, kind, "a").await?;
-        let (server, pod) = add(&agent, kind, "b").await?;
+        let (client, _) = kind.add(&agent, "a").await?;
+        let (server, pod) = kind.add(&agent, "b").await?;
         let v4 = |address: &IpAddr| if let IpAddr::V4(v4) = address { Some(*v4) } else { None };
         let v6 = |address: &IpAddr| if let IpAddr::V6(v6) = address { Some(*v6) } else { None };
         let address_v6 = pod.addresses.iter().find_map(v6);
@@ -74,12 +74,17 @@ pub(super) fn build_kind(site: &Site, kind: Kind) -> Built<'_> {
     .boxed()
 }
 
-/// Adds a pod and opens its namespace.
-async fn add(agent: &Client, kind: Kind, name: &str) -> Result<(Netns, Pod), LabError> {
-    let name = format!("{}{name}", kind.prefix);
-    let wanted = PodAdd { name: name.clone(), mode: Some(kind.pods.into()), ..PodAdd::default() };
+/// Adds a pod in a mode of the agent's and opens its namespace.
+pub(super) async fn add(agent: &Client, name: &str, mode: &str) -> Result<(Netns, Pod), LabError> {
+    let wanted = PodAdd { name: name.into(), mode: Some(mode.into()), ..PodAdd::default() };
     let pod = agent.pod_add(&wanted).await.doing(|| format!("adding pod {name}"))?;
     Ok((Netns::open(pod.netns.as_ref())?, pod))
+}
+
+impl Kind {
+    async fn add(self, agent: &Client, name: &str) -> Result<(Netns, Pod), LabError> {
+        add(agent, &format!("{}{name}", self.prefix), self.pods).await
+    }
 }
 
 impl Netpath {
@@ -112,6 +117,7 @@ impl Mode for Netpath {
             Path::NodePod => Pair { client: &topology.node.netns, server, address },
             Path::PodOnlink => Pair { client, server: &topology.router.netns, address: ROUTER.into() },
             Path::PodOutside => Pair { client, server: &topology.outside.netns, address: OUTSIDE.into() },
+            Path::PodPodRemote => return Err(ONE_NODE),
         })
     }
 
@@ -121,11 +127,15 @@ impl Mode for Netpath {
         match path {
             Path::PodPod | Path::NodePod => Ok(Pair { address: own.into(), ..pair }),
             Path::PodOutside => Ok(Pair { address: OUTSIDE_V6.into(), ..pair }),
-            Path::PodOnlink => Err("it is measured over IPv4 only"),
+            Path::PodOnlink | Path::PodPodRemote => Err("it is measured over IPv4 only"),
         }
     }
 
+    fn agents(&self) -> &[Client] {
+        std::slice::from_ref(&self.agent)
+    }
+
     fn newcomer(&self, number: u8) -> Option<BoxFuture<'_, Result<Netns, LabError>>> {
-        Some(async move { Ok(add(&self.agent, self.kind, &format!("new-{number}")).await?.0) }.boxed())
+        Some(async move { Ok(self.kind.add(&self.agent, &format!("new-{number}")).await?.0) }.boxed())
     }
 }

@@ -1,13 +1,10 @@
-//! The rules of mode `routed`: what such a node has for each pod and for what it forwards, by iptables where it is installed, as
-//! Calico has them, else the like in nftables' own words.
+//! The rules of mode `routed`: what such a node has for each pod and for what it forwards, as Calico has them.
 //!
 //! Flows that conntrack knows are accepted first; of others, marks tell what policy has accepted, by chains of each pod: tunnels
 //! from inside pods are refused, and a profile accepts the rest.
 
-use super::nft;
-use crate::{bench::tool::Tool, lab::topology::Space, net::NetError};
-
-const IPTABLES: Tool = Tool { name: "iptables-nft-restore", package: "iptables" };
+use super::rules::{Rules, Text};
+use crate::{lab::topology::Space, net::NetError};
 
 const TABLES: &str = "*filter
 :FORWARD DROP [0:0]
@@ -34,7 +31,7 @@ COMMIT
 *nat
 :bench-POSTROUTING - [0:0]
 -A POSTROUTING -j bench-POSTROUTING
--A bench-POSTROUTING -s 10.65.0.0/24 ! -d 10.65.0.0/24 -j MASQUERADE
+-A bench-POSTROUTING -s 10.65.0.0/16 ! -d 10.65.0.0/16 -j MASQUERADE
 COMMIT
 ";
 
@@ -93,7 +90,7 @@ table ip routed {
     }
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept
-        ip saddr 10.65.0.0/24 ip daddr != 10.65.0.0/24 masquerade
+        ip saddr 10.65.0.0/16 ip daddr != 10.65.0.0/16 masquerade
     }
 }
 "#;
@@ -123,62 +120,35 @@ add element ip routed from_ports { "POD" : goto from-POD }
 add element ip routed to_ports { "POD" : goto to-POD }
 "#;
 
-/// Who made the rules.
-#[derive(Clone, Debug)]
-pub(super) enum Rules {
-    Iptables,
-    /// With the reason why iptables did not.
-    Nft(String),
+/// Makes those of a node.
+///
+/// # Errors
+/// What `nft` says where iptables is not there, or does not work.
+pub(super) fn install(node: &Space) -> Result<Rules, NetError> {
+    Rules::install(node, Text { iptables: TABLES, nft: NFT_TABLES })
 }
 
-impl Rules {
-    /// Makes those of the node.
-    ///
-    /// # Errors
-    /// What `nft` says where iptables is not there, or does not work.
-    pub(super) fn install(node: &Space) -> Result<Self, NetError> {
-        match IPTABLES.run(node, &["--noflush"], TABLES) {
-            Ok(()) => Ok(Self::Iptables),
-            Err(error) => nft::apply(node, NFT_TABLES).map(|()| Self::Nft(error.to_string())),
-        }
-    }
-
-    /// Adds those of a pod behind a link, whose name begins with `pod-`.
-    ///
-    /// # Errors
-    /// What the program says.
-    pub(super) fn add(&self, node: &Space, port: &str) -> Result<(), NetError> {
-        match self {
-            Self::Iptables => IPTABLES.run(node, &["--noflush"], &POD.replace("POD", port)),
-            Self::Nft(_) => nft::apply(node, &NFT_POD.replace("POD", port)),
-        }
-    }
-
-    /// Their kind, in words.
-    pub(super) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Iptables => "iptables-nft",
-            Self::Nft(_) => "nftables' own rules (no iptables-nft)",
-        }
-    }
+/// Adds those of a pod behind a link, whose name begins with `pod-`.
+///
+/// # Errors
+/// What the program says.
+pub(super) fn add(rules: &Rules, node: &Space, port: &str) -> Result<(), NetError> {
+    let [iptables, nft] = [POD, NFT_POD].map(|text| text.replace("POD", port));
+    rules.add(node, Text { iptables: &iptables, nft: &nft })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::testing::with_topology;
+    use crate::{bench::modes::nft, lab::testing::with_topology};
 
     #[test]
     fn both_kinds_are_taken_and_name_the_pod() {
         with_topology(None, |topology| async move {
-            for rules in [Rules::install(&topology.node).unwrap(), Rules::Nft(String::new())] {
-                if let Rules::Nft(_) = rules {
-                    nft::apply(&topology.outside, NFT_TABLES).unwrap();
-                    rules.add(&topology.outside, "pod-7").unwrap();
-                } else {
-                    rules.add(&topology.node, "pod-7").unwrap();
-                }
-            }
+            let rules = install(&topology.node).unwrap();
+            add(&rules, &topology.node, "pod-7").unwrap();
+            nft::apply(&topology.outside, NFT_TABLES).unwrap();
+            add(&Rules::Nft(String::new()), &topology.outside, "pod-7").unwrap();
         });
     }
 }

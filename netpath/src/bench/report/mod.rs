@@ -8,17 +8,19 @@ use self::plots::{Bar, Line, PlotError};
 use super::{Document, Figure, figure::Question, modes, table};
 
 /// Colours of modes, in the order of [`modes::names`]; kinds that belong together are alike.
-const COLOURS: [(u8, u8, u8); 10] = [
+const COLOURS: [(u8, u8, u8); 12] = [
     (120, 120, 120),
     (31, 119, 180),
     (140, 190, 225),
     (230, 140, 30),
+    (250, 200, 120),
     (150, 110, 190),
     (180, 180, 120),
     (200, 40, 60),
     (240, 120, 140),
+    (120, 20, 90),
+    (190, 90, 190),
     (40, 150, 130),
-    (90, 70, 60),
 ];
 
 const STYLE: &str = "
@@ -216,6 +218,7 @@ fn figures_table(figures: &[Figure]) -> String {
             one.p99.map_or_else(|| "-".into(), table::number),
             ratio(one.ratio_direct, one.ratio_direct_low, one.ratio_direct_high),
             ratio(one.ratio_bridge, one.ratio_bridge_low, one.ratio_bridge_high),
+            ratio(one.ratio_peer, one.ratio_peer_low, one.ratio_peer_high),
             ratio(one.ratio_empty, one.ratio_empty_low, one.ratio_empty_high),
             one.samples.to_string(),
         ];
@@ -229,7 +232,7 @@ fn figures_table(figures: &[Figure]) -> String {
     }
     format!(
         "<h2>All figures</h2>\n<div class=\"wide\"><table><tr><th>workload</th><th>path</th><th>protocol</th><th></th>\
-         <th>mode</th><th>median</th><th>interval</th><th>p99</th><th>/ direct</th><th>/ bridge</th><th>/ 2 endpoints</th><th>samples</th></tr>\n\
+         <th>mode</th><th>median</th><th>interval</th><th>p99</th><th>/ direct</th><th>/ bridge</th><th>/ routed, vxlan</th><th>/ 2 endpoints</th><th>samples</th></tr>\n\
          {rows}</table></div>\n"
     )
 }

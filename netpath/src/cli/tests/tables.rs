@@ -97,6 +97,19 @@ fn networks() {
         no_masquerade: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         ..network.clone()
     };
+    let shared = Network {
+        subnets: Vec::new(),
+        pools: vec!["10.70.0.0/16".parse().unwrap()],
+        backend: Some("vxlan".into()),
+        ..network.clone()
+    };
+    assert_eq!(
+        network::render(&[shared]),
+        "\
+NAME     SUBNETS                    MASQUERADE  INBOUND   MTU  PODS
+default  - of 10.70.0.0/16 (vxlan)  yes         cluster  1500     3
+"
+    );
     assert_eq!(
         network::render(&[network, except]),
         "\

@@ -6,6 +6,7 @@ mod arp;
 mod exchange;
 mod inbound;
 mod nd;
+pub(super) mod nodes;
 mod outside;
 #[cfg(test)]
 mod tests;
@@ -110,12 +111,7 @@ pub struct Scene {
 impl Scene {
     /// Drop counters by reason, and traffic counters by class.
     fn counters(&self) -> Result<Counters, String> {
-        let drops = self.runtime.block_on(self.client.drops()).map_err(|error| error.to_string())?;
-        let status = self.runtime.block_on(self.client.status()).map_err(|error| error.to_string())?;
-        let mut counters = Counters::default();
-        counters.0.extend(drops.into_iter().map(|drop| (drop.reason, drop.packets)));
-        counters.0.extend(status.traffic.into_iter().map(|traffic| (traffic.class, traffic.packets)));
-        Ok(counters)
+        Counters::of(&self.client, &self.runtime)
     }
 }
 
@@ -124,6 +120,23 @@ impl Scene {
 struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
+    /// Those of a node.
+    fn of(client: &Client, runtime: &Handle) -> Result<Self, String> {
+        let drops = runtime.block_on(client.drops()).map_err(|error| error.to_string())?;
+        let status = runtime.block_on(client.status()).map_err(|error| error.to_string())?;
+        let mut counters = Self::default();
+        counters.0.extend(drops.into_iter().map(|drop| (drop.reason, drop.packets)));
+        counters.0.extend(status.traffic.into_iter().map(|traffic| (traffic.class, traffic.packets)));
+        Ok(counters)
+    }
+
+    /// Adds those of another node.
+    fn add(&mut self, other: Self) {
+        for (name, packets) in other.0 {
+            *self.0.entry(name).or_default() += packets;
+        }
+    }
+
     /// How much `name` grew since `before`.
     fn growth(&self, before: &Self, name: &str) -> u64 {
         let at = |counters: &Self| counters.0.get(name).copied().unwrap_or(0);
@@ -238,11 +251,20 @@ pub fn run(scene: &Scene, mut done: impl FnMut(&Check)) -> Vec<Check> {
 }
 
 fn check(scene: &Scene, name: &str, function: impl FnOnce() -> Verdict) -> Check {
-    let before = scene.counters();
+    explained(name, || scene.counters(), function)
+}
+
+/// Makes a check; if it fails, what was counted meanwhile is told with it.
+fn explained(
+    name: &str,
+    counters: impl Fn() -> Result<Counters, String>,
+    function: impl FnOnce() -> Verdict,
+) -> Check {
+    let before = counters();
     match function() {
         Ok(seen) => Check { name: name.into(), ok: true, rtt_us: seen.rtt_us(), detail: seen.detail },
         Err(reason) => {
-            let counted = match (before, scene.counters()) {
+            let counted = match (before, counters()) {
                 (Ok(before), Ok(after)) => after.explain(&before),
                 (Err(error), _) | (_, Err(error)) => format!("no counters: {error}"),
             };

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use super::{
@@ -34,22 +34,26 @@ pub(super) fn icmp(scene: &Scene, family: Family) -> Verdict {
 /// `size` bytes there and back over TCP.
 pub(super) fn tcp(scene: &Scene, family: Family, size: usize) -> Verdict {
     let (outside, to) = (&scene.topology.outside.netns, topology::outside(family));
-    translated(family, exchange::tcp_exchange(&scene.pods[0].netns, outside, to, size)?)
+    translated(topology::node(family), exchange::tcp_exchange(&scene.pods[0].netns, outside, to, size)?)
 }
 
 /// `size` bytes there and back over UDP.
 pub(super) fn udp(scene: &Scene, family: Family, size: usize, datagram: usize) -> Verdict {
     let (outside, to) = (&scene.topology.outside.netns, topology::outside(family));
-    translated(family, exchange::udp_exchange(&scene.pods[0].netns, outside, to, size, datagram)?)
+    translated(
+        topology::node(family),
+        exchange::udp_exchange(&scene.pods[0].netns, outside, to, size, datagram)?,
+    )
 }
 
-fn translated(family: Family, seen: Exchanged) -> Verdict {
-    let peers = peers(family, &seen.peers, 1)?;
+/// Outside sees one client, with the node's address.
+pub(super) fn translated(node: IpAddr, seen: Exchanged) -> Verdict {
+    let peers = peers(node, &seen.peers, 1)?;
     Ok(Seen::new(seen.times, format!("outside sees {peers}")))
 }
 
 /// The peers in words, if there are `count` different ones and all have the node's address.
-fn peers(family: Family, peers: &[SocketAddr], count: usize) -> Result<String, String> {
+fn peers(node: IpAddr, peers: &[SocketAddr], count: usize) -> Result<String, String> {
     let list = peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let mut different = peers.to_vec();
     different.sort_unstable();
@@ -57,7 +61,6 @@ fn peers(family: Family, peers: &[SocketAddr], count: usize) -> Result<String, S
     if different.len() != count || peers.len() != count {
         return Err(format!("outside sees {list}: {count} different peers were to be expected"));
     }
-    let node = topology::node(family);
     if peers.iter().any(|peer| peer.ip() != node) {
         return Err(format!("outside sees {list}, not the node's address {node}"));
     }
@@ -126,7 +129,7 @@ fn alternate(
 }
 
 fn both_served(family: Family, seen: &[SocketAddr]) -> Verdict {
-    let peers = peers(family, seen, 2)?;
+    let peers = peers(topology::node(family), seen, 2)?;
     Ok(Seen::new(Vec::new(), format!("both from port {SHARED_PORT}; outside sees {peers}")))
 }
 
@@ -137,12 +140,11 @@ mod tests {
     #[test]
     fn peers_must_be_the_node_and_different() {
         let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+        let node = topology::node(Family::V4);
         let (a, b) = (at("198.18.0.2:40404"), at("198.18.0.2:33000"));
-        assert_eq!(peers(Family::V4, &[a, b], 2).unwrap(), "198.18.0.2:40404 and 198.18.0.2:33000");
-        assert!(peers(Family::V4, &[a, a], 2).unwrap_err().contains("2 different"));
-        assert!(peers(Family::V4, &[a], 2).is_err());
-        assert!(
-            peers(Family::V4, &[at("10.61.0.2:40404")], 1).unwrap_err().contains("not the node's address")
-        );
+        assert_eq!(peers(node, &[a, b], 2).unwrap(), "198.18.0.2:40404 and 198.18.0.2:33000");
+        assert!(peers(node, &[a, a], 2).unwrap_err().contains("2 different"));
+        assert!(peers(node, &[a], 2).is_err());
+        assert!(peers(node, &[at("10.61.0.2:40404")], 1).unwrap_err().contains("not the node's address"));
     }
 }

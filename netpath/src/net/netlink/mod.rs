@@ -41,6 +41,7 @@ pub use route::{KernelRoute, ROUTE_PROTOCOL, Route, RouteKind};
 pub(super) use rule::Rule;
 pub(super) use survey::Inside;
 pub use survey::Survey;
+pub use vxlan::Tunnel;
 pub use watch::{Hints, Watch};
 
 /// An answer takes microseconds, and seconds while namespaces are torn down under the kernel's one lock for links.

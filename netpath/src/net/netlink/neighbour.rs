@@ -81,11 +81,16 @@ fn describe(ifindex: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);
     message.header.ifindex = ifindex;
-    message.attributes.push(NeighbourAttribute::Destination(match address {
+    message.attributes.push(parameter(address));
+    message
+}
+
+/// An IP address in a message.
+pub(super) fn parameter(address: IpAddr) -> NeighbourAttribute {
+    NeighbourAttribute::Destination(match address {
         IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
         IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-    }));
-    message
+    })
 }
 
 /// A permanent entry out of the kernel's answer.

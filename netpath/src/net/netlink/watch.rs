@@ -10,13 +10,14 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
+use ipnet::IpNet;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recvmsg},
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         route::{RouteAttribute, RouteHeader},
@@ -82,6 +83,8 @@ pub struct Hints {
     pub links: HashSet<u32>,
     /// Routes to these addresses, or neighbours that have them.
     pub addresses: HashSet<IpAddr>,
+    /// Somebody's routes to these prefixes, in the place of others.
+    pub replaced: HashSet<IpNet>,
     /// Something inside these namespaces, by the numbers that links to them tell.
     pub inside: HashSet<i32>,
 }
@@ -243,15 +246,17 @@ fn index_of(bytes: &[u8]) -> u32 {
 }
 
 /// A node may be told a whole routing table and all its changes. Of it only default routes, ours, and those in the place
-/// of ours are of interest: routes to one address.
+/// of ours are of interest: routes to one address, and what has replaced another, of which no removal is told
+/// (`NLM_F_REPLACE`, include/uapi/linux/netlink.h).
 fn note_route(bytes: &[u8], hints: &mut Hints) {
     let Some(&[family, length, _, _, table, protocol, ..]) = bytes.get(HEADER..) else { return };
+    let replaces = u16::from_ne_bytes([bytes[6], bytes[7]]) & NLM_F_REPLACE != 0;
     if table != RouteHeader::RT_TABLE_MAIN {
         return;
     }
     if protocol == ROUTE_PROTOCOL || length == 0 {
         hints.node = true;
-    } else if length == if i32::from(family) == nix::libc::AF_INET { 32 } else { 128 }
+    } else if (replaces || length == if i32::from(family) == nix::libc::AF_INET { 32 } else { 128 })
         && let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
         && let NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
@@ -261,7 +266,13 @@ fn note_route(bytes: &[u8], hints: &mut Hints) {
             RouteAttribute::Destination(address) => address_of(&address),
             _ => None,
         };
-        hints.addresses.extend(route.attributes.into_iter().find_map(destination));
+        let Some(address) = route.attributes.into_iter().find_map(destination) else { return };
+        match IpNet::new(address, length) {
+            Ok(prefix) if replaces && prefix.prefix_len() < prefix.max_prefix_len() => {
+                hints.replaced.insert(prefix);
+            }
+            _ => drop(hints.addresses.insert(address)),
+        }
     }
 }
 
@@ -325,6 +336,15 @@ mod tests {
                 };
                 let ours = told(&mut watch, async { pair.node.replace_route(&route).await.unwrap() }).await;
                 assert!(ours.node, "{address}: {ours:?}");
+                let prefix = IpNet::new(address, if address.is_ipv4() { 24 } else { 64 }).unwrap().trunc();
+                let ip = |word: &str, mtu: &str| {
+                    let mut command = std::process::Command::new("ip");
+                    command.args(["route", word, &prefix.to_string(), "dev", "a", "mtu", mtu]);
+                    pair.node_ns.enter(|| command.status()).unwrap().unwrap();
+                };
+                ip("add", "1400");
+                let theirs = told(&mut watch, async { ip("replace", "1300") }).await;
+                assert!(theirs.replaced.contains(&prefix) && !theirs.node, "{prefix}: {theirs:?}");
             }
             let setting = told(&mut watch, async {
                 sysctl::write("net/ipv4/conf/a/forwarding", "1").unwrap();

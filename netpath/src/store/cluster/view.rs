@@ -1,13 +1,13 @@
 //! What a node sees of its cluster: the records, as a watch tells them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ALIVE, NODES, POOLS, block_of};
+use super::{ALIVE, NODES, POOLS, block_of, networks::NETWORKS};
 use crate::{
-    model::{Holder, Node, Peer, Peers, Pool},
+    model::{Holder, Node, Peer, Peers, Pool, SharedNetworks},
     store::etcd::Change,
 };
 
@@ -19,6 +19,7 @@ pub struct View {
     blocks: BTreeMap<IpNet, Holder>,
     alive: BTreeSet<String>,
     pools: Vec<Pool>,
+    networks: Option<SharedNetworks>,
 }
 
 /// Any record, of whatever version: what cannot be read is not seen.
@@ -36,7 +37,9 @@ impl View {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::All(all) => {
-                *self = Self::new(&self.root);
+                // Nobody removes these two: who reads them not, or not any more, goes by what they were.
+                let (pools, networks) = (std::mem::take(&mut self.pools), self.networks.take());
+                *self = Self { pools, networks, ..Self::new(&self.root) };
                 all.into_iter().for_each(|(key, value)| self.set(&key, Some(&value)));
             }
             Change::Put(key, value) => self.set(&key, Some(&value)),
@@ -49,15 +52,13 @@ impl View {
             set(&mut self.blocks, block, key, value);
             return;
         }
-        if key.strip_prefix(&self.root) == Some(POOLS) {
-            let mut found = BTreeMap::new();
-            set(&mut found, (), key, value);
-            self.pools = found.remove(&()).unwrap_or_default();
-            return;
+        let Some(name) = key.strip_prefix(&self.root) else { return };
+        match name {
+            POOLS => keep(&mut self.pools, key, value),
+            NETWORKS => keep(&mut self.networks, key, value),
+            _ => {}
         }
-        let Some((kind, name)) = key.strip_prefix(&self.root).and_then(|key| key.split_once('/')) else {
-            return;
-        };
+        let Some((kind, name)) = name.split_once('/') else { return };
         match (format!("{kind}/").as_str(), value) {
             (NODES, value) => set(&mut self.nodes, name.to_owned(), key, value),
             (ALIVE, Some(_)) => drop(self.alive.insert(name.to_owned())),
@@ -76,8 +77,29 @@ impl View {
             addresses: node.addresses.clone(),
             blocks,
         };
-        let pools = self.pools.iter().map(|pool| pool.prefix).collect();
-        Some(Peers { pools, nodes: others.map(peer).collect() })
+        let pools = self.pools().map(|pool| pool.prefix).collect();
+        Some(Peers {
+            pools,
+            backends: self.networks.as_ref().map_or_else(Vec::new, |networks| networks.backends(&self.pools)),
+            nodes: others.map(peer).collect(),
+        })
+    }
+
+    /// The cluster's pools, those of its networks included.
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let added = self.networks.iter().flat_map(|networks| &networks.added);
+        self.pools.iter().chain(added.flat_map(|network| &network.pools))
+    }
+
+    /// Its networks. `None` if nothing has been read of them: none were ever written, or nothing that this build reads.
+    pub fn networks(&self) -> Option<&SharedNetworks> {
+        self.networks.as_ref()
+    }
+
+    /// The blocks that a node holds.
+    pub fn held(&self, holder: &Holder) -> impl Iterator<Item = IpNet> {
+        let own = self.blocks.iter().filter(|(_, theirs)| theirs.uid == holder.uid);
+        own.map(|(block, _)| *block)
     }
 
     /// The nodes that nothing is heard of, by uid.
@@ -95,13 +117,23 @@ impl View {
     /// All nodes by name, each with its blocks and whether it is alive. What is no block of a pool is left out: a route to it
     /// might take what is somebody else's.
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, Vec<IpNet>, bool)> {
-        let is_block = |block: &IpNet| self.pools.iter().any(|pool| pool.has_block(*block));
+        let is_block = |block: &IpNet| self.pools().any(|pool| pool.has_block(*block));
+        let mut held: HashMap<&str, Vec<IpNet>> = HashMap::new();
+        for (block, holder) in self.blocks.iter().filter(|(block, _)| is_block(block)) {
+            held.entry(&holder.uid).or_default().push(*block);
+        }
         self.nodes.values().map(move |node| {
-            let own = self.blocks.iter().filter(|(_, holder)| holder.uid == node.holder.uid);
-            let own = own.filter(|(block, _)| is_block(block));
-            (node, own.map(|(block, _)| *block).collect(), self.alive.contains(&node.holder.node))
+            let own = held.remove(node.holder.uid.as_str()).unwrap_or_default();
+            (node, own, self.alive.contains(&node.holder.node))
         })
     }
+}
+
+/// Takes over a record that there is one of, unless it is gone or cannot be read.
+fn keep<T: DeserializeOwned>(known: &mut T, key: &str, value: Option<&[u8]>) {
+    let mut found = BTreeMap::new();
+    set(&mut found, (), key, value);
+    found.remove(&()).into_iter().for_each(|now| *known = now);
 }
 
 fn set<K: Ord, T: DeserializeOwned>(all: &mut BTreeMap<K, T>, at: K, key: &str, value: Option<&[u8]>) {
@@ -118,6 +150,30 @@ fn set<K: Ord, T: DeserializeOwned>(all: &mut BTreeMap<K, T>, at: K, key: &str, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_that_cannot_be_read_stay_what_they_were() {
+        let mut view = View::new("/netpath/default/");
+        let key = "/netpath/default/networks".to_owned();
+        let record = |value: &str| format!("{{\"version\": 1, \"value\": {value}}}").into_bytes();
+        assert!(view.networks().is_none());
+        view.apply(Change::Put(key.clone(), record(r#"{"revision": 1, "default": {"mtu": 1400}}"#)));
+        let known = view.networks().cloned().unwrap();
+        assert_eq!((known.revision, known.default.mtu), (1, Some(1400)));
+        let unread = record(r#"{"revision": 2, "added": [{"name": "back", "backend": "later"}]}"#);
+        let gone = [
+            Change::Put(key.clone(), unread.clone()),
+            Change::Deleted(key.clone()),
+            Change::All(Vec::new()),
+            Change::All(vec![(key.clone(), unread)]),
+        ];
+        for change in gone {
+            view.apply(change.clone());
+            assert_eq!(view.networks(), Some(&known), "{change:?}");
+        }
+        view.apply(Change::All(vec![(key, record(r#"{"revision": 3}"#))]));
+        assert_eq!(view.networks().unwrap().default.mtu, None);
+    }
 
     #[test]
     fn what_is_no_block_of_a_pool_is_not_seen() {
