@@ -15,6 +15,7 @@ use crate::direct::{address, datagram, ping};
 for_both_families!(
     etcd_a_full_node_claims_another_block,
     etcd_all_nodes_have_the_networks_of_their_cluster,
+    etcd_a_network_takes_the_place_of_one_that_has_gone,
     etcd_vxlan_for_one_network_and_direct_routes_for_another,
 );
 
@@ -120,16 +121,7 @@ fn etcd_all_nodes_have_the_networks_of_their_cluster(family: Family) {
     reaches(&a, &c, &family);
     assert_eq!(datagram(&a.netns, &b.netns, address(&b, &family)).ip(), address(&a, &family));
 
-    // A setting is everybody's.
-    done(two, "network set back --inbound any --mtu 1400");
-    done(one, "network set default --mtu 1350");
-    for node in [one, two] {
-        wait::until("settings come", || {
-            let listed = said(node, "network ls").0;
-            let row = |name: &str| listed.lines().find(|row| row.starts_with(name)).unwrap_or_default();
-            row("back").contains("any") && row("back").contains("1400") && row("default").contains("1350")
-        });
-    }
+    settings_are_everybodys(one, two);
 
     // They outlive the agent, also without etcd.
     cluster.nodes[1].kill();
@@ -156,8 +148,26 @@ fn etcd_all_nodes_have_the_networks_of_their_cluster(family: Family) {
     let routes = two.run("ip", &["route"]) + &two.run("ip", &["-6", "route"]);
     assert!(!routes.contains("10.70.") && !routes.contains("fd00:70:"), "{routes}");
     assert_eq!(two.problems(), "");
+    // What would cut everybody from etcd or from a node is refused.
+    refused(one, "network add wide --subnet 198.18.0.0/15", "holds 198.18.");
+}
 
-    // Another one of its name, with other blocks, is there when a node comes back that knew the first.
+fn settings_are_everybodys(one: &ClusterMember, two: &ClusterMember) {
+    done(two, "network set back --inbound any --mtu 1400");
+    done(one, "network set default --mtu 1350");
+    for node in [one, two] {
+        wait::until("settings come", || {
+            let listed = said(node, "network ls").0;
+            let row = |name: &str| listed.lines().find(|row| row.starts_with(name)).unwrap_or_default();
+            row("back").contains("any") && row("back").contains("1400") && row("default").contains("1350")
+        });
+    }
+}
+
+/// It has the name of one that a node knew when its agent died, and other blocks.
+fn etcd_a_network_takes_the_place_of_one_that_has_gone(family: Family) {
+    let mut cluster = Cluster::start(2);
+    let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
     done(one, "network add back --subnet 10.70.0.0/16 --subnet fd00:70::/48 --block-length-v4 27");
     wait::until("the other node has it", || said(two, "network ls").0.contains("back"));
     cluster.nodes[1].kill();
@@ -172,8 +182,6 @@ fn etcd_all_nodes_have_the_networks_of_their_cluster(family: Family) {
     wait::until("the ways are there", || ping(&a.netns, &[], address(&b, &family)).contains("ttl=62"));
     let own = |node: &ClusterMember| node.blocks().into_iter().any(|block| block.prefix_len() == 28);
     assert!(own(one) && own(two), "{:?} {:?}", one.blocks(), two.blocks());
-    // What would cut everybody from etcd or from a node is refused.
-    refused(one, "network add wide --subnet 198.18.0.0/15", "holds 198.18.");
 }
 
 fn etcd_vxlan_for_one_network_and_direct_routes_for_another(family: Family) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use netpath_common::abi::{DropReason, ROUTE_PEER, Route, RouteKind};
 use netpath_tests::{
     for_both_families,
-    packet::{ErrorKind, Frame, fragments, see},
+    packet::{ErrorKind, Extension, Frame, fragments, see},
     scene::{Family, GATEWAY_MAC, NEXT, REDIRECT, SERVER_PORT, Scene, Talk, from_router},
 };
 
@@ -17,6 +17,43 @@ for_both_families!(
     protected_ports_are_refused_to_pods_of_other_nodes,
     protected_ports_are_the_nodes_even_if_they_are_published,
 );
+
+#[test]
+fn protected_ports_are_refused_behind_more_headers_than_are_walked() {
+    let f = Family::V6;
+    let mut scene = Scene::new();
+    scene.belongs(f.outside, node());
+    let hidden = |to| {
+        let frame = Talk::Tcp.question((f.a, 1000), to);
+        (0..9).fold(frame, |frame, _| frame.extension(Extension::Destination, &[]))
+    };
+    let long = |to| Talk::Tcp.question((f.a, 1000), to).extension(Extension::Destination, &[0; 390]);
+    let cannot = DropReason::ProtocolNotTranslated;
+    for (to, before) in [(f.node, None), (f.outside, Some(cannot)), (f.unmasked, None), (f.b, None)] {
+        for (name, frame) in [("many", hidden(to)), ("long", long(to))] {
+            match before {
+                Some(reason) => scene.expect_drop(name, reason, |scene| scene.a_says(frame)),
+                None => drop(scene.expect_no_drop(name, |scene| scene.a_says(frame))),
+            }
+        }
+    }
+    protect(&mut scene, &[Talk::Udp], &f);
+    for to in [f.node, f.outside] {
+        for (name, frame) in [("many", hidden(to)), ("long", long(to))] {
+            scene.expect_drop(name, REFUSED, |scene| scene.a_says(frame));
+        }
+    }
+    // As many as are walked hide nothing.
+    let few = |port| {
+        let frame = Frame::udp((f.a, 1000), (f.node, port));
+        (0..8).fold(frame, |frame, _| frame.extension(Extension::Destination, &[]))
+    };
+    scene.expect_drop("eight", REFUSED, |scene| scene.a_says(few(SERVER_PORT)));
+    scene.expect_no_drop("eight, another port", |scene| scene.a_says(few(SERVER_PORT + 1)));
+    for to in [f.unmasked, f.b] {
+        scene.expect_no_drop("no node's", |scene| scene.a_says(hidden(to)));
+    }
+}
 
 const REFUSED: DropReason = DropReason::ProtectedPort;
 /// Those that have ports.

@@ -35,7 +35,7 @@ pub use node::{
     GATEWAY_V4, GATEWAY_V6, MAX_POOL, MAX_UPLINKS, NODE_FLAG_CLUSTER, NODE_FLAG_FIREWALL, NODE_FLAG_POOL,
     NODE_FLAG_PUBLISHES, Node, Pool, TUNNEL_MAC, Uplink,
 };
-pub use protect::{PROTECTED_WORDS, protected_place};
+pub use protect::{PROTECTED_ANY, PROTECTED_WORDS, protected_place};
 pub use published::{HAIRPIN_V4, HAIRPIN_V6, MAX_PUBLISHED, Published, PublishedKey};
 pub use route::{
     MAX_ROUTES, NODE_ROUTES, ROUTE_MASQUERADE, ROUTE_PEER, ROUTE_TUNNEL, Route, RouteKey, RouteKind,

@@ -8,6 +8,9 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// "Nothing follows" (RFC 8200, 4.7): what a chain too long to walk is taken for.
+pub const NO_NEXT_HEADER: u8 = 59;
+
 /// Headers that are walked. A longer chain ends in "anything else": it reaches pods, and cannot be translated.
 const MAX_HEADERS: u32 = 8;
 /// Bytes of extension headers that are walked, so that offsets stay below what `bounded` allows.
@@ -62,9 +65,6 @@ pub fn skip(packet: &impl AnyPacket, headers: &mut Headers) -> u32 {
     }
     length
 }
-
-/// "Nothing follows": what a chain too long to walk is taken for.
-const NO_NEXT_HEADER: u8 = 59;
 
 #[inline(always)]
 fn note_fragment(headers: &mut Headers, offset_and_more: u16, id: u32) {

@@ -1,5 +1,9 @@
 //! The node as a member of a cluster: its block, its records, and what it sees of others. Nothing here is waited for by pods.
 
+mod join;
+
+pub(super) use join::{Identity, join};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -10,24 +14,18 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Agent, AgentError, bgp, blocking,
+    Agent, AgentError, bgp,
     blocks::{Claims, GIVING},
     lock,
     pods::finish,
-    state::State,
 };
 use crate::{
     api::types::{ClusterNode, NodeSet},
-    config::Config,
-    model::{Backend, Holder, Node, Peers, Pool, order_blocks},
-    store::{
-        EtcdStore,
-        cluster::{Cluster, ClusterError, LEASE, View},
-    },
+    model::{Backend, Holder, Node, Peers},
+    store::cluster::{Cluster, ClusterError, LEASE, View},
 };
 
 /// Time between signs of life: one may go round all endpoints in vain and be tried again before the lease ends.
@@ -36,29 +34,6 @@ const BEAT: Duration = Duration::from_secs(LEASE.as_secs() / 6);
 const FIRST: Duration = Duration::from_secs(3);
 /// Before a watch or a sign of life that no endpoint answered is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Where Linux makes unique identifiers.
-const UUID: &str = "/proc/sys/kernel/random/uuid";
-
-/// Who the node is in its cluster, as its own state keeps it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Identity {
-    /// Name of the cluster.
-    pub(super) cluster: String,
-    /// Name of the node there.
-    pub(super) node: String,
-    pub(super) uid: String,
-    /// Its blocks of the network that every node has, none until they are claimed.
-    pub(super) blocks: Vec<IpNet>,
-    /// What they are of; none in what earlier versions wrote.
-    #[serde(default)]
-    pub(super) pools: Vec<Pool>,
-    /// Whether it takes no new pods.
-    #[serde(default)]
-    pub(super) drained: bool,
-    /// Whether others have its blocks, or may have: until it is registered again.
-    #[serde(default)]
-    pub(super) lost: bool,
-}
 
 /// What a node has last told its cluster.
 #[derive(Default)]
@@ -92,91 +67,28 @@ pub(super) struct Membership {
     left: AtomicBool,
 }
 
-/// Makes the configured node one of its cluster: with blocks of its own in place of a configured one. Asks etcd only for a
-/// node that has none yet.
-pub(super) async fn join(
-    mut config: Config,
-    state: &State,
-) -> Result<(Config, Option<Membership>), AgentError> {
-    let Some(wanted) = config.cluster.clone() else {
-        return stay_alone(state.identity().await?).map(|()| (config, None));
-    };
-    let access = wanted.etcd.clone();
-    let etcd = blocking(move || EtcdStore::new(&access)).await?;
-    let cluster = Cluster::new(etcd, &wanted.name);
-    let mut identity = match state.identity().await? {
-        Some(known) if known.cluster == wanted.name && known.node == config.node => known,
-        Some(other) if !other.blocks.is_empty() => {
-            return Err(AgentError::unfit(
-                format!(
-                    "this node is '{}' in the cluster '{}', and not '{}' in '{}'",
-                    other.node, other.cluster, config.node, wanted.name
-                ),
-                "give it back its name, or take it out with 'netpath node leave' before it gets another",
-            ));
-        }
-        _ => {
-            let uid = std::fs::read_to_string(UUID).map_err(AgentError::io(format!("reading {UUID}")))?;
-            let (node, uid) = (config.node.clone(), uid.trim().to_owned());
-            let (blocks, pools) = (Vec::new(), Vec::new());
-            let new =
-                Identity { cluster: wanted.name, node, uid, blocks, pools, drained: false, lost: false };
-            // Before anything is claimed by it.
-            state.save_identity(&new).await?;
-            new
-        }
-    };
-    let holder = Holder { node: config.node.clone(), uid: identity.uid.clone() };
-    let fresh = identity.blocks.is_empty();
-    if fresh {
-        cluster.check_name(&holder).await?;
-        let pools = cluster.pools(&wanted.pools).await?;
-        let blocks = cluster.claim(&holder, &pools).await?;
-        identity.blocks =
-            order_blocks(blocks).map_err(|wrong| AgentError::unfit(wrong.reason, wrong.instead))?;
-        identity.pools = pools;
-        state.save_identity(&identity).await?;
-        tracing::info!(blocks = ?identity.blocks, "blocks claimed");
-    }
-    config.network.blocks.clone_from(&identity.blocks);
-    config.network.pools.clone_from(&identity.pools);
-    let view = Mutex::new(cluster.watch().1);
-    let left = AtomicBool::new(false);
-    let told = tokio::sync::Mutex::default();
-    let peers = Mutex::new(Arc::new(state.peers().await?));
-    let (changed, lost, identity) = (Notify::new(), Mutex::default(), Mutex::new(identity));
-    let (claims, saving) = (Claims::default(), tokio::sync::Mutex::default());
-    let member = Membership {
-        cluster,
-        holder,
-        identity,
-        view,
-        changed,
-        peers,
-        lost,
-        told,
-        claims,
-        saving,
-        fresh,
-        left,
-    };
-    Ok((config, Some(member)))
-}
-
 impl Membership {
+    fn new(cluster: Cluster, holder: Holder, identity: Identity, peers: Peers, fresh: bool) -> Self {
+        Self {
+            view: Mutex::new(cluster.watch().1),
+            cluster,
+            holder,
+            identity: Mutex::new(identity),
+            changed: Notify::new(),
+            peers: Mutex::new(Arc::new(peers)),
+            lost: Mutex::default(),
+            told: tokio::sync::Mutex::default(),
+            claims: Claims::default(),
+            saving: tokio::sync::Mutex::default(),
+            fresh,
+            left: AtomicBool::new(false),
+        }
+    }
+
     /// Whether the node has left the cluster.
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }
-}
-
-/// A configuration without a cluster is for a node that is in none.
-fn stay_alone(known: Option<Identity>) -> Result<(), AgentError> {
-    let Some(known) = known.filter(|known| !known.blocks.is_empty()) else { return Ok(()) };
-    Err(AgentError::unfit(
-        format!("this node is '{}' in the cluster '{}', and [cluster] is missing", known.node, known.cluster),
-        "give it back its [cluster], or take it out with 'netpath node leave' before that goes",
-    ))
 }
 
 impl Agent {

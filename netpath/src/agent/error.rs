@@ -354,18 +354,8 @@ impl AgentError {
                 "remove its pods there; 'netpath node leave NAME' takes out a node that is gone for good"
             }
             Self::TooManyBlocks(_) => "remove pods, or give the cluster's networks larger blocks",
-            Self::Cluster(ClusterError::NoNetwork(_)) => "'netpath network ls' lists the networks",
             Self::HasPods(_) => "remove them first; 'netpath pod ls' lists them",
-            Self::Cluster(ClusterError::Taken { .. }) => {
-                "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
-            }
-            Self::Cluster(ClusterError::OtherPools { .. }) => "write the same, or no pools and lengths",
-            Self::Cluster(ClusterError::NoPools) => "write cluster.pools = [\"CIDR\"] on the first node",
-            Self::Cluster(ClusterError::Full(_)) => {
-                "take out nodes that are gone with 'netpath node leave NAME'"
-            }
-            Self::Cluster(ClusterError::NoNode(_)) => "'netpath node ls' lists the nodes",
-            Self::Cluster(ClusterError::Alive(_)) => "run 'netpath node leave' there",
+            Self::Cluster(error) => return of_cluster(error),
             Self::NetnsShared { .. } => "remove those first: 'netpath pod rm' takes several names in order",
             Self::Ipam(IpamError::Taken { .. }) => "choose another address, or give none and one is chosen",
             Self::Ipam(IpamError::Exhausted { .. }) => "remove pods, or give the node a larger block",
@@ -376,4 +366,19 @@ impl AgentError {
             _ => return None,
         })
     }
+}
+
+fn of_cluster(error: &ClusterError) -> Option<&'static str> {
+    Some(match error {
+        ClusterError::NoNetwork(_) => "'netpath network ls' lists the networks",
+        ClusterError::Taken { .. } => {
+            "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
+        }
+        ClusterError::OtherPools { .. } => "write the same, or no pools and lengths",
+        ClusterError::NoPools => "write cluster.pools = [\"CIDR\"] on the first node",
+        ClusterError::Full(_) => "take out nodes that are gone with 'netpath node leave NAME'",
+        ClusterError::NoNode(_) => "'netpath node ls' lists the nodes",
+        ClusterError::Alive(_) => "run 'netpath node leave' there",
+        _ => return None,
+    })
 }

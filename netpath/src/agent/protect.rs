@@ -11,10 +11,8 @@ impl Agent {
         let now = Protection::new(&listed, surroundings, &self.peers());
         let words = now.words.clone();
         self.on_datapath(move |datapath| datapath.set_protected(&words)).await?;
-        if lock(&self.node).protection == now {
-            return Ok(());
-        }
-        if !now.words.is_empty() {
+        let is_more = now.is_more_than(&lock(&self.node).protection);
+        if is_more {
             let protection = now.clone();
             let refused = move |key: &_, flow: &_| protection.refuses(key, flow);
             let ended = self.on_flows(move |flows| flows.remove_if(refused)).await?;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     datapath::POD_SLOTS,
     model::{
-        Attachment, DEFAULT_NETWORK, Family, Interface, MAX_PLACES, MIN_MTU_V6, Mac, Network, Pod, PodState,
+        Attachment, DEFAULT_NETWORK, Family, Interface, MIN_MTU_V6, Mac, Network, Pod, PodState,
         interface_name, overlap,
     },
 };
@@ -264,30 +264,6 @@ impl Registry {
         Ok(())
     }
 
-    /// The number that a pod gets among those of its namespace. Only an engine's pods share one, each with an interface of
-    /// its own name.
-    fn free_place(&self, wanted: &Wanted) -> Result<u8, AgentError> {
-        let is_here = |entry: &&Entry| Site::from(&entry.pod).is(Site::from(wanted));
-        let here = || self.pods.values().filter(is_here);
-        let same = |entry: &&Entry| match &wanted.attachment {
-            Some(own) => entry.pod.interfaces.iter().any(|one| one.name == own.interface),
-            None => true,
-        };
-        let name = wanted.name.to_string();
-        if let Some(other) = here().find(same) {
-            let other = other.pod.name.to_string();
-            return Err(AgentError::NetnsTaken { pod: name, other, path: wanted.netns.clone() });
-        }
-        // The first one's is never given again while there are others: one of them may have its default route.
-        let first = u8::from(here().next().is_some());
-        let free = (first..MAX_PLACES).find(|place| here().all(|entry| entry.pod.place != *place));
-        let full = || AgentError::Invalid {
-            pod: name,
-            reason: format!("its namespace has {MAX_PLACES} pods already"),
-        };
-        free.ok_or_else(full)
-    }
-
     /// The pod's interfaces, with addresses that are now taken.
     fn interfaces(&mut self, wanted: &Wanted, id: u32, instance: &str) -> Result<Vec<Interface>, AgentError> {
         if wanted.unattached.is_some() {
@@ -323,16 +299,21 @@ impl Registry {
         if free < POD_SLOTS { Ok(free) } else { Err(AgentError::TooManyPods(POD_SLOTS)) }
     }
 
+    /// The entry of a pod, unless it is gone.
+    fn present(&mut self, pod: &Pod) -> Option<&mut Entry> {
+        self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id)
+    }
+
     /// Notes how far a pod is; nothing happens if it is gone.
     pub(super) fn set_state(&mut self, pod: &Pod, state: PodState) {
-        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+        if let Some(entry) = self.present(pod) {
             entry.pod.state = state;
         }
     }
 
     /// Takes over a pod's settings that can change while it runs.
     pub(super) fn set_settings(&mut self, pod: &Pod) {
-        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+        if let Some(entry) = self.present(pod) {
             (entry.pod.masquerade, entry.pod.mode, entry.pod.offloads) =
                 (pod.masquerade, pod.mode, pod.offloads);
             (entry.pod.ingress, entry.pod.egress, entry.pod.stale_queues) =
@@ -343,14 +324,14 @@ impl Registry {
 
     /// Notes which namespace a pod's file is.
     pub(super) fn set_netns(&mut self, pod: &Pod) {
-        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+        if let Some(entry) = self.present(pod) {
             entry.pod.netns_id.clone_from(&pod.netns_id);
         }
     }
 
     /// Notes whether a pod's interfaces take frames by XDP.
     pub(super) fn set_frames(&mut self, pod: &Pod, frames: bool) {
-        if let Some(entry) = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id) {
+        if let Some(entry) = self.present(pod) {
             entry.frames = frames;
         }
     }
@@ -358,7 +339,7 @@ impl Registry {
     /// Notes the index of the host end of a pod's interface, before programs are attached to it: what is attached to an
     /// interface of no pod is taken off. On another link than before frames would be lost, until it is made fit for them.
     pub(super) fn set_ifindex(&mut self, pod: &Pod, interface: usize, ifindex: u32) {
-        let entry = self.pods.get_mut(pod.name.as_str()).filter(|entry| entry.pod.id == pod.id);
+        let entry = self.present(pod);
         let Some(entry) = entry else { return };
         let Some(noted) = entry.ifindexes.get_mut(interface) else { return };
         entry.frames &= *noted == ifindex;

@@ -216,7 +216,7 @@ async fn build(
     for (name, builder) in MODES.iter().filter(|(name, _)| options.modes.iter().any(|wanted| wanted == name))
     {
         bar.set_message(format!("building {name}"));
-        let without_etcd = CLUSTERS.contains(name) && !etcd::is_installed();
+        let without_etcd = CLUSTERS.contains(name) && etcd::look().is_err();
         let optional = *name == OPTIONAL || without_etcd && !options.named;
         match builder(site).await {
             Ok(mode) => built.push(mode),

@@ -31,7 +31,8 @@ pub struct Site {
     pub topology: Arc<Topology>,
     stage: Mutex<Stage>,
     agent: OnceCell<Client>,
-    etcd: OnceCell<Vec<String>>,
+    /// Its endpoints, or why there is none: a second one would meet what is left of the first.
+    etcd: OnceCell<Result<Vec<String>, String>>,
 }
 
 impl Site {
@@ -79,7 +80,8 @@ impl Site {
     pub(super) async fn etcd(&self) -> Result<Vec<String>, LabError> {
         let outside = &self.topology.outside.netns;
         let start = async || self.stage.lock().await.start_etcd(outside, OUTSIDE.into(), 1).await;
-        self.etcd.get_or_try_init(start).await.cloned()
+        let started = self.etcd.get_or_init(async || start().await.map_err(|error| error.to_string())).await;
+        started.clone().doing(|| "preparing etcd".into())
     }
 
     /// Waits until an agent has a way to all other nodes of its cluster, which has so many with it.

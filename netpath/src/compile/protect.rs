@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use netpath_common::abi::{Flow, FlowKey, Rewrite, protected_place};
+use netpath_common::abi::{Flow, FlowKey, PROTECTED_ANY, Rewrite, protected_place};
 
 use super::Surroundings;
 use crate::model::{Peers, Protected};
@@ -30,8 +30,18 @@ impl Protection {
                 }
             }
         }
+        if !words.is_empty() {
+            words.insert(PROTECTED_ANY, 1);
+        }
         let others = peers.nodes.iter().flat_map(|peer| &peer.addresses);
         Self { words, nodes: surroundings.addresses.iter().chain(others).copied().collect() }
+    }
+
+    /// Whether it lets out less than `before`: flows that are older may be refused now.
+    pub fn is_more_than(&self, before: &Self) -> bool {
+        let more_ports = |(word, bits): (&u32, &u64)| bits & !before.words.get(word).unwrap_or(&0) != 0;
+        let more_nodes = !self.nodes.is_subset(&before.nodes);
+        self.words.iter().any(more_ports) || (more_nodes && !self.words.is_empty())
     }
 
     /// Whether a flow, by its original half, is one of a pod that would not be let out.
@@ -63,7 +73,9 @@ mod tests {
         };
         let peers = Peers { nodes: vec![peer], ..Peers::default() };
         let protection = Protection::new(&listed, &surroundings, &peers);
-        let bits: u32 = protection.words.values().map(|word| word.count_ones()).sum();
+        assert_eq!(protection.words.get(&PROTECTED_ANY), Some(&1));
+        let ports = protection.words.range(..PROTECTED_ANY).map(|(_, word)| word);
+        let bits: u32 = ports.map(|word| word.count_ones()).sum();
         assert_eq!(bits, 3, "{protection:?}");
         let to = |to: &str, proto, port: u16| {
             let (src, dst) = (ip("10.61.0.2").into(), ip(to).into());
@@ -82,6 +94,33 @@ mod tests {
             assert!(!protection.refuses(&key, &Flow::EMPTY), "the node's own: {key:?}");
             let published = Flow { rewrite: Rewrite::Destination as u8, ..of_pod };
             assert!(!protection.refuses(&key, &published), "to a pod: {key:?}");
+        }
+    }
+
+    #[test]
+    fn flows_are_looked_at_when_there_is_more_to_refuse() {
+        let of = |ports: &[&str], nodes: &[&str]| {
+            let listed: Vec<Protected> = ports.iter().map(|text| text.parse().unwrap()).collect();
+            let addresses = nodes.iter().map(|text| text.parse().unwrap()).collect();
+            Protection::new(
+                &listed,
+                &Surroundings { addresses, ..Surroundings::default() },
+                &Peers::default(),
+            )
+        };
+        let (one, two) = (&["192.0.2.1"][..], &["192.0.2.1", "2001:db8::2"][..]);
+        let (few, many) = (&["tcp:80"][..], &["tcp:80-81"][..]);
+        for (before, now, more) in [
+            (of(&[], one), of(few, one), true),
+            (of(few, one), of(many, one), true),
+            (of(few, one), of(few, two), true),
+            (of(few, one), of(&["tcp:79"], one), true),
+            (of(few, one), of(few, one), false),
+            (of(many, two), of(few, one), false),
+            (of(&[], one), of(&[], two), false),
+            (of(few, one), of(&[], two), false),
+        ] {
+            assert_eq!(now.is_more_than(&before), more, "{before:?} -> {now:?}");
         }
     }
 }

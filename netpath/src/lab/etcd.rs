@@ -11,15 +11,18 @@ use std::{
 
 use super::{
     error::{Doing, LabError},
-    session::{ASK, PATIENCE, cover, launch, make_dir, tail},
+    session::{ASK, PATIENCE, cover, is_installed, launch, make_dir, tail},
     stage::Stage,
 };
 use crate::{bench::sockets, net::Netns};
 
-/// Whether it is installed.
-pub(crate) fn is_installed() -> bool {
-    let dirs = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&dirs).any(|dir| dir.join("etcd").is_file())
+/// Looks whether it is installed.
+///
+/// # Errors
+/// What to install.
+pub(crate) fn look() -> Result<(), LabError> {
+    let missing = || "there is no etcd on PATH; install Debian's package etcd-server";
+    is_installed("etcd").then_some(()).ok_or_else(missing).doing(|| "starting etcd".into())
 }
 
 impl Stage {
@@ -34,10 +37,7 @@ impl Stage {
         address: IpAddr,
         members: u16,
     ) -> Result<Vec<String>, LabError> {
-        if !is_installed() {
-            return Err("there is no etcd on PATH; install Debian's package etcd-server")
-                .doing(|| "starting etcd".into());
-        }
+        look()?;
         let dir = self.places.etcd();
         let doing = || format!("preparing etcd in {}", dir.display());
         make_dir(&self.places.runtime).doing(doing)?;
@@ -80,6 +80,10 @@ fn command(address: IpAddr, member: u16, members: u16, dir: &Path) -> Command {
     let all: Vec<_> = (0..members).map(|member| format!("m{member}={}", peer(member))).collect();
     let (own, client) = (peer(member), url(address, port(member)));
     let mut command = Command::new("etcd");
+    // It takes its settings from there as well, and ends if they are not the same.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_")) {
+        command.env_remove(name);
+    }
     command.args(["--name", &format!("m{member}"), "--data-dir"]).arg(dir.join(format!("m{member}")));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &own, "--initial-advertise-peer-urls", &own]);

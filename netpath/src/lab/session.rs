@@ -158,6 +158,7 @@ impl Stage {
         let instances =
             (first..first + nodes.len()).map(|number| format!("{}{number}", self.places.instance));
         let all: Vec<_> = instances.map(Places::of).collect();
+        all.iter().try_for_each(Places::check_free)?;
         self.state.instances.extend(all.iter().map(|places| places.instance.clone()));
         self.save()?;
         let mut children = Vec::new();
@@ -265,6 +266,12 @@ pub(super) fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// Whether a program is installed.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let dirs = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&dirs).any(|dir| dir.join(program).is_file())
 }
 
 /// Whether this process may make namespaces.

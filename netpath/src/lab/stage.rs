@@ -52,6 +52,7 @@ pub(crate) fn perform<T, E: From<LabError>>(
     let deferred = Deferred::new()?;
     let lock = Lock::take(places)?;
     state::sweep(places, false)?;
+    places.check_free()?;
     let state = State::new(&places.instance, Process::current().doing(|| "looking up this process".into())?);
     let mut stage = Stage { places: places.clone(), state };
     let ended = match stage.save().and_then(|()| session::isolate(&mut stage)) {

@@ -60,6 +60,23 @@ impl Places {
         self.runtime.join("agent.log")
     }
 
+    /// Whether nobody else's agent has this instance: neither directory of it exists.
+    ///
+    /// # Errors
+    /// The one that does.
+    pub(super) fn check_free(&self) -> Result<(), LabError> {
+        let doing = || format!("taking the instance '{}' for this run", self.instance);
+        match [&self.runtime, &self.store].into_iter().find(|dir| dir.exists()) {
+            None => Ok(()),
+            Some(dir) => Err(format!(
+                "{} exists, and no run before this one has left it: 'netpath --instance {} uninstall' removes an agent's",
+                dir.display(),
+                self.instance
+            ))
+            .doing(doing),
+        }
+    }
+
     /// Where etcd keeps its files.
     pub(super) fn etcd(&self) -> PathBuf {
         self.runtime.join("etcd")
@@ -266,8 +283,9 @@ pub(super) fn sweep(places: &Places, inside: bool) -> Result<bool, LabError> {
     if inside {
         session::uncover(&places.etcd());
     }
+    // Without what a run has written down, these directories are somebody else's.
     let more = state.iter().flat_map(|state| &state.instances).map(Places::of);
-    for places in more.chain([places.clone()]) {
+    for places in more.chain(found.then(|| places.clone())) {
         for dir in [&places.runtime, &places.store] {
             remove_dir(dir)?;
             // Its parent belongs to all instances: goes with the last of them.
@@ -350,11 +368,26 @@ mod tests {
         process::end(&known, process::PATIENCE).unwrap();
         assert!(agent.try_wait().unwrap().is_some());
         assert!(reused.alive());
+        assert!(places.check_free().is_err());
         assert!(sweep(&places, false).unwrap());
         assert!(!places.runtime.exists() && !places.state().exists());
+        places.check_free().unwrap();
         drop(lock);
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn an_instance_that_no_lab_wrote_down_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(&dir);
+        let _lock = Lock::take(&places).unwrap();
+        for dir in [&places.store, &places.runtime] {
+            fs::create_dir_all(dir).unwrap();
+            assert!(!sweep(&places, false).unwrap(), "nothing of a lab");
+            let error = places.check_free().unwrap_err().to_string();
+            assert!(dir.exists() && error.contains(&*dir.to_string_lossy()), "{error}");
+        }
     }
 
     #[test]

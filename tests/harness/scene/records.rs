@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use netpath::datapath::Datapath;
 use netpath_common::abi::{
     ENDPOINT_INBOUND_ANY, ENDPOINT_MASQUERADE, ENDPOINT_PUBLISHES, ENDPOINT_XDP, Endpoint, Link,
-    NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, Pool, Published, PublishedKey, Route,
-    RouteKind, Uplink, protected_place,
+    NODE_FLAG_CLUSTER, NODE_FLAG_PUBLISHES, NODE_ROUTES, Node, PROTECTED_ANY, Pool, Published, PublishedKey,
+    Route, RouteKind, Uplink, protected_place,
 };
 
 use super::{Family, NODE, NODE6, Pod, Scene};
@@ -133,6 +133,9 @@ impl Scene {
         for &(proto, port) in ports {
             let (word, bit) = protected_place(proto, port).expect("a protocol with ports");
             *words.entry(word).or_default() |= bit;
+        }
+        if !words.is_empty() {
+            words.insert(PROTECTED_ANY, 1);
         }
         self.datapath.set_protected(&words).expect("protected ports");
     }

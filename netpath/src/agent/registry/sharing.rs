@@ -1,9 +1,9 @@
 //! Pods in the namespaces of others.
 
-use super::Registry;
+use super::{Entry, Registry};
 use crate::{
-    agent::{AgentError, wanted::Wanted},
-    model::{Pod, PodState, Unattached},
+    agent::{AgentError, namespace::Site, wanted::Wanted},
+    model::{MAX_PLACES, Pod, PodState, Unattached},
 };
 
 impl Registry {
@@ -30,5 +30,29 @@ impl Registry {
             none if none.is_empty() => Ok(()),
             by => Err(AgentError::NetnsShared { pod: pod.name.to_string(), by: by.join(", ") }),
         }
+    }
+
+    /// The number that a pod gets among those of its namespace. Only an engine's pods share one, each with an interface of
+    /// its own name.
+    pub(super) fn free_place(&self, wanted: &Wanted) -> Result<u8, AgentError> {
+        let is_here = |entry: &&Entry| Site::from(&entry.pod).is(Site::from(wanted));
+        let here = || self.pods.values().filter(is_here);
+        let same = |entry: &&Entry| match &wanted.attachment {
+            Some(own) => entry.pod.interfaces.iter().any(|one| one.name == own.interface),
+            None => true,
+        };
+        let name = wanted.name.to_string();
+        if let Some(other) = here().find(same) {
+            let other = other.pod.name.to_string();
+            return Err(AgentError::NetnsTaken { pod: name, other, path: wanted.netns.clone() });
+        }
+        // The first one's is never given again while there are others: one of them may have its default route.
+        let first = u8::from(here().next().is_some());
+        let free = (first..MAX_PLACES).find(|place| here().all(|entry| entry.pod.place != *place));
+        let full = || AgentError::Invalid {
+            pod: name,
+            reason: format!("its namespace has {MAX_PLACES} pods already"),
+        };
+        free.ok_or_else(full)
     }
 }

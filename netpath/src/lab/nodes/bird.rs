@@ -12,18 +12,25 @@ use super::network::{FAMILIES, Network, Node};
 use crate::{
     lab::{
         error::{Doing, LabError},
-        session::{ASK, PATIENCE, launch, make_dir, tail},
+        session::{ASK, PATIENCE, is_installed, launch, make_dir, tail},
         stage::Stage,
     },
     model::Family,
     net::Netns,
 };
 
-/// What installs it where there is none.
-const PACKAGE: &str = "is it installed (Debian package bird2), and on PATH?";
 /// Autonomous system of the nodes, and of the router (RFC 6996: for private use).
 const NODES: u32 = 64512;
 const ROUTER: u32 = 64999;
+
+/// Looks whether it is installed.
+///
+/// # Errors
+/// What to install.
+pub(super) fn look() -> Result<(), LabError> {
+    let missing = || "there is no bird on PATH; install Debian's package bird2";
+    is_installed("bird").then_some(()).ok_or_else(missing).doing(|| "starting BIRD".into())
+}
 
 /// What a node's agent is configured with to speak with the router, with its files in a directory.
 pub(super) fn configuration(node: &Node, dir: &Path) -> String {
@@ -84,7 +91,7 @@ impl Stage {
         let mut command = Command::new("bird");
         command.arg("-f").arg("-c").arg(&config).arg("-s").arg(&socket).arg("-P").arg(dir.join("bird.pid"));
         let child = launch(netns, &mut command, &log);
-        let mut child = child.doing(|| format!("starting bird ({PACKAGE})"))?;
+        let mut child = child.doing(|| "starting BIRD".into())?;
         self.note(&child)?;
         let listens = listens(&socket, &mut child).await;
         listens.map_err(|reason| LabError::Step {

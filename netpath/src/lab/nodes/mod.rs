@@ -18,7 +18,7 @@ use self::network::{Network, Node};
 use super::{
     checks::{self, LabPod, nodes::Job},
     error::{Doing, LabError},
-    live,
+    etcd, live,
     report::Report,
     run::{RunOptions, blocking, progress, show},
     stage::Stage,
@@ -160,6 +160,10 @@ pub(super) async fn play(
 ) -> Result<(), LabError> {
     let doing = || "looking at what was asked for".into();
     shape.check().doing(doing)?;
+    etcd::look()?;
+    if shape.bgp {
+        bird::look()?;
+    }
     let progress = progress();
     let cluster = Arc::new(build(shape, &mut stage, &progress).await?);
     let report = examine(&cluster, &progress).await?;
@@ -173,8 +177,7 @@ pub(super) async fn play(
     if options.json {
         return std::future::pending().await;
     }
-    let picture = async || picture(&cluster).await.unwrap_or_else(|error| format!("{error}\n"));
-    live::redraw(picture).await.doing(|| "writing to standard output".into())
+    live::redraw(async || picture(&cluster).await).await.doing(|| "writing to standard output".into())
 }
 
 /// Network, etcd, agents, BIRDs and pods.
@@ -311,16 +314,19 @@ fn hints(cluster: &Cluster) -> Vec<String> {
 }
 
 /// One look at all nodes.
-async fn picture(cluster: &Cluster) -> Result<String, ClientError> {
+async fn picture(cluster: &Cluster) -> String {
     let mut rows = Vec::new();
     for member in &cluster.members {
-        let status = member.client.status().await?;
-        let drops = member.client.drops().await?.iter().map(|drop| drop.packets).sum();
-        let states = member.client.nodes().await?;
-        let own = states.into_iter().find(|one| one.own);
-        rows.push(report::Look { name: member.name().into(), own, status, drops });
+        rows.push((member.name(), look(&member.client).await));
     }
-    Ok(report::looks(&rows))
+    report::looks(&rows)
+}
+
+async fn look(client: &Client) -> Result<report::Look, ClientError> {
+    let status = client.status().await?;
+    let drops = client.drops().await?.iter().map(|drop| drop.packets).sum();
+    let own = client.nodes().await?.into_iter().find(|one| one.own);
+    Ok(report::Look { own, status, drops })
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
 //! What a run with several nodes has found: rows for the document, and a matrix of nodes.
 
+use std::fmt::Write as _;
+
 use comfy_table::{Cell, ContentArrangement};
 
 use super::{Cluster, Member};
 use crate::{
-    api::types::{ClusterNode, Status},
+    api::{
+        client::ClientError,
+        types::{ClusterNode, Status},
+    },
     bench::{Figure, Measured},
     lab::{
         checks::{Check, nodes::pair},
@@ -100,8 +105,6 @@ fn others(cluster: &Cluster, report: &Report) -> String {
 
 /// One look at a node.
 pub(super) struct Look {
-    /// Its name.
-    pub(super) name: String,
     /// As it is registered, if it is.
     pub(super) own: Option<ClusterNode>,
     /// What it says of itself.
@@ -110,18 +113,26 @@ pub(super) struct Look {
     pub(super) drops: u64,
 }
 
-/// All nodes as a table, and what is wrong with them.
-pub(super) fn looks(looks: &[Look]) -> String {
+/// All nodes by their names as a table, and what is wrong with them: also those that do not answer.
+pub(super) fn looks(looks: &[(&str, Result<Look, ClientError>)]) -> String {
     let mut rows = table(&["node", "state", "blocks", "pods", "flows", "packets", "drops"]);
     let mut problems = String::new();
-    for look in looks {
+    for (name, look) in looks {
+        let look = match look {
+            Ok(look) => look,
+            Err(error) => {
+                rows.add_row([*name, "no answer"]);
+                let _ = writeln!(problems, "{name}: {error}");
+                continue;
+            }
+        };
         let (state, blocks) = look.own.as_ref().map_or_else(Default::default, |own| {
             let blocks: Vec<String> = own.blocks.iter().map(ToString::to_string).collect();
             (own.state.clone(), blocks.join(", "))
         });
         let packets: u64 = look.status.traffic.iter().map(|one| one.packets).sum();
         rows.add_row([
-            Cell::new(&look.name),
+            Cell::new(name),
             Cell::new(state),
             Cell::new(blocks),
             right(look.status.pods),
@@ -129,7 +140,7 @@ pub(super) fn looks(looks: &[Look]) -> String {
             right(packets),
             right(look.drops),
         ]);
-        problems.extend(look.status.problems.iter().map(|one| format!("{}: {one}\n", look.name)));
+        problems.extend(look.status.problems.iter().map(|one| format!("{name}: {one}\n")));
     }
     format!("{rows}\n{problems}")
 }
