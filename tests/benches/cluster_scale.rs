@@ -81,7 +81,7 @@ fn simulated(own: &[IpNet], at: usize) -> (Node, Vec<IpNet>) {
     let name = format!("sim-{at}");
     let holder = Holder { uid: format!("uid-of-{name}"), node: name };
     let blocks = own.iter().map(|own| block_behind(*own, at + 1)).collect();
-    (Node { holder, addresses: vec![address.into()], drained: false }, blocks)
+    (Node { holder, addresses: vec![address.into()], drained: false, release_after: 0 }, blocks)
 }
 
 /// The block so many places behind another; IPv4's start over at the end of the pool.

@@ -1,5 +1,6 @@
 //! A store in a real etcd of three members: calls, claims and watches, whatever becomes of members.
 
+mod heard;
 mod node;
 mod secure;
 
@@ -88,14 +89,14 @@ fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
     assert_eq!(full, 2, "{late:?}");
     let cluster = Cluster::new(EtcdStore::new(&access).unwrap(), "race");
     let gives_back = holder("node7");
-    runtime.block_on(cluster.leave("node7", Some(&gives_back))).expect("left");
+    runtime.block_on(cluster.leave(&gives_back)).expect("left");
     let last = runtime.block_on(claim("late".into())).expect("there is room again");
     assert_eq!(last, claimed[7], "the only ones");
     // None of them was ever registered.
-    runtime.block_on(cluster.leave("node8", None)).expect("taken out");
+    runtime.block_on(cluster.take_out("node8", None)).expect("taken out");
     let keys = etcd.ctl(&["get", "--prefix", "/netpath/race/blocks/"]);
     assert!(keys.contains("node9") && !keys.contains("\"node8\""), "{keys}");
-    let error = runtime.block_on(cluster.leave("node8", None)).expect_err("has nothing").to_string();
+    let error = runtime.block_on(cluster.take_out("node8", None)).expect_err("has nothing").to_string();
     assert!(error.contains("node 'node8' is not in the cluster"), "{error}");
 }
 

@@ -1,7 +1,9 @@
 //! The node as a member of a cluster: its block, its records, and what it sees of others. Nothing here is waited for by pods.
 
+mod heard;
 mod join;
 
+use heard::Heard;
 pub(super) use join::{Identity, join};
 
 use std::{
@@ -64,12 +66,23 @@ pub(super) struct Membership {
     saving: tokio::sync::Mutex<()>,
     /// Whether it has claimed its blocks just now.
     fresh: bool,
+    /// When the cluster last heard of the node, and in which run of the kernel that is.
+    heard: Mutex<Option<Heard>>,
+    boot: String,
     left: AtomicBool,
 }
 
 impl Membership {
-    fn new(cluster: Cluster, holder: Holder, identity: Identity, peers: Peers, fresh: bool) -> Self {
+    fn new(
+        cluster: Cluster,
+        (holder, boot): (Holder, String),
+        identity: Identity,
+        peers: Peers,
+        fresh: bool,
+    ) -> Self {
         Self {
+            heard: Mutex::new(identity.heard.clone()),
+            boot,
             view: Mutex::new(cluster.watch().1),
             cluster,
             holder,
@@ -83,6 +96,11 @@ impl Membership {
             fresh,
             left: AtomicBool::new(false),
         }
+    }
+
+    /// Whether nobody can have the node's blocks by now, as the cluster would have to have lost it before.
+    fn is_heard(&self) -> bool {
+        lock(&self.heard).as_ref().is_some_and(|heard| heard.holds(&self.boot, heard::now()))
     }
 
     /// Whether the node has left the cluster.
@@ -102,6 +120,7 @@ impl Agent {
             Some(member) if member.has_left() => Err(AgentError::LeftCluster),
             Some(member) if lock(&member.identity).lost => Err(AgentError::BlockLost),
             Some(member) if lock(&member.identity).drained => Err(AgentError::Drained),
+            Some(member) if !member.is_heard() => Err(AgentError::Unheard),
             _ => Ok(()),
         }
     }
@@ -136,7 +155,7 @@ impl Agent {
         let Some(member) = &self.membership else { return Ok(()) };
         match tokio::time::timeout(FIRST, self.beat(member)).await {
             Ok(Err(taken @ ClusterError::Taken { .. })) if member.fresh => {
-                member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
+                member.cluster.leave(&member.holder).await?;
                 self.state.forget_identity().await?;
                 Err(taken.into())
             }
@@ -149,11 +168,24 @@ impl Agent {
         if member.has_left() {
             return Ok(());
         }
+        let begun = heard::now();
         let outcome = self.tell_cluster(member, &mut told).await;
+        let earlier = lock(&member.heard).as_ref().map(Heard::release_after);
+        let told_of = match &outcome {
+            Ok(()) => told.node.as_ref().map(|node| node.release_after),
+            // Its record stays as it was, and it is alive.
+            Err(ClusterError::Taken { held: true, .. }) => earlier,
+            Err(_) => None,
+        };
+        if let Some(release_after) = told_of {
+            let heard = Heard::new(&member.boot, begun, release_after);
+            self.note("state of the cluster", &self.set_heard(member, heard).await);
+        }
         // Etcd that does not answer says nothing of it.
         let lost = match &outcome {
             Ok(()) => false,
             Err(ClusterError::Taken { held, .. }) => !held,
+            Err(ClusterError::Twin(_)) => true,
             Err(_) => lock(&member.identity).lost,
         };
         if lost != lock(&member.identity).lost {
@@ -163,6 +195,17 @@ impl Agent {
         }
         self.note("cluster", &outcome);
         outcome
+    }
+
+    /// Writes down, now and then, that the cluster has heard of the node.
+    async fn set_heard(&self, member: &Membership, now: Heard) -> Result<(), AgentError> {
+        let is_news = now.is_news(lock(&member.identity).heard.as_ref());
+        *lock(&member.heard) = Some(now.clone());
+        if is_news {
+            self.change_identity(member, |identity| identity.heard = Some(now)).await
+        } else {
+            Ok(())
+        }
     }
 
     /// The caller has the pods' changes to itself.
@@ -194,14 +237,19 @@ impl Agent {
         let addresses = uplinks.into_iter().flat_map(|uplink| uplink.addresses).collect();
         let drained = lock(&member.identity).drained;
         let blocks = Vec::from_iter(self.held_blocks());
-        let now = Node { holder: member.holder.clone(), addresses, drained };
+        let (config, holder) = (self.config(), member.holder.clone());
+        let release_after = config.cluster.as_ref().map_or(0, |cluster| cluster.release_after.as_secs());
+        let now = Node { holder, addresses, drained, release_after };
         let renewed = told.lease.replace(lease) == Some(lease);
         // Somebody may have removed what was written.
-        if renewed && told.node.as_ref() == Some(&now) && lock(&member.view).shows(&member.holder, &blocks) {
+        if renewed
+            && told.node.as_ref() == Some(&now)
+            && lock(&member.view).shows(&member.holder, &blocks, member.cluster.run())
+        {
             return Ok(());
         }
         told.node = None;
-        let pools = self.config().cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.pools.clone());
+        let pools = config.cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.pools.clone());
         match member.cluster.pools(&pools).await {
             Err(error @ ClusterError::Store(_)) => return Err(error),
             agreed => {
@@ -297,7 +345,7 @@ impl Agent {
     pub async fn node_leave(self: &Arc<Self>, name: &str) -> Result<(), AgentError> {
         let member = self.membership()?;
         if name != member.holder.node {
-            return Ok(member.cluster.leave(name, None).await?);
+            return Ok(member.cluster.take_out(name, None).await?);
         }
         let agent = Arc::clone(self);
         // On a task of its own: a client that hangs up in the middle must not leave half a member.
@@ -318,7 +366,7 @@ impl Agent {
         drop(change);
         // Nobody is to be told of a block that is somebody else's in a moment.
         bgp::unless_absent(self.tell_bird().await)?;
-        member.cluster.leave(&member.holder.node, Some(&member.holder)).await?;
+        member.cluster.leave(&member.holder).await?;
         member.left.store(true, Ordering::Relaxed);
         self.set_peers(member, Peers::default()).await?;
         {

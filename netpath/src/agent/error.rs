@@ -226,6 +226,11 @@ pub enum AgentError {
     /// The node takes no new pods.
     #[error("this node is drained: it takes no new pods")]
     Drained,
+    /// The cluster may have given the node's blocks to others by now.
+    #[error(
+        "this node's cluster has not heard of it since it was started, or for longer than the others keep its blocks"
+    )]
+    Unheard,
     /// The node has no address of a network of the cluster left, and got no block of it.
     #[error("this node has no address of the network '{0}' left, and no block more")]
     NoBlock(String),
@@ -347,6 +352,9 @@ impl AgentError {
                 "'netpath status' tells why; if it is another's, remove this node's pods, 'netpath node leave', and restart the agent"
             }
             Self::Drained => "add it on another node, or 'netpath node drain --undo' here",
+            Self::Unheard => {
+                "it takes pods again as soon as etcd answers; 'netpath status' tells what is wrong"
+            }
             Self::OtherNode(_) => "run it there",
             Self::NoBlock(_) => "a block is claimed in etcd; 'netpath status' tells what is wrong with it",
             Self::NetworkEnds(_) => "choose another network, or run 'netpath network rm' again to end it",
@@ -373,6 +381,9 @@ fn of_cluster(error: &ClusterError) -> Option<&'static str> {
         ClusterError::NoNetwork(_) => "'netpath network ls' lists the networks",
         ClusterError::Taken { .. } => {
             "give this one another; or if that node is gone for good, 'netpath node leave NAME' on a third one takes it out"
+        }
+        ClusterError::Twin(_) => {
+            "on the machine that is the copy: end the agent, remove its state directory, give it another node's name, and start it again"
         }
         ClusterError::OtherPools { .. } => "write the same, or no pools and lengths",
         ClusterError::NoPools => "write cluster.pools = [\"CIDR\"] on the first node",

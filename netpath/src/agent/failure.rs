@@ -56,7 +56,9 @@ impl From<&AgentError> for Failure {
             | E::TooManyPods(_)
             | E::DenyListFull(_)
             | E::TooManyPorts(_) => FailureCode::Exhausted,
-            E::Ending | E::PodBusy(_) | E::Bird { .. } | E::NoBird { .. } => FailureCode::Unavailable,
+            E::Ending | E::Unheard | E::PodBusy(_) | E::Bird { .. } | E::NoBird { .. } => {
+                FailureCode::Unavailable
+            }
             _ => FailureCode::Internal,
         };
         Self { code, message: error.to_string(), hint: error.hint().map(Into::into) }

@@ -103,8 +103,10 @@ impl Agent {
         let config = self.config();
         let Some(grace) = config.cluster.as_ref().map(|cluster| cluster.release_after) else { return Ok(()) };
         for peer in &self.peers().nodes {
+            // Nor before what the node itself counts on.
+            let grace = grace.max(lock(&member.view).release_after(&peer.holder.node));
             if since.get(&peer.holder.uid).is_some_and(|since| since.elapsed() >= grace) {
-                match member.cluster.leave(&peer.holder.node, None).await {
+                match member.cluster.take_out(&peer.holder.node, Some(&peer.holder.uid)).await {
                     Ok(()) => {
                         tracing::info!(node = peer.holder.node, "lost for so long: its blocks are free");
                     }

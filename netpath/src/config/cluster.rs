@@ -9,7 +9,7 @@ use super::{
     ConfigError,
     file::Cluster,
     snat,
-    value::{Given, Source, within},
+    value::{self, Given, Source, within},
 };
 use crate::model::{
     BLOCK_LENGTHS, Backend, EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix,
@@ -21,6 +21,8 @@ const MAX_ENDPOINTS: usize = 16;
 const RELEASE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The tunnels' port if nothing is configured (RFC 7348, 5).
 const VXLAN_PORT: u16 = 4789;
+/// What names pools beside the file.
+const POOLS: &str = "--pool or NETPATH_POOLS";
 /// Their VNI if nothing is configured.
 const VNI: u32 = 110;
 
@@ -44,10 +46,15 @@ pub struct ClusterConfig {
 }
 
 pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
-    let Some(spanned) = source.file.cluster.as_ref() else { return Ok(None) };
+    let flags_alone = Spanned::new(0..0, Cluster::default());
+    let spanned = match &source.file.cluster {
+        Some(spanned) => spanned,
+        None if !source.flags.etcd.is_empty() => &flags_alone,
+        None => return outside(source).map(|()| None),
+    };
     let file = spanned.get_ref();
-    if let Some(block) = &source.file.block {
-        return Err(source.in_file("block", &Spanned::new(block.span(), ())).error(
+    if let Some(block) = value::named_block(source) {
+        return Err(block.error(
             "is named beside [cluster]",
             "remove it: a node of a cluster claims its block from cluster.pools",
         ));
@@ -103,9 +110,18 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
     }))
 }
 
+/// What a node of no cluster has no use for.
+fn outside(source: &Source<'_>) -> Result<(), ConfigError> {
+    let given = source.list("cluster.pools", (POOLS, &source.flags.pools), None);
+    given
+        .first()
+        .map_or(Ok(()), |pool| Err(pool.error("is named without a cluster", "name its --etcd as well")))
+}
+
 /// At least one.
 fn endpoints(source: &Source<'_>, spanned: &Spanned<Cluster>) -> Result<Vec<Given<String>>, ConfigError> {
-    let endpoints = source.list("cluster.endpoints", ("", &[]), spanned.get_ref().endpoints.as_ref());
+    let flags = ("--etcd or NETPATH_ETCD", source.flags.etcd.as_slice());
+    let endpoints = source.list("cluster.endpoints", flags, spanned.get_ref().endpoints.as_ref());
     let secure = endpoints.first().is_some_and(|first| first.value.starts_with("https://"));
     for (at, given) in endpoints.iter().enumerate() {
         let instead = "write one like \"https://10.0.0.1:2379\", all of http or all of https";
@@ -206,7 +222,8 @@ fn pools(source: &Source<'_>, file: &Cluster) -> Result<Vec<Pool>, ConfigError> 
     };
     let v4 = length("cluster.block_length_v4", &file.block_length_v4, 30, BLOCK_LENGTHS.0)?;
     let v6 = length("cluster.block_length_v6", &file.block_length_v6, 126, BLOCK_LENGTHS.1)?;
-    let given = source.list("cluster.pools", ("", &[]), file.pools.as_ref());
+    let flags = (POOLS, source.flags.pools.as_slice());
+    let given = source.list("cluster.pools", flags, file.pools.as_ref());
     let mut all: Vec<Pool> = Vec::new();
     for one in &given {
         let pool = parse_prefix(&one.value).and_then(|prefix: IpNet| {

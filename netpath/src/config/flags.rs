@@ -16,6 +16,12 @@ pub struct AgentFlags {
     /// Addresses for this node's pods; once for each family [default: 10.61.0.0/24]
     #[arg(long = "block", value_name = "CIDR", env = "NETPATH_BLOCK", value_delimiter = ',')]
     pub blocks: Vec<String>,
+    /// etcd of the cluster that this node is in, as http://10.0.0.1:2379; may be repeated [default: none, the node is in no cluster]
+    #[arg(long = "etcd", value_name = "URL", env = "NETPATH_ETCD", value_delimiter = ',')]
+    pub etcd: Vec<String>,
+    /// Where the cluster's nodes take their blocks from; once for each family [default: what the first node has said]
+    #[arg(long = "pool", value_name = "CIDR", env = "NETPATH_POOLS", value_delimiter = ',')]
+    pub pools: Vec<String>,
     /// Name of the node [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NETPATH_NODE")]
     pub node: Option<String>,

@@ -359,3 +359,30 @@ fn bgp_has_a_system_and_somebody_to_speak_with() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+#[test]
+fn flags_alone_put_a_node_into_a_cluster() {
+    let etcd = || vec!["http://10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()];
+    let config = load("node = \"n\"", |flags| {
+        flags.etcd = etcd();
+        flags.pools = vec!["10.64.0.0/16".into(), "fd00:64::/48".into()];
+    });
+    let cluster = config.unwrap().cluster.unwrap();
+    assert_eq!((cluster.name.as_str(), cluster.etcd.endpoints), ("default", etcd()));
+    assert_eq!(cluster.pools.iter().map(|pool| pool.block_length).collect::<Vec<_>>(), [26, 122]);
+    // They go before the file.
+    let text = "node = \"n\"\n[cluster]\nendpoints = [\"http://10.9.9.9:2379\"]\nname = \"back\"";
+    let cluster = load(text, |flags| flags.etcd = etcd()).unwrap().cluster.unwrap();
+    assert_eq!((cluster.name.as_str(), cluster.etcd.endpoints), ("back", etcd()));
+    let told = |change: fn(&mut AgentFlags)| load("node = \"n\"", change).unwrap_err().to_string();
+    let error = told(|flags| flags.etcd = vec!["10.0.0.1".into()]);
+    assert!(error.contains("--etcd or NETPATH_ETCD") && error.contains("no such URL"), "{error}");
+    let error = told(|flags| flags.pools = vec!["10.64.0.0/16".into()]);
+    assert!(error.contains("--pool or NETPATH_POOLS") && error.contains("--etcd"), "{error}");
+    let both = |flags: &mut AgentFlags| {
+        flags.etcd = vec!["http://10.0.0.1:2379".into()];
+        flags.blocks = vec!["10.7.0.0/24".into()];
+    };
+    let error = told(both);
+    assert!(error.contains("--block or NETPATH_BLOCK") && error.contains("beside [cluster]"), "{error}");
+}

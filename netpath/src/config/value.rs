@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+/// What names blocks beside the file.
+const BLOCK_FLAG: &str = "--block or NETPATH_BLOCK";
 /// Uplinks a node can have; the kernel tables have room for as many.
 const MAX_UPLINKS: usize = 8;
 /// Longest path of a unix socket, bytes: `sun_path` without its end.
@@ -128,8 +130,16 @@ pub(super) fn uplinks(source: &Source<'_>) -> Result<Vec<String>, ConfigError> {
     Ok(given.into_iter().map(|uplink| uplink.value).collect())
 }
 
+/// The first block that somebody has named, or where an empty list of them stands.
+pub(super) fn named_block(source: &Source<'_>) -> Option<Given<()>> {
+    let file =
+        || source.file.block.as_ref().map(|block| source.in_file("block", &Spanned::new(block.span(), ())));
+    let flag = || Given { key: "block", value: (), place: Place::Flag(BLOCK_FLAG) };
+    if source.flags.blocks.is_empty() { file() } else { Some(flag()) }
+}
+
 pub(super) fn blocks(source: &Source<'_>) -> Result<Vec<IpNet>, ConfigError> {
-    let flags = ("--block or NETPATH_BLOCK", source.flags.blocks.as_slice());
+    let flags = (BLOCK_FLAG, source.flags.blocks.as_slice());
     let file = source.file.block.as_ref();
     let texts = file.map(OneOrMore::texts);
     let given = source.list("block", flags, texts.as_ref());

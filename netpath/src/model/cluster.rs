@@ -62,6 +62,20 @@ pub struct Node {
     /// Whether it takes no new pods.
     #[serde(default)]
     pub drained: bool,
+    /// How long it may be lost before its blocks are anybody's, seconds.
+    #[serde(default)]
+    pub release_after: u64,
+}
+
+/// A sign of life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Of whom.
+    #[serde(flatten)]
+    pub holder: Holder,
+    /// Which process: two at once are a node and its copy.
+    #[serde(default)]
+    pub run: String,
 }
 
 /// Who has something that nobody else may have.

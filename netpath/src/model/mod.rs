@@ -17,7 +17,7 @@ pub use bgp::{Accepted, Bgp, BgpSession};
 pub use block::{
     PrefixError, check_block, check_host, check_prefix, example_block, order_blocks, overlap, parse_prefix,
 };
-pub use cluster::{BLOCK_LENGTHS, EtcdAccess, Holder, Node, Pool};
+pub use cluster::{Alive, BLOCK_LENGTHS, EtcdAccess, Holder, Node, Pool};
 pub use mac::{GATEWAY_MAC, Mac, MacError};
 pub use name::{NameError, NetworkName, PodName, interface_name, is_interface_of, tunnel_name};
 pub use network::{

@@ -3,7 +3,12 @@
 mod networks;
 mod view;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,7 +18,7 @@ use super::{
     Store, StoreError, encode,
     etcd::{Check, EtcdStore, Watch, Write},
 };
-use crate::model::{Holder, Node, Pool};
+use crate::model::{Alive, Holder, Node, Pool};
 
 const POOLS: &str = "pools";
 const BLOCKS: &str = "blocks/";
@@ -45,6 +50,11 @@ pub enum ClusterError {
         /// Who has it.
         holder: Holder,
     },
+    /// Another process is this node as well, with its uid.
+    #[error(
+        "another machine is node '{0}' as well, with the same uid: it runs with a copy of this one's state"
+    )]
+    Twin(String),
     /// The pools of the cluster are others than this node is to use.
     #[error("the pools of the cluster are {there}, and not {here}")]
     OtherPools {
@@ -77,12 +87,23 @@ pub enum ClusterError {
 pub struct Cluster {
     etcd: EtcdStore,
     root: String,
+    /// What this process signs with.
+    run: String,
+    /// Whether it has signed.
+    signed: AtomicBool,
 }
 
 impl Cluster {
     /// The cluster of a name in an etcd.
     pub fn new(etcd: EtcdStore, name: &str) -> Self {
-        Self { etcd, root: format!("/netpath/{name}/") }
+        // Every hasher has keys of its own, which are random.
+        let run = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+        Self { etcd, root: format!("/netpath/{name}/"), run, signed: AtomicBool::new(false) }
+    }
+
+    /// What this process signs its signs of life with.
+    pub fn run(&self) -> &str {
+        &self.run
     }
 
     /// Agrees on pools: what the first node has said, which all others say as well or leave out.
@@ -147,12 +168,20 @@ impl Cluster {
     ///
     /// # Errors
     /// [`ClusterError::Taken`] by block, name or address: nothing has changed then but that it is alive, if the name is its
-    /// own; or the store's.
+    /// own; [`ClusterError::Twin`]; or the store's.
     pub async fn register(&self, node: &Node, blocks: &[IpNet], lease: i64) -> Result<(), ClusterError> {
         let holder = &node.holder;
         let (key, alive) = (self.node_key(&holder.node), self.key(&format!("{ALIVE}{}", holder.node)));
+        let sign = Alive { holder: holder.clone(), run: self.run.clone() };
         for _ in 0..RACES {
             let found = self.store().get(&key).await?;
+            let other: Option<Alive> = self.store().read(&alive).await?;
+            // An agent's earlier process has signed before this one; nobody does so later.
+            if self.signed.load(Ordering::Relaxed)
+                && other.is_some_and(|other| other.holder == *holder && other.run != self.run)
+            {
+                return Err(ClusterError::Twin(holder.node.clone()));
+            }
             let earlier: Option<Node> = self.decoded(&key, found.as_deref())?;
             let mut change = Transaction::default();
             change.put(key.clone(), found.clone(), node)?;
@@ -172,8 +201,9 @@ impl Cluster {
                     change.delete_if(key, found, theirs.is_some_and(|theirs| theirs.uid == holder.uid));
                 }
             }
-            change.writes.push(Write::Put(alive.clone(), encode(&alive, holder)?, Some(lease)));
+            change.writes.push(Write::Put(alive.clone(), encode(&alive, &sign)?, Some(lease)));
             if self.etcd.commit(change.checks, change.writes).await? {
+                self.signed.store(true, Ordering::Relaxed);
                 return refused.map_or(Ok(()), Err);
             }
         }
@@ -190,7 +220,10 @@ impl Cluster {
     ) -> Result<Option<ClusterError>, ClusterError> {
         let (mut refused, mut held) = (Vec::new(), true);
         for block in blocks {
-            let theirs = self.put_if(change, self.block_key(*block), &node.holder).await?;
+            let mut theirs = self.put_if(change, self.block_key(*block), &node.holder).await?;
+            if theirs.is_none() {
+                theirs = self.within(*block, &node.holder).await?;
+            }
             held &= theirs.as_ref().is_some_and(|theirs| theirs.uid == node.holder.uid);
             refused.push((format!("the block {block}"), theirs));
         }
@@ -219,14 +252,30 @@ impl Cluster {
         Ok(theirs)
     }
 
-    /// Takes a node with all its records out, in one transaction: this one if `own`, else whoever has the name and is not
-    /// alive, registered or not.
+    /// Takes this node with all its records out, in one transaction.
+    ///
+    /// # Errors
+    /// The store's; nothing has changed then.
+    pub async fn leave(&self, own: &Holder) -> Result<(), ClusterError> {
+        self.remove(&own.node, true, |theirs| theirs.uid == own.uid).await
+    }
+
+    /// The same for whoever has a name, and this uid if one is named, and is not alive, registered or not.
     ///
     /// # Errors
     /// [`ClusterError::NoNode`], [`ClusterError::Alive`], or the store's; nothing has changed then.
-    pub async fn leave(&self, name: &str, own: Option<&Holder>) -> Result<(), ClusterError> {
+    pub async fn take_out(&self, name: &str, uid: Option<&str>) -> Result<(), ClusterError> {
+        let leaves = |theirs: &Holder| theirs.node == name && uid.is_none_or(|uid| theirs.uid == uid);
+        self.remove(name, false, leaves).await
+    }
+
+    async fn remove(
+        &self,
+        name: &str,
+        own: bool,
+        leaves: impl Fn(&Holder) -> bool,
+    ) -> Result<(), ClusterError> {
         let (key, alive) = (self.node_key(name), self.key(&format!("{ALIVE}{name}")));
-        let leaves = |theirs: &Holder| own.map_or_else(|| theirs.node == name, |own| theirs.uid == own.uid);
         for _ in 0..RACES {
             let mut change = Transaction::default();
             let found = self.store().get(&key).await?;
@@ -239,12 +288,12 @@ impl Cluster {
                 }
             }
             let sign = self.store().get(&alive).await?;
-            match own {
-                Some(_) => {
+            match sign {
+                sign if own => {
                     let theirs: Option<Holder> = self.decoded(&alive, sign.as_deref())?;
                     change.delete_if(alive.clone(), sign, theirs.is_some_and(|theirs| leaves(&theirs)));
                 }
-                None if sign.is_some() => return Err(ClusterError::Alive(name.to_owned())),
+                Some(_) => return Err(ClusterError::Alive(name.to_owned())),
                 None if change.writes.is_empty() => return Err(ClusterError::NoNode(name.to_owned())),
                 None => change.checks.push(Check::Absent(alive.clone())),
             }

@@ -17,7 +17,7 @@ use super::{DIR, holder};
 const POOLS: [&str; 2] = ["10.64.0.0/16", "fd00:64::/48"];
 
 /// A node that has joined, and its etcd.
-fn joined() -> (Node, Etcd) {
+pub(super) fn joined() -> (Node, Etcd) {
     let (topology, runtime) = Node::without_agent();
     let etcd = Etcd::start(&topology.outside.netns, OUTSIDE.into(), DIR);
     let mut node = Node::with_agent(topology, runtime, &configuration(&etcd, "one"));
@@ -26,7 +26,7 @@ fn joined() -> (Node, Etcd) {
 }
 
 /// The comment keeps the harness from writing a block.
-fn configuration(etcd: &Etcd, name: &str) -> String {
+pub(super) fn configuration(etcd: &Etcd, name: &str) -> String {
     format!(
         "node = \"{name}\"\n# no block = here\n[cluster]\nendpoints = {:?}\npools = [\"{}\", \"{}\"]\n",
         etcd.endpoints(),
@@ -36,7 +36,11 @@ fn configuration(etcd: &Etcd, name: &str) -> String {
 }
 
 /// Does something as another node would, from where etcd is.
-fn beside<T: Send>(node: &Node, etcd: &Etcd, work: impl AsyncFnOnce(Cluster, EtcdStore) -> T + Send) -> T {
+pub(super) fn beside<T: Send>(
+    node: &Node,
+    etcd: &Etcd,
+    work: impl AsyncFnOnce(Cluster, EtcdStore) -> T + Send,
+) -> T {
     let access = etcd.access();
     let inside = || {
         let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
@@ -46,21 +50,21 @@ fn beside<T: Send>(node: &Node, etcd: &Etcd, work: impl AsyncFnOnce(Cluster, Etc
     node.topology.outside.netns.enter(inside).expect("namespace")
 }
 
-fn nodes(node: &Node) -> Vec<ClusterNode> {
+pub(super) fn nodes(node: &Node) -> Vec<ClusterNode> {
     node.runtime.block_on(node.client.nodes()).expect("nodes")
 }
 
-fn problems(node: &Node) -> String {
+pub(super) fn problems(node: &Node) -> String {
     node.runtime.block_on(node.client.status()).expect("status").problems.join("\n")
 }
 
-fn pod(node: &Node, name: &str) -> Result<Vec<std::net::IpAddr>, String> {
+pub(super) fn pod(node: &Node, name: &str) -> Result<Vec<std::net::IpAddr>, String> {
     let wanted = PodAdd { name: name.into(), ..PodAdd::default() };
     let pod = node.runtime.block_on(node.client.pod_add(&wanted)).map_err(|error| error.to_string())?;
     Ok(pod.addresses)
 }
 
-fn state(node: &Node, name: &str) -> Option<String> {
+pub(super) fn state(node: &Node, name: &str) -> Option<String> {
     nodes(node).into_iter().find(|one| one.name == name).map(|one| one.state)
 }
 
@@ -103,7 +107,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let (mut node, etcd) = joined();
     let register = |other: &Holder, addresses: &[&str], ttl: u64| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let other = model::Node { holder: other.clone(), addresses, drained: false };
+        let other = model::Node { holder: other.clone(), addresses, drained: false, release_after: 0 };
         beside(&node, &etcd, async |cluster, store| {
             let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
             let pools = cluster.pools(&[]).await.expect("pools");
@@ -121,6 +125,22 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     wait::until("the other is seen", || state(&node, "two").as_deref() == Some("ready"));
     let error = node.runtime.block_on(node.client.node_leave("two")).expect_err("alive").to_string();
     assert!(error.contains("node 'two' is alive"), "{error}");
+    // Nor is any part of a block that it would write down again.
+    let part = block_key(theirs[0]).replace("-26", "-27");
+    assert_eq!(etcd.ctl(&["del", &block_key(theirs[0])]).trim(), "1");
+    assert_eq!(etcd.ctl(&["put", &part, THIEF]).trim(), "OK");
+    let again = model::Node {
+        holder: holder("two"),
+        addresses: vec!["198.18.7.7".parse().unwrap()],
+        drained: false,
+        release_after: 0,
+    };
+    let refused = beside(&node, &etcd, async |cluster, store| {
+        let lease = store.grant(Duration::from_secs(60)).await.expect("lease");
+        cluster.register(&again, &theirs, lease).await.expect_err("a part of its block").to_string()
+    });
+    assert!(refused.contains("has the block") && refused.contains("'thief'"), "{refused}");
+    assert_eq!(etcd.ctl(&["del", &part]).trim(), "1");
     // Only until its lease ends.
     register(&holder("two"), &["198.18.7.7"], 2).expect("again");
     wait::until("the other is away", || state(&node, "two").as_deref() == Some("away"));
@@ -260,6 +280,15 @@ fn etcd_node_keeps_its_cluster_until_it_leaves() {
     node.configure(&other);
     node.restart();
     wait::until("status tells", || problems(&node).contains("the pools of the cluster are 10.64.0.0/16"));
+    let blocks = nodes(&node).remove(0).blocks;
+    node.stop();
+    // By flags alone.
+    node.configure("node = \"one\"\n# no block = here\n");
+    let endpoints = etcd.endpoints().join(",");
+    node.spawn_with(&["--etcd", &endpoints]);
+    node.wait_ready();
+    wait::until("nothing is wrong any more", || problems(&node).is_empty());
+    assert_eq!(nodes(&node).remove(0).blocks, blocks);
 }
 
 const THIEF: &str = "{\"version\":1,\"value\":{\"node\":\"thief\",\"uid\":\"x\"}}";

@@ -3,9 +3,9 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Membership;
+use super::{Heard, Membership};
 use crate::{
-    agent::{AgentError, blocking, state::State},
+    agent::{AgentError, blocking, namespace, state::State},
     config::Config,
     model::{Holder, Pool, order_blocks},
     store::{EtcdStore, cluster::Cluster},
@@ -33,6 +33,9 @@ pub(in crate::agent) struct Identity {
     /// Whether others have its blocks, or may have: until it is registered again.
     #[serde(default)]
     pub(in crate::agent) lost: bool,
+    /// When its cluster last heard of it.
+    #[serde(default)]
+    pub(in crate::agent) heard: Option<Heard>,
 }
 
 /// Makes the configured node one of its cluster: with blocks of its own in place of a configured one. Asks etcd only for a
@@ -57,7 +60,8 @@ pub(in crate::agent) async fn join(
     }
     config.network.blocks.clone_from(&identity.blocks);
     config.network.pools.clone_from(&identity.pools);
-    let member = Membership::new(cluster, holder, identity, state.peers().await?, fresh);
+    let own = (holder, namespace::boot()?);
+    let member = Membership::new(cluster, own, identity, state.peers().await?, fresh);
     Ok((config, Some(member)))
 }
 
@@ -76,7 +80,8 @@ async fn own_identity(node: &str, cluster: &str, state: &State) -> Result<Identi
             let uid = std::fs::read_to_string(UUID).map_err(AgentError::io(format!("reading {UUID}")))?;
             let (blocks, pools) = (Vec::new(), Vec::new());
             let (cluster, node, uid) = (cluster.to_owned(), node.to_owned(), uid.trim().to_owned());
-            let new = Identity { cluster, node, uid, blocks, pools, drained: false, lost: false };
+            let new =
+                Identity { cluster, node, uid, blocks, pools, drained: false, lost: false, heard: None };
             // Before anything is claimed by it.
             state.save_identity(&new).await?;
             Ok(new)

@@ -127,6 +127,20 @@ impl Cluster {
         Ok(held)
     }
 
+    /// Another that holds some of a block that nobody holds: of a network with other lengths, which came while the block's node was
+    /// away.
+    pub(super) async fn within(&self, block: IpNet, holder: &Holder) -> Result<Option<Holder>, StoreError> {
+        for (key, bytes) in self.store().list(&self.key(BLOCKS)).await? {
+            let theirs: Holder = self.store().decode(&key, &bytes)?;
+            if theirs.uid != holder.uid
+                && block_of(&key, &self.root).is_some_and(|other| overlap(other, block))
+            {
+                return Ok(Some(theirs));
+            }
+        }
+        Ok(None)
+    }
+
     /// Gives a block back, if the node holds it.
     ///
     /// # Errors

@@ -1,13 +1,16 @@
 //! What a node sees of its cluster: the records, as a watch tells them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{ALIVE, NODES, POOLS, block_of, networks::NETWORKS};
 use crate::{
-    model::{Holder, Node, Peer, Peers, Pool, SharedNetworks},
+    model::{Alive, Holder, Node, Peer, Peers, Pool, SharedNetworks},
     store::etcd::Change,
 };
 
@@ -17,7 +20,8 @@ pub struct View {
     root: String,
     nodes: BTreeMap<String, Node>,
     blocks: BTreeMap<IpNet, Holder>,
-    alive: BTreeSet<String>,
+    /// Whose sign of life is there, by name, and of which process.
+    alive: BTreeMap<String, String>,
     pools: Vec<Pool>,
     networks: Option<SharedNetworks>,
 }
@@ -61,7 +65,12 @@ impl View {
         let Some((kind, name)) = name.split_once('/') else { return };
         match (format!("{kind}/").as_str(), value) {
             (NODES, value) => set(&mut self.nodes, name.to_owned(), key, value),
-            (ALIVE, Some(_)) => drop(self.alive.insert(name.to_owned())),
+            (ALIVE, Some(value)) => {
+                // Whatever it says, it is one.
+                let sign = serde_json::from_slice::<Record<Alive>>(value);
+                let run = sign.map_or_else(|_| String::new(), |sign| sign.value.run);
+                self.alive.insert(name.to_owned(), run);
+            }
             (ALIVE, None) => drop(self.alive.remove(name)),
             _ => {}
         }
@@ -107,11 +116,16 @@ impl View {
         self.nodes().filter(|(.., alive)| !alive).map(|(node, ..)| node.holder.uid.clone()).collect()
     }
 
-    /// Whether a node is there with all its blocks, and alive.
-    pub fn shows(&self, holder: &Holder, blocks: &[IpNet]) -> bool {
+    /// How long a node may be lost, by what it has told.
+    pub fn release_after(&self, name: &str) -> Duration {
+        Duration::from_secs(self.nodes.get(name).map_or(0, |node| node.release_after))
+    }
+
+    /// Whether a node is there with all its blocks, and alive by this process.
+    pub fn shows(&self, holder: &Holder, blocks: &[IpNet], run: &str) -> bool {
         self.nodes.get(&holder.node).is_some_and(|node| node.holder == *holder)
             && blocks.iter().all(|block| self.blocks.get(block) == Some(holder))
-            && self.alive.contains(&holder.node)
+            && self.alive.get(&holder.node).is_some_and(|theirs| theirs == run)
     }
 
     /// All nodes by name, each with its blocks and whether it is alive. What is no block of a pool is left out: a route to it
@@ -124,7 +138,7 @@ impl View {
         }
         self.nodes.values().map(move |node| {
             let own = held.remove(node.holder.uid.as_str()).unwrap_or_default();
-            (node, own, self.alive.contains(&node.holder.node))
+            (node, own, self.alive.contains_key(&node.holder.node))
         })
     }
 }
