@@ -292,6 +292,15 @@ impl ClusterMember {
         self.known().into_iter().find(|one| one.own).map(|one| one.blocks).unwrap_or_default()
     }
 
+    /// Takes IPv4 off its uplink, which is on the common link. Etcd is reached by IPv4 all the same, from an address that no uplink has.
+    pub fn without_ipv4(&self) {
+        let own = self.addresses[0].to_string();
+        self.run("ip", &["address", "del", &format!("{own}/24"), "dev", "up0"]);
+        self.run("ip", &["address", "add", &format!("{own}/32"), "dev", "lo"]);
+        let line = ["route", "add", "default", "via", ROUTERS[0], "dev", "up0", "onlink", "src", &own];
+        assert_eq!(self.run("ip", &line), "");
+    }
+
     /// Packets dropped for a reason, by its stable name.
     pub fn drops(&self, reason: &str) -> u64 {
         let drops = self.runtime.block_on(self.client.drops()).expect("drops");

@@ -13,11 +13,12 @@ use netpath_tests::{
     wait,
 };
 
-use super::{address, of, on_link, ping};
+use super::{address, datagram, of, on_link, ping, stream};
 
 for_both_families!(
     etcd_direct_routes_of_a_lost_node_go_and_its_block_later,
     etcd_direct_routes_follow_nodes_and_come_back,
+    etcd_direct_routes_lead_over_a_link_of_ipv6_alone,
     etcd_and_agents_end_under_running_flows_of_direct_routes,
 );
 
@@ -31,6 +32,33 @@ fn routes(node: &ClusterMember, family: &Family) -> Vec<String> {
 
 fn reaches(from: &Netns, to: std::net::IpAddr) -> bool {
     ping(from, &["-W", "1"], to).contains("1 received")
+}
+
+/// IPv4 as well, by next hops of IPv6 (RFC 5549).
+pub(super) fn etcd_direct_routes_lead_over_a_link_of_ipv6_alone(family: Family) {
+    let cluster = Cluster::start(2);
+    let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
+    let (a, b) = (one.named("a"), two.named("b"));
+    cluster.nodes.iter().for_each(ClusterMember::without_ipv4);
+    let kind = if family.is_v4() { "inet6 " } else { "" };
+    let hop = |node: &ClusterMember| format!("via {kind}{} dev up0", node.addresses[1]);
+    for (node, other) in [(one, two), (two, one)] {
+        wait::until("the next hop is the other's IPv6 address", || {
+            let there = routes(node, &family);
+            there.len() == 1 && there[0].contains(&hop(other))
+        });
+    }
+    let (at_a, at_b) = (address(&a, &family), address(&b, &family));
+    wait::until("pods reach each other", || reaches(&a.netns, at_b) && reaches(&b.netns, at_a));
+    assert!(ping(&a.netns, &[], at_b).contains("ttl=62"));
+    assert_eq!(stream(&a.netns, &b.netns, at_b).ip(), at_a);
+    assert_eq!(datagram(&b.netns, &a.netns, at_a).ip(), at_b);
+    for node in [one, two] {
+        // Nothing but that there is no way to outside.
+        let problems = node.problems();
+        assert!(problems.lines().all(|line| line.contains("has no IPv4 address")), "{problems}");
+        assert_eq!(node.drops("SpoofedSource") + node.drops("RouteDrop"), 0, "{}", node.name);
+    }
 }
 
 pub(super) fn etcd_direct_routes_follow_nodes_and_come_back(family: Family) {
