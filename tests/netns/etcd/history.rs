@@ -17,12 +17,13 @@ fn put(runtime: &Runtime, store: &EtcdStore, key: &str, value: &str) -> Change {
     Change::Put(key.to_owned(), value.as_bytes().to_vec())
 }
 
-/// Restores the backup, and writes until nobody can tell by the revision.
-fn restore(etcd: &mut Etcd) {
+/// Restores the backup, writes something, and goes on until nobody can tell by the revision.
+fn restore(etcd: &mut Etcd, key: &str, value: &str) {
     let before = etcd.revision();
     etcd.restore(BACKUP);
     let restored = etcd.revision();
     assert!(restored < before, "{restored} and {before}");
+    assert_eq!(etcd.ctl(&["put", key, value]).trim(), "OK");
     while etcd.revision() <= before {
         assert_eq!(etcd.ctl(&["put", "/elsewhere", "x"]).trim(), "OK");
     }
@@ -54,7 +55,7 @@ fn etcd_restored_from_a_backup_is_noticed_and_one_that_was_not_is_not_read_again
     put("/elsewhere", "so that etcd's last change is not the listing's");
     assert_eq!(heard(&runtime, &mut listing), listed("/listing/", &[("a", "1"), ("b", "1"), ("c", "1")]));
 
-    restore(&mut etcd);
+    restore(&mut etcd, "/elsewhere", "x");
     let mut watches = [value, removal, listing];
     for (prefix, watch) in prefixes.iter().zip(&mut watches) {
         put(&format!("{prefix}b"), "other");
@@ -90,12 +91,8 @@ fn etcd_restored_from_a_backup_is_noticed_by_agents() {
     });
     // Both meet etcd when it has caught up.
     agents.iter().for_each(|agent| kill(*agent, Signal::SIGSTOP).expect("the agent runs"));
-    restore(&mut cluster.etcd);
     let ghost = r#"{"version":1,"value":{"node":"ghost","uid":"g","addresses":["198.18.0.99"]}}"#;
-    assert_eq!(cluster.etcd.ctl(&["put", "/netpath/default/nodes/ghost", ghost]).trim(), "OK");
-    for _ in 0..3 {
-        assert_eq!(cluster.etcd.ctl(&["put", "/elsewhere", "x"]).trim(), "OK");
-    }
+    restore(&mut cluster.etcd, "/netpath/default/nodes/ghost", ghost);
     agents.iter().for_each(|agent| kill(*agent, Signal::SIGCONT).expect("the agent runs"));
     for block in &blocks {
         let key = format!("/netpath/default/blocks/{}-{}", block.network(), block.prefix_len());

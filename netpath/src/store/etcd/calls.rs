@@ -128,12 +128,13 @@ fn spread(pause: Duration) -> Duration {
 
 /// Whether another endpoint would say the same.
 fn is_final(error: &Error) -> bool {
-    const FINAL: [Code; 6] = [
+    const FINAL: [Code; 7] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::PermissionDenied,
         Code::ResourceExhausted,
         Code::FailedPrecondition,
+        Code::OutOfRange,
         Code::Unimplemented,
     ];
     match error {

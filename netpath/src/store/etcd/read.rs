@@ -116,7 +116,12 @@ pub(super) fn end_of(prefix: &str) -> Vec<u8> {
 /// What was read; `None` if its revision is compacted, or not there yet.
 pub(super) fn unless_gone<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
-        Err(Error::GRpcStatus(status)) if status.code() == Code::OutOfRange => Ok(None),
+        // An answer too large for the client has the same code.
+        Err(Error::GRpcStatus(status))
+            if status.code() == Code::OutOfRange && status.message().contains("required revision") =>
+        {
+            Ok(None)
+        }
         answer => answer.map(Some),
     }
 }

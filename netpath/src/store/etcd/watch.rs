@@ -205,3 +205,25 @@ fn is_gap(answer: &WatchResponse, start: i64) -> bool {
     let now = answer.header().map_or(start, |header| header.revision());
     answer.compact_revision() > 0 || answer.created() && !answer.canceled() && now < start - 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EtcdAccess;
+
+    #[test]
+    fn a_stream_that_breaks_in_the_middle_of_a_revision_goes_on_there_and_tells_nothing_twice() {
+        let store =
+            EtcdStore::new(&EtcdAccess { endpoints: vec!["http://none".into()], ..EtcdAccess::default() });
+        let mut watch = store.unwrap().watch("/w/");
+        watch.cut();
+        assert_eq!(watch.start, None, "nothing that could be found again");
+        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, true);
+        assert!(told(6, "/w/a") && told(7, "/w/a") && told(7, "/w/b"));
+        watch.cut();
+        assert_eq!(watch.start, Some(7));
+        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, true);
+        assert!(!told(7, "/w/a") && !told(7, "/w/b"), "seen");
+        assert!(told(7, "/w/c") && told(8, "/w/a"), "not yet");
+    }
+}
