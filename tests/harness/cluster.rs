@@ -44,6 +44,7 @@ use crate::{
 };
 
 const DIR: &str = "/mnt";
+const ETCD: &str = "/mnt/etcd";
 /// The pools.
 pub const POOLS: [&str; 2] = ["10.64.0.0/16", "fd00:64::/48"];
 
@@ -89,12 +90,21 @@ impl Cluster {
 
     /// The same, with lines more behind `[cluster]`; `{dir}` is the node's directory.
     pub fn start_with(nodes: u8, line: &str) -> Self {
+        Self::start_at(nodes, line, |outside| Etcd::start(outside, OUTSIDE.into(), ETCD))
+    }
+
+    /// So many nodes with an etcd of a later release than the machine's.
+    pub fn start_later(nodes: u8) -> Self {
+        Self::start_at(nodes, "", |outside| Etcd::start_later(outside, OUTSIDE.into(), ETCD))
+    }
+
+    fn start_at(nodes: u8, line: &str, etcd: impl FnOnce(&Netns) -> Etcd) -> Self {
         isolate();
         mount(Some("netpath-test"), DIR, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
         let spec = Spec::default();
         let (switch, router, outside) = runtime.block_on(surroundings(&spec)).expect("topology");
-        let etcd = Etcd::start(&outside.netns, OUTSIDE.into(), "/mnt/etcd");
+        let etcd = etcd(&outside.netns);
         let runtime = Arc::new(runtime);
         let (nodes_before, line) = (Vec::new(), line.to_owned());
         let mut cluster = Self { nodes: nodes_before, router, outside, etcd, runtime, switch, spec, line };

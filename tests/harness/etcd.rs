@@ -24,6 +24,8 @@ pub struct Etcd {
     dir: PathBuf,
     /// `https` with these arguments for members, and these for who asks them.
     tls: Option<(Vec<String>, Vec<String>)>,
+    /// The program.
+    server: PathBuf,
     members: Vec<Option<Child>>,
 }
 
@@ -40,8 +42,26 @@ impl Etcd {
         dir: &str,
         tls: Option<(Vec<String>, Vec<String>)>,
     ) -> Self {
+        Self::start_server(netns, address, dir, tls, unpacked("etcd-server", "etcd"))
+    }
+
+    /// The same of a later release than the machine's.
+    pub fn start_later(netns: &Netns, address: IpAddr, dir: &str) -> Self {
+        let server = unpacked("etcd-server-later", "etcd");
+        assert!(server.is_file(), "no later etcd is there: `cargo xtask setup` unpacks it");
+        Self::start_server(netns, address, dir, None, server)
+    }
+
+    fn start_server(
+        netns: &Netns,
+        address: IpAddr,
+        dir: &str,
+        tls: Option<(Vec<String>, Vec<String>)>,
+        server: PathBuf,
+    ) -> Self {
         std::fs::create_dir_all(dir).expect("directory");
-        let mut etcd = Self { netns: netns.clone(), address, dir: dir.into(), tls, members: Vec::new() };
+        let (netns, dir) = (netns.clone(), dir.into());
+        let mut etcd = Self { netns, address, dir, tls, server, members: Vec::new() };
         etcd.members = (0..MEMBERS).map(|at| Some(etcd.spawn(at, "new"))).collect();
         etcd.wait_healthy();
         etcd
@@ -109,6 +129,59 @@ impl Etcd {
         self.wait_healthy();
     }
 
+    /// Writes a backup of what the members hold to a file.
+    pub fn back_up(&self, file: &str) {
+        let said =
+            self.snapshot(&["--endpoints", &self.endpoints()[self.leader()], "snapshot", "save", file]);
+        assert!(said.contains("Snapshot saved"), "{said}");
+    }
+
+    /// Starts all members anew with what a backup holds, as an operator would: nothing but that is in them.
+    pub fn restore(&mut self, file: &str) {
+        self.kill_all();
+        for at in 0..MEMBERS {
+            let (name, data) = (format!("m{at}"), self.dir.join(format!("m{at}")));
+            std::fs::remove_dir_all(&data).expect("data");
+            let data = data.display().to_string();
+            let words = ["snapshot", "restore", file, "--name", &name, "--data-dir", &data];
+            let peers = ["--initial-cluster", &self.peers(), "--initial-advertise-peer-urls", &self.peer(at)];
+            let said = self.snapshot(&[&words[..], &peers].concat());
+            assert!(std::path::Path::new(&data).join("member").is_dir(), "{said}");
+        }
+        self.restart();
+    }
+
+    fn snapshot(&self, words: &[&str]) -> String {
+        let etcdctl = unpacked("etcd-client", "etcdctl").display().to_string();
+        run_in(&self.netns, "env", &[&["ETCDCTL_API=3", &etcdctl], words].concat())
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> i64 {
+        let said = self.ctl(&["get", "none", "-w", "json"]);
+        let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        said["header"]["revision"].as_i64().expect("a revision")
+    }
+
+    /// Cuts a member off from the others, or connects it again; clients reach it either way.
+    pub fn part(&self, at: u16, parted: bool) {
+        let nft = |words: &str| assert_eq!(run_in(&self.netns, "nft", &[words]), "", "{words}");
+        if !parted {
+            return nft("delete table inet parted");
+        }
+        nft("add table inet parted");
+        nft("add chain inet parted output { type filter hook output priority 0; }");
+        let ports: Vec<_> = (0..MEMBERS).map(|at| (client_port(at) + 1).to_string()).collect();
+        let (group, own) = (group(at), &ports[usize::from(at)]);
+        nft(&format!(
+            "add rule inet parted output meta skgid {group} tcp dport {{ {} }} drop",
+            ports.join(", ")
+        ));
+        for direction in ["sport", "dport"] {
+            nft(&format!("add rule inet parted output tcp {direction} {own} drop"));
+        }
+    }
+
     fn wait_healthy(&self) {
         wait::until("etcd answers", || {
             let healthy = self.ctl(&["endpoint", "health"]);
@@ -121,19 +194,27 @@ impl Etcd {
         if self.address.is_ipv6() { format!("[{}]", self.address) } else { self.address.to_string() }
     }
 
+    fn peer(&self, at: u16) -> String {
+        format!("http://{}:{}", self.host(), client_port(at) + 1)
+    }
+
+    fn peers(&self) -> String {
+        (0..MEMBERS).map(|at| format!("m{at}={}", self.peer(at))).collect::<Vec<_>>().join(",")
+    }
+
     fn spawn(&self, at: u16, state: &str) -> Child {
-        let host = self.host();
         let endpoint = &self.endpoints()[usize::from(at)];
-        let peer = |at: u16| format!("http://{host}:{}", client_port(at) + 1);
-        let peers: Vec<_> = (0..MEMBERS).map(|at| format!("m{at}={}", peer(at))).collect();
         let log = std::fs::File::create(self.dir.join(format!("m{at}.log"))).expect("log");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(unpacked("etcd-server", "etcd"));
+        // A group of its own tells its packets from the others'.
+        command
+            .args(["--pdeathsig", "KILL", "--regid", &group(at), "--clear-groups", "--"])
+            .arg(&self.server);
         command.args(["--name", &format!("m{at}")]);
         command.arg("--data-dir").arg(self.dir.join(format!("m{at}")));
         command.args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint]);
-        command.args(["--listen-peer-urls", &peer(at), "--initial-advertise-peer-urls", &peer(at)]);
-        command.args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", state]);
+        command.args(["--listen-peer-urls", &self.peer(at), "--initial-advertise-peer-urls", &self.peer(at)]);
+        command.args(["--initial-cluster", &self.peers(), "--initial-cluster-state", state]);
         // Members of a busy machine answer late.
         command.args(["--heartbeat-interval", "200", "--election-timeout", "2000"]);
         command.args(self.tls.iter().flat_map(|(member, _)| member));
@@ -158,6 +239,11 @@ impl Drop for Etcd {
         }
         self.kill_all();
     }
+}
+
+/// Nobody else's; the user is root still.
+fn group(at: u16) -> String {
+    (61_000 + at).to_string()
 }
 
 fn client_port(at: u16) -> u16 {

@@ -1,29 +1,24 @@
 //! A store in a real etcd of three members: calls, claims and watches, whatever becomes of members.
 
+mod blocks;
 mod heard;
+mod history;
+mod later;
 mod node;
 mod secure;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use futures::future::{join_all, try_join_all};
-use ipnet::IpNet;
+use futures::future::try_join_all;
 use netpath::{
-    model::{Holder, Pool},
+    model::Holder,
     net::Netns,
-    store::{
-        Change, EtcdStore, Store,
-        cluster::{Cluster, ClusterError},
-    },
+    store::{Change, EtcdStore, Store, Watch},
 };
 use netpath_tests::{
     etcd::Etcd,
     namespace::isolate,
     node::{PATIENCE, run_in},
-    wait,
 };
 use nix::mount::{MsFlags, mount};
 use tokio::runtime::{Builder, Runtime};
@@ -48,56 +43,6 @@ fn etcd() -> (Etcd, EtcdStore, Runtime) {
 
 fn holder(name: &str) -> Holder {
     Holder { node: name.to_owned(), uid: format!("uid-of-{name}") }
-}
-
-fn pools() -> [Pool; 2] {
-    [("10.64.0.0/20", 26), ("fd00:64::/116", 122)]
-        .map(|(prefix, length)| Pool::new(prefix.parse().unwrap(), length).unwrap())
-}
-
-/// 50 nodes claim at once a block of each of two pools with 64 blocks; then a member dies, and 16 more want one of the 14 that are left.
-#[test]
-fn etcd_blocks_have_one_holder_ipv4_and_ipv6() {
-    let (mut etcd, _, runtime) = etcd();
-    let access = etcd.access();
-    let claim = async |name: String| {
-        // Each with connections of its own, as nodes have.
-        let cluster = Cluster::new(EtcdStore::new(&access).expect("store"), "race");
-        cluster.claim(&holder(&name), &pools()).await
-    };
-    let race = async |names: std::ops::Range<u32>| join_all(names.map(|at| claim(format!("node{at}")))).await;
-    // The member that all ask dies in the middle of it.
-    let first = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let begun =
-                || !etcd.ctl(&["get", "--prefix", "--keys-only", "/netpath/race/blocks/"]).trim().is_empty();
-            wait::until("the first block is claimed", begun);
-            etcd.kill(0);
-        });
-        runtime.block_on(race(0..50))
-    });
-    let claimed: Vec<Vec<IpNet>> = first.into_iter().map(|one| one.expect("claimed")).collect();
-    let all: BTreeSet<&IpNet> = claimed.iter().flatten().collect();
-    assert_eq!((claimed.len(), all.len()), (50, 100), "no two have one: {all:?}");
-    assert_eq!(
-        runtime.block_on(race(0..50)).into_iter().map(Result::unwrap).collect::<Vec<_>>(),
-        claimed,
-        "kept"
-    );
-    let late = runtime.block_on(race(50..66));
-    let full = late.iter().filter(|one| matches!(one, Err(ClusterError::Full(_)))).count();
-    assert_eq!(full, 2, "{late:?}");
-    let cluster = Cluster::new(EtcdStore::new(&access).unwrap(), "race");
-    let gives_back = holder("node7");
-    runtime.block_on(cluster.leave(&gives_back)).expect("left");
-    let last = runtime.block_on(claim("late".into())).expect("there is room again");
-    assert_eq!(last, claimed[7], "the only ones");
-    // None of them was ever registered.
-    runtime.block_on(cluster.take_out("node8", None)).expect("taken out");
-    let keys = etcd.ctl(&["get", "--prefix", "/netpath/race/blocks/"]);
-    assert!(keys.contains("node9") && !keys.contains("\"node8\""), "{keys}");
-    let error = runtime.block_on(cluster.take_out("node8", None)).expect_err("has nothing").to_string();
-    assert!(error.contains("node 'node8' is not in the cluster"), "{error}");
 }
 
 #[test]
@@ -138,6 +83,20 @@ fn etcd_calls_go_on_without_an_endpoint_and_without_a_leader() {
     );
 }
 
+/// The next changes that a watch tells, whatever has to be tried again.
+fn heard(runtime: &Runtime, watch: &mut Watch) -> Vec<Change> {
+    let deadline = Instant::now() + PATIENCE;
+    runtime.block_on(async {
+        loop {
+            match tokio::time::timeout(PATIENCE, watch.next()).await.expect("a change") {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => return changes,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
+    })
+}
+
 #[test]
 fn etcd_watches_miss_nothing() {
     let (mut etcd, store, runtime) = etcd();
@@ -146,18 +105,7 @@ fn etcd_watches_miss_nothing() {
     };
     let change = |key: &str, value: &str| Change::Put(key.to_owned(), value.as_bytes().to_vec());
     let mut watch = store.watch("/w/");
-    let mut next = || {
-        let deadline = Instant::now() + PATIENCE;
-        runtime.block_on(async {
-            loop {
-                match tokio::time::timeout(PATIENCE, watch.next()).await.expect("a change") {
-                    Ok(changes) if changes.is_empty() => {}
-                    Ok(changes) => return changes,
-                    Err(error) => assert!(Instant::now() < deadline, "{error}"),
-                }
-            }
-        })
-    };
+    let mut next = || heard(&runtime, &mut watch);
     put("/w/a", "1");
     put("/x/a", "not below it");
     assert_eq!(next(), [Change::All(vec![("/w/a".into(), b"1".to_vec())])]);
@@ -179,9 +127,7 @@ fn etcd_watches_miss_nothing() {
         put("/w/c", &at.to_string());
     }
     runtime.block_on(store.delete("/w/a")).expect("deleted");
-    let revision = etcd.ctl(&["get", "/w/c", "-w", "json"]);
-    let revision: serde_json::Value = serde_json::from_str(&revision).expect("JSON");
-    let compacted = etcd.ctl(&["compact", &revision["header"]["revision"].to_string()]);
+    let compacted = etcd.ctl(&["compact", &etcd.revision().to_string()]);
     assert!(compacted.contains("compacted revision"), "{compacted}");
     assert_eq!(next(), [Change::All(vec![("/w/c".into(), b"4".to_vec())])]);
     put("/w/d", "5");

@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::view::View;
 use super::{
     Store, StoreError, encode,
-    etcd::{Check, EtcdStore, Watch, Write},
+    etcd::{Check, EtcdStore, Found, Watch, Write},
 };
 use crate::model::{Alive, Holder, Node, Pool};
 
@@ -174,7 +174,7 @@ impl Cluster {
         let (key, alive) = (self.node_key(&holder.node), self.key(&format!("{ALIVE}{}", holder.node)));
         let sign = Alive { holder: holder.clone(), run: self.run.clone() };
         for _ in 0..RACES {
-            let found = self.store().get(&key).await?;
+            let found = self.etcd.find(&key).await?;
             let other: Option<Alive> = self.store().read(&alive).await?;
             // An agent's earlier process has signed before this one; nobody does so later.
             if self.signed.load(Ordering::Relaxed)
@@ -196,7 +196,7 @@ impl Cluster {
                 let lost = earlier.into_iter().flat_map(|earlier| earlier.addresses);
                 for address in lost.filter(|address| !node.addresses.contains(address)) {
                     let key = self.key(&format!("{ADDRESSES}{address}"));
-                    let found = self.store().get(&key).await?;
+                    let found = self.etcd.find(&key).await?;
                     let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
                     change.delete_if(key, found, theirs.is_some_and(|theirs| theirs.uid == holder.uid));
                 }
@@ -246,7 +246,7 @@ impl Cluster {
         key: String,
         holder: &Holder,
     ) -> Result<Option<Holder>, ClusterError> {
-        let found = self.store().get(&key).await?;
+        let found = self.etcd.find(&key).await?;
         let theirs = self.decoded(&key, found.as_deref())?;
         change.put(key, found, holder)?;
         Ok(theirs)
@@ -278,16 +278,16 @@ impl Cluster {
         let (key, alive) = (self.node_key(name), self.key(&format!("{ALIVE}{name}")));
         for _ in 0..RACES {
             let mut change = Transaction::default();
-            let found = self.store().get(&key).await?;
+            let found = self.etcd.find(&key).await?;
             let node: Option<Node> = self.decoded(&key, found.as_deref())?;
             change.delete_if(key.clone(), found, node.is_some_and(|node| leaves(&node.holder)));
             for prefix in [BLOCKS, ADDRESSES] {
-                for (key, bytes) in self.store().list(&self.key(prefix)).await? {
+                for (key, bytes) in self.etcd.find_all(&self.key(prefix)).await? {
                     let theirs: Holder = self.store().decode(&key, &bytes)?;
                     change.delete_if(key, Some(bytes), leaves(&theirs));
                 }
             }
-            let sign = self.store().get(&alive).await?;
+            let sign = self.etcd.find(&alive).await?;
             match sign {
                 sign if own => {
                     let theirs: Option<Holder> = self.decoded(&alive, sign.as_deref())?;
@@ -350,12 +350,7 @@ struct Transaction {
 
 impl Transaction {
     /// Puts a record if it is what was found.
-    fn put(
-        &mut self,
-        key: String,
-        found: Option<Vec<u8>>,
-        record: &impl Serialize,
-    ) -> Result<(), StoreError> {
+    fn put(&mut self, key: String, found: Option<Found>, record: &impl Serialize) -> Result<(), StoreError> {
         let value = encode(&key, record)?;
         self.checks.push(match found {
             Some(found) => Check::Is(key.clone(), found),
@@ -366,7 +361,7 @@ impl Transaction {
     }
 
     /// Deletes a record that is there, if it is to go.
-    fn delete_if(&mut self, key: String, found: Option<Vec<u8>>, goes: bool) {
+    fn delete_if(&mut self, key: String, found: Option<Found>, goes: bool) {
         if let (Some(found), true) = (found, goes) {
             self.checks.push(Check::Is(key.clone(), found));
             self.writes.push(Write::Delete(key));

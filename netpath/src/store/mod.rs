@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     dir::{private_dir, read_secret},
     embedded::EmbeddedStore,
-    etcd::{Change, Check, EtcdStore, Watch, Write},
+    etcd::{Change, Check, EtcdStore, Found, Watch, Write},
 };
 
 /// Version of the values' JSON.

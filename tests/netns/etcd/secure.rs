@@ -4,9 +4,11 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use netpath::{
     model::EtcdAccess,
+    net::Netns,
     store::{EtcdStore, Store},
 };
 use netpath_tests::{etcd::Etcd, node::run_in};
+use tokio::runtime::Runtime;
 
 use super::alone;
 
@@ -16,17 +18,33 @@ fn file(name: &str) -> String {
     format!("{FILES}/{name}")
 }
 
-#[test]
-fn etcd_is_reached_by_certificate_and_password() {
+/// Makes new ones in place of those that are there.
+const CERTIFICATES: &str = "set -e; mkdir -p /mnt/pki; cd /mnt/pki
+    new() { openssl req -newkey rsa:2048 -nodes -keyout $1.key -out $1.csr -subj /CN=$1 2>/dev/null; }
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2 2>/dev/null
+    printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > extensions
+    for who in server client; do new $who; openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+        -out $who.pem -days 2 -extfile extensions 2>/dev/null; done; chmod 600 *.key";
+/// What a node has of them.
+const COPIES: [&str; 3] = ["ca.pem", "client.pem", "client.key"];
+
+fn password(text: &str) {
+    fs::write(file("password"), text).unwrap();
+    fs::set_permissions(file("password"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn copy(name: &str) {
+    fs::copy(file(name), file(&format!("node-{name}"))).unwrap();
+}
+
+fn put(runtime: &Runtime, store: &EtcdStore, key: &str) -> Result<(), String> {
+    runtime.block_on(store.put(key, b"value".to_vec())).map_err(|error| error.to_string())
+}
+
+/// An etcd that asks for certificates and knows a user, and how a node reaches it.
+fn secured() -> (Etcd, EtcdAccess, Netns, Runtime) {
     let (netns, runtime) = alone();
-    fs::create_dir(FILES).unwrap();
-    let script = "set -e; cd /mnt/pki
-        new() { openssl req -newkey rsa:2048 -nodes -keyout $1.key -out $1.csr -subj /CN=$1 2>/dev/null; }
-        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2 2>/dev/null
-        printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > extensions
-        for who in server client; do new $who; openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
-            -out $who.pem -days 2 -extfile extensions 2>/dev/null; done; chmod 600 *.key";
-    assert_eq!(run_in(&netns, "sh", &["-c", script]), "");
+    assert_eq!(run_in(&netns, "sh", &["-c", CERTIFICATES]), "");
     let pairs = |all: &[(&str, &str)]| -> Vec<String> {
         all.iter().flat_map(|(option, name)| [(*option).to_owned(), file(name)]).collect()
     };
@@ -38,8 +56,8 @@ fn etcd_is_reached_by_certificate_and_password() {
     server.push("--client-cert-auth".to_owned());
     let client = pairs(&[("--cacert", "ca.pem"), ("--cert", "server.pem"), ("--key", "server.key")]);
     let etcd = Etcd::start_with(&netns, [127, 0, 0, 1].into(), "/mnt/etcd", Some((server, client)));
-    fs::write(file("password"), "hush-hush\n").unwrap();
-    fs::set_permissions(file("password"), fs::Permissions::from_mode(0o600)).unwrap();
+    password("hush-hush\n");
+    COPIES.iter().for_each(|name| copy(name));
     for line in [
         "user add root:root-secret",
         "user grant-role root root",
@@ -54,14 +72,20 @@ fn etcd_is_reached_by_certificate_and_password() {
     }
     // etcd takes a certificate's name for a user's where there is one; these have none.
     let whole = EtcdAccess {
-        ca: Some(file("ca.pem").into()),
-        identity: Some((file("client.pem").into(), file("client.key").into())),
+        ca: Some(file("node-ca.pem").into()),
+        identity: Some((file("node-client.pem").into(), file("node-client.key").into())),
         user: Some(("node".into(), file("password").into())),
         ..etcd.access()
     };
+    (etcd, whole, netns, runtime)
+}
+
+#[test]
+fn etcd_is_reached_by_certificate_and_password() {
+    let (_etcd, whole, _, runtime) = secured();
     let put = |access: &EtcdAccess, key: &str| {
         let store = EtcdStore::new(access).map_err(|error| error.to_string())?;
-        runtime.block_on(store.put(key, b"value".to_vec())).map_err(|error| error.to_string())
+        put(&runtime, &store, key)
     };
     put(&whole, "/netpath/a").expect("let in");
     let refused = put(&whole, "/elsewhere").expect_err("not its own");
@@ -73,4 +97,32 @@ fn etcd_is_reached_by_certificate_and_password() {
     put(&EtcdAccess { user: None, ..whole.clone() }, "/netpath/a").expect_err("no user");
     let stranger = EtcdAccess { ca: Some(file("client.pem").into()), ..whole };
     put(&stranger, "/netpath/a").expect_err("etcd's certificate is of somebody unknown");
+}
+
+#[test]
+fn etcd_certificates_and_passwords_change_under_a_store() {
+    let (mut etcd, access, netns, runtime) = secured();
+    let store = EtcdStore::new(&access).expect("store");
+    let put = || put(&runtime, &store, "/netpath/a");
+    put().expect("let in");
+    for line in ["user delete node", "user add node:new-secret", "user grant-role node rw"] {
+        let words: Vec<_> = line.split(' ').chain(["--user", "root:root-secret"]).collect();
+        let said = etcd.ctl(&words);
+        assert!(!said.contains("rror"), "{line}: {said}");
+    }
+    let refused = put().expect_err("the old password");
+    assert!(refused.contains("authentication failed"), "{refused}");
+    password("new-secret\n");
+    put().expect("let in by the new password");
+
+    etcd.kill_all();
+    assert_eq!(run_in(&netns, "sh", &["-c", CERTIFICATES]), "");
+    etcd.restart();
+    let refused = put().expect_err("certificates of before");
+    assert!(refused.contains("no endpoint does it"), "{refused}");
+    fs::remove_file(file("node-client.pem")).unwrap();
+    let refused = put().expect_err("a file is missing");
+    assert!(refused.contains("reading /mnt/pki/node-client.pem for etcd: No such file"), "{refused}");
+    COPIES.iter().for_each(|name| copy(name));
+    put().expect("let in by the new certificates");
 }

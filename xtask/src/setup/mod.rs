@@ -5,7 +5,7 @@
 //! milliseconds the next time.
 
 mod choice;
-mod libcni;
+mod later;
 mod linker;
 pub(crate) mod nextest;
 pub(crate) mod packages;
@@ -49,7 +49,10 @@ pub(crate) fn setup(purpose: Purpose) -> Result<Choice> {
     if matches!(purpose, Purpose::Test | Purpose::Vm | Purpose::Everything) {
         missing.note(nextest::ensure(), "cargo-nextest, which runs the tests");
         missing.note(packages::servers(None), "prometheus and etcd, which tests ask");
-        missing.note(libcni::ensure(), "libcni, by which tests ask for STATUS and GC, and Go that builds it");
+        missing.note(
+            later::ensure(),
+            "libcni, by which tests ask for STATUS and GC, Go that builds it, and etcd 3.5",
+        );
     }
     if matches!(purpose, Purpose::Lint | Purpose::Everything) {
         missing.note(components(), "rustfmt and clippy for stable Rust");

@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use super::{BLOCKS, Check, Cluster, ClusterError, RACES, Transaction, block_of};
 use crate::{
     model::{DEFAULT_NETWORK, Holder, Network, Pool, SharedNetworks, overlap},
-    store::{StoreError, encode, etcd::Write},
+    store::{
+        StoreError, encode,
+        etcd::{Found, Write},
+    },
 };
 
 /// One record: networks must not overlap, and only a transaction over all of them tells.
@@ -44,9 +47,9 @@ impl Cluster {
         Ok(self.networks().await?.1)
     }
 
-    async fn networks(&self) -> Result<(Option<Vec<u8>>, SharedNetworks), StoreError> {
+    async fn networks(&self) -> Result<(Option<Found>, SharedNetworks), StoreError> {
         let key = self.key(NETWORKS);
-        let found = self.store().get(&key).await?;
+        let found = self.etcd.find(&key).await?;
         let networks = self.decoded(&key, found.as_deref())?.unwrap_or_default();
         Ok((found, networks))
     }
@@ -119,7 +122,7 @@ impl Cluster {
     /// Who holds blocks of whatever length within a pool's prefix.
     async fn blocks_within(&self, pool: &Pool) -> Result<Vec<(IpNet, Holder)>, StoreError> {
         let mut held = Vec::new();
-        for (key, bytes) in self.store().list(&self.key(BLOCKS)).await? {
+        for (key, bytes) in self.etcd.find_all(&self.key(BLOCKS)).await? {
             if let Some(block) = block_of(&key, &self.root).filter(|block| pool.prefix.contains(block)) {
                 held.push((block, self.store().decode(&key, &bytes)?));
             }
@@ -147,7 +150,7 @@ impl Cluster {
     /// The store's.
     pub async fn give_back(&self, holder: &Holder, block: IpNet) -> Result<(), StoreError> {
         let key = self.block_key(block);
-        let found = self.store().get(&key).await?;
+        let found = self.etcd.find(&key).await?;
         let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
         let (Some(found), true) = (found, theirs.is_some_and(|theirs| theirs.uid == holder.uid)) else {
             return Ok(());

@@ -1,7 +1,8 @@
-//! libcni for the tests' client, and the Go that builds it.
+//! What tests need of later releases than the machine's: libcni for their client, the Go that builds it, and a newer etcd.
 //!
-//! Debian 12 and 13 have libcni 1.1, which knows nothing of STATUS and GC, and Debian 12 has a Go too old for what does. Both
-//! come from later releases of the machine's own archive, checked against their signed lists, and are unpacked only.
+//! Debian 12 and 13 have libcni 1.1, which knows nothing of STATUS and GC, and Debian 12 has a Go too old for what does, and
+//! etcd 3.4. All come from later releases of the machine's own archive, checked against their signed lists, and are unpacked
+//! only.
 
 use std::fs;
 
@@ -13,15 +14,18 @@ use crate::{
     workspace,
 };
 
-/// Release, package, and a file of it below /usr. The release that has libcni 1.3 will be Debian 14.
-const PACKAGES: [(&str, &str, &str); 3] = [
-    ("trixie", "golang-1.24-go", "lib/go-1.24/bin/go"),
-    ("trixie", "golang-1.24-src", "share/go-1.24/src/slices/slices.go"),
+/// Directory, release, package, and a file of it below /usr. The release that has libcni 1.3 will be Debian 14.
+const PACKAGES: [(&str, &str, &str, &str); 4] = [
+    ("libcni", "trixie", "golang-1.24-go", "lib/go-1.24/bin/go"),
+    ("libcni", "trixie", "golang-1.24-src", "share/go-1.24/src/slices/slices.go"),
     (
+        "libcni",
         "forky",
         "golang-github-appc-cni-dev",
         "share/gocode/src/github.com/containernetworking/cni/libcni/api.go",
     ),
+    // 3.5: tests run small clusters with it, beside the release's own.
+    ("etcd-server-later", "trixie", "etcd-server", "bin/etcd"),
 ];
 
 /// Unpacks what is not there.
@@ -29,20 +33,17 @@ const PACKAGES: [(&str, &str, &str); 3] = [
 /// # Errors
 /// The archive has no such release, or cannot be reached.
 pub(super) fn ensure() -> Result<()> {
-    let dir = workspace::state().join("libcni");
-    let missing: Vec<_> =
-        PACKAGES.iter().filter(|(_, _, file)| !dir.join("usr").join(file).is_file()).collect();
+    let place = |dir: &str, file: &str| workspace::state().join(dir).join("usr").join(file);
+    let missing: Vec<_> = PACKAGES.iter().filter(|(dir, .., file)| !place(dir, file).is_file()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let options = archive()?;
-    for (release, package, file) in missing {
-        say(format!(
-            "fetching and unpacking {package} of Debian {release}, once: a client of tests is built"
-        ));
-        packages::unpack_with(&options, &format!("{package}/{release}"), &dir)?;
-        let file = dir.join("usr").join(file);
-        fs::metadata(&file).with_context(|| format!("{package} of Debian {release} has no such file"))?;
+    for (dir, release, package, file) in missing {
+        say(format!("fetching and unpacking {package} of Debian {release}, once: tests need it"));
+        packages::unpack_with(&options, &format!("{package}/{release}"), &workspace::state().join(dir))?;
+        fs::metadata(place(dir, file))
+            .with_context(|| format!("{package} of Debian {release} has no such file"))?;
     }
     Ok(())
 }
