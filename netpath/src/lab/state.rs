@@ -233,9 +233,7 @@ impl Lock {
             }
         }
     }
-}
 
-impl Lock {
     /// Gives it back with its directory, for a lab that nothing came of; if one is written down there, the lock's file stays.
     pub(super) fn give_back(self, places: &Places) {
         if !places.state().exists() {

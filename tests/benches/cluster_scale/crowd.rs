@@ -45,6 +45,9 @@ const ENDPOINTS: &str = "/endpoints/";
 /// Of one node, one after the other.
 const PODS: usize = 50;
 
+/// What to try when etcd does not answer in time.
+const TOO_MANY: &str = "where a machine cannot do so many renewals, --no-renewals leaves them out";
+
 /// The nodes, with what talks to etcd for them.
 pub(super) struct Crowd {
     /// Its threads are where etcd is.
@@ -124,7 +127,7 @@ impl Crowd {
         let one = |at| join(at, self.node(at), self.connection(at).clone(), self.beats.clone());
         let all: Vec<_> = nodes.map(one).collect();
         let done = stream::iter(all).buffer_unordered(AT_ONCE).try_collect::<()>();
-        self.run(done).expect("registered");
+        self.run(done).unwrap_or_else(|error| panic!("registering: {error}; {TOO_MANY}"));
     }
 
     /// Writes records of endpoints, a pod of a node each.
@@ -169,10 +172,7 @@ impl Crowd {
     pub(super) fn slowest(&self) -> Duration {
         let Some(beats) = &self.beats else { return Duration::ZERO };
         let failed = beats.failed.load(Ordering::Relaxed);
-        assert_eq!(
-            failed, 0,
-            "signs of life failed: where a machine cannot do so many, --no-renewals leaves them out"
-        );
+        assert_eq!(failed, 0, "signs of life failed; {TOO_MANY}");
         Duration::from_micros(beats.slowest_us.swap(0, Ordering::Relaxed))
     }
 

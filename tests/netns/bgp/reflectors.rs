@@ -11,9 +11,7 @@ use netpath_tests::{
     wait,
 };
 
-use super::{
-    address, bird_of, block, by_bird, of, on_link, ping, secret, speaking, stream, wait_established,
-};
+use super::{address, bird_of, block, by_bird, on_link, ping, secret, speaking, stream, wait_established};
 
 for_both_families!(bird_reflector_tells_nodes_of_each_other, bird_of_a_node_reflects_to_its_clients,);
 
