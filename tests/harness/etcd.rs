@@ -106,6 +106,11 @@ impl Etcd {
         leader.expect("a leader")
     }
 
+    /// Process ids of the members that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().flatten().map(Child::id).collect()
+    }
+
     /// `kill -9` of one member.
     pub fn kill(&mut self, at: usize) {
         if let Some(mut member) = self.members[at].take() {

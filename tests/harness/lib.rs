@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod machine;
 pub mod namespace;
 pub mod node;
+pub mod offload;
 pub mod packet;
 pub mod random;
 pub mod scene;

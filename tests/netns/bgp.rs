@@ -1,5 +1,8 @@
 //! BGP through BIRD, with routers that are not ours: a BIRD with a configuration of its own.
 
+mod reflectors;
+mod rendered;
+
 use std::net::{IpAddr, UdpSocket};
 
 use netpath::api::types::NetworkSet;
@@ -45,6 +48,11 @@ fn secret(words: &str) {
 
 /// The router's BIRD, as docs/BGP.md has it: neighbours are the nodes, by their addresses.
 fn router(cluster: &Cluster) -> Bird {
+    router_with(cluster, "")
+}
+
+/// The same, which knows something more.
+fn router_with(cluster: &Cluster, more: &str) -> Bird {
     let mut text = "router id 198.18.0.1;\nprotocol device { }\n\
         protocol kernel { ipv4 { export where source = RTS_BGP; }; }\n\
         protocol kernel { ipv6 { export where source = RTS_BGP; }; }\n\
@@ -60,6 +68,7 @@ fn router(cluster: &Cluster) -> Bird {
         );
     }
     std::fs::create_dir_all("/mnt/router").expect("directory");
+    text += more;
     std::fs::write("/mnt/router/bird.conf", text).expect("configuration");
     Bird::start(&cluster.router.netns, "/mnt/router", "/mnt/router/bird.conf")
 }
@@ -277,11 +286,23 @@ fn bird_leaves_blocks_behind_tunnels_alone_ipv4_and_ipv6() {
     cluster.join_far();
     cluster.wait_known();
     let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
-    for block in two.blocks() {
-        let rendered = String::from_utf8(one.netpath(&["bgp", "render"]).stdout).expect("text");
-        let left = |line: &str| {
-            line.contains("export where source = RTS_BGP && !(") && line.contains(&format!("{block}+"))
-        };
-        assert!(rendered.lines().any(left), "{block}: {rendered}");
+    let families = [Family::V4, Family::V6];
+    let of_two = families.each_ref().map(|family| block(two, family));
+    // The router leads to that node's blocks, and to ones that no node has.
+    let nobodys = ["10.64.255.192/26", "fd00:64::ffff:ffc0/122"];
+    let via = two.addresses;
+    let [v4, v6] = [0, 1]
+        .map(|at| format!("route {} via {}; route {} via {};", of_two[at], via[at], nobodys[at], via[at]));
+    let more = format!("protocol static {{ ipv4; {v4} }}\nprotocol static {{ ipv6; {v6} }}\n");
+    let (_router, bird) = (router_with(&cluster, &more), bird_of(one));
+    wait_established(one, 2);
+    for (at, family) in families.iter().enumerate() {
+        let learned = |block: &str| bird.ask(&["show", "route", block]).contains("netpath_");
+        wait::until("both are learned", || learned(&of_two[at]) && learned(nobodys[at]));
+        let made = || by_bird(&one.space.netns, family);
+        wait::until("where there is no tunnel, it is a route", || made().contains(nobodys[at]));
+        assert!(!made().contains(&of_two[at]), "{}", made());
+        let route = one.run("ip", &[flag(family), "route", "show", "exact", &of_two[at]]);
+        assert!(route.lines().count() == 1 && route.contains("vxlan"), "{route}");
     }
 }

@@ -20,7 +20,8 @@ use netpath_common::abi::{HAIRPIN_V4, HAIRPIN_V6};
 use netpath_tests::{
     for_both_families,
     kernel::forward_ipv6,
-    node::{Node, PATIENCE, run_in},
+    node::{Node, PATIENCE},
+    offload,
     scene::Family,
     side::{Side, connected},
     wait,
@@ -187,9 +188,9 @@ fn large_datagrams_and_streams_pass_both_ways(family: Family) {
         assert!(answer[..length] == content, "{length} bytes");
     }
     // With the checksums left to the device, and complete.
-    for offload in ["on", "off"] {
+    for offloads in [true, false] {
         for pod in [&a, &b] {
-            run_in(&pod.netns, "ethtool", &["-K", "eth0", "tx", offload]);
+            offload::switch(&pod.netns, "eth0", &["tx"], offloads);
         }
         for from in [&node.topology.outside.netns, &b.netns, &a.netns] {
             stream(from, SocketAddr::new(side.node, PORT));

@@ -17,6 +17,7 @@ use netpath_tests::{
     cluster::{Cluster, ClusterMember},
     for_both_families,
     node::run_in,
+    offload,
     scene::Family,
     wait,
 };
@@ -130,22 +131,20 @@ pub(super) fn etcd_vxlan_carries_streams_whole_over_either_family(family: Family
     let (at_a, at_b) = (address(&a, &family), address(&b, &family));
     let both_ways = |what: &str, of_node: bool| {
         wait::until(what, || ping(&a.netns, &["-W", "1"], at_b).contains("1 received"));
-        for offload in ["on", "off"] {
+        for offloads in [true, false] {
             for (netns, link) in [
                 (&*a.netns, "eth0"),
                 (&*b.netns, "eth0"),
                 (&one.space.netns, "up0"),
                 (&two.space.netns, "up0"),
             ] {
-                let set =
-                    [&["-K", link][..], &["tx", offload, "gso", offload, "tso", offload, "gro", offload]];
-                run_in(netns, "ethtool", &set.concat());
+                offload::switch(netns, link, &["tx", "gso", "tso", "gro"], offloads);
             }
             transfer(&a.netns, &b.netns, at_b);
             if of_node {
                 transfer(&one.space.netns, &b.netns, at_b);
             }
-            assert_eq!(datagram(&b.netns, &a.netns, at_a).ip(), at_b, "{what}, offloads {offload}");
+            assert_eq!(datagram(&b.netns, &a.netns, at_a).ip(), at_b, "{what}, offloads: {offloads}");
         }
     };
     both_ways("over IPv4", true);

@@ -24,9 +24,12 @@ pub(crate) enum Benchmark {
         /// Simulated nodes at the most
         #[arg(long, default_value_t = 5000)]
         nodes: u32,
-        /// Records of endpoints below the cluster's root, of which netpath writes none
+        /// Records of endpoints in the same etcd, of which netpath writes and reads none
         #[arg(long, default_value_t = 0)]
         endpoints: u32,
+        /// Leave out that each simulated node renews a lease of its own each 5 s, where the machine cannot do that beside the rest
+        #[arg(long)]
+        no_renewals: bool,
     },
 }
 
@@ -37,8 +40,12 @@ pub(crate) enum Benchmark {
 pub(crate) fn bench(benchmark: &Benchmark) -> Result<()> {
     let (name, sizes) = match benchmark {
         Benchmark::NodeScale { pods } => ("node_scale", vec![pods.to_string()]),
-        Benchmark::ClusterScale { nodes, endpoints } => {
-            ("cluster_scale", vec![nodes.to_string(), endpoints.to_string()])
+        Benchmark::ClusterScale { nodes, endpoints, no_renewals } => {
+            let sizes = [nodes, endpoints].map(ToString::to_string);
+            (
+                "cluster_scale",
+                sizes.into_iter().chain(no_renewals.then(|| "--no-renewals".to_owned())).collect(),
+            )
         }
     };
     setup(Purpose::Test)?;

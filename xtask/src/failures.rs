@@ -1,9 +1,10 @@
 //! `cargo xtask failures`: what a cluster loses while parts of it fail, into the table of docs/CLUSTER.md.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader},
+    path::Path,
     process::Stdio,
 };
 
@@ -21,6 +22,11 @@ const PAGE: &str = "docs/CLUSTER.md";
 const MARKS: [&str; 2] = ["<!-- failures: cargo xtask failures -->\n", "<!-- /failures -->\n"];
 /// How the tests' lines begin.
 const LINE: &str = "FIGURES ";
+/// Where the tests are, and how each says what its rows are called by.
+const TESTS: &str = "tests/netns/failures";
+const FINISH: &str = ".finish(\"";
+/// Each scenario has a row for each.
+const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 /// A figure of a line, the first of them what the row is called by, and its column's head.
 const COLUMNS: [(&str, &str); 10] = [
     ("scenario", "what fails"),
@@ -38,7 +44,7 @@ const COLUMNS: [(&str, &str); 10] = [
 /// Sets up, builds, runs the tests one after another, and puts their figures into the page.
 ///
 /// # Errors
-/// Something is missing, a test fails, or tells no figures; the page is as it was then.
+/// Something is missing, a test fails, or one tells no figures; the page is as it was then.
 pub(crate) fn failures() -> Result<()> {
     setup(Purpose::Test)?;
     run(cargo().args(["build", "--package", "netpath", "--bin", "netpath"]))?;
@@ -54,11 +60,37 @@ pub(crate) fn failures() -> Result<()> {
         rows.extend(line.trim().strip_prefix(LINE).map(row).transpose()?);
     }
     ensure!(child.wait().context("waiting for cargo nextest")?.success(), "a test failed");
-    ensure!(!rows.is_empty(), "no test told any figures");
     rows.sort();
+    check_complete(&rows, &defined(&workspace::root().join(TESTS))?)?;
     let path = workspace::root().join(PAGE);
     let text = fs::read_to_string(&path).with_context(|| format!("reading {PAGE}"))?;
     fs::write(&path, replaced(&text, &table(&rows))?).with_context(|| format!("writing {PAGE}"))
+}
+
+/// The scenarios of all tests, by what they say in the end.
+fn defined(dir: &Path) -> Result<BTreeSet<String>> {
+    let doing = || format!("reading {}", dir.display());
+    let mut all = BTreeSet::new();
+    for file in fs::read_dir(dir).with_context(doing)? {
+        let text = fs::read_to_string(file.with_context(doing)?.path()).with_context(doing)?;
+        let tests = text.matches("#[test]").count();
+        let told: Vec<_> = text.split(FINISH).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        ensure!(told.len() == tests, "{tests} tests and {told:?} in a file of {}", dir.display());
+        all.extend(told.into_iter().map(str::to_owned));
+    }
+    ensure!(!all.is_empty(), "no tests in {}", dir.display());
+    Ok(all)
+}
+
+/// Every scenario has one row for each family, and there are no others.
+fn check_complete(rows: &[Vec<String>], scenarios: &BTreeSet<String>) -> Result<()> {
+    let told: Vec<_> = rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
+    let row = |scenario| FAMILIES.map(|family| (scenario, family));
+    let wanted: Vec<_> = scenarios.iter().map(String::as_str).flat_map(row).collect();
+    let missing: Vec<_> = wanted.iter().filter(|one| !told.contains(one)).collect();
+    ensure!(missing.is_empty(), "no figures of {missing:?}");
+    ensure!(told.len() == wanted.len(), "figures of {told:?}, where {wanted:?} are wanted");
+    Ok(())
 }
 
 /// The figures of a line, in the columns' order.
@@ -102,5 +134,38 @@ mod tests {
         assert!(page.contains("| agents killed | ipv4 | 0 | 10 | 1 | 2 | 3 | 4.0 | 5.1 | 0 |\n"), "{page}");
         assert!(!page.contains("old"));
         assert!(row("scenario=x").is_err() && replaced("no marks", "").is_err());
+    }
+
+    #[test]
+    fn a_table_with_a_row_missing_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        assert!(defined(dir.path()).is_err(), "no tests");
+        file("one.rs", "#[test]\nfn a() {\n  scene.finish(\"route flap\", hit);\n}\n");
+        file("two.rs", "#[test]\nfn b() {\n  scene\n    .finish(\"link\", hit);\n}\n");
+        let scenarios = defined(dir.path()).unwrap();
+        let rows = |told: &[(&str, &str)]| -> Vec<Vec<String>> {
+            told.iter().map(|(one, family)| vec![(*one).to_owned(), (*family).to_owned()]).collect()
+        };
+        let all = [("link", "ipv4"), ("link", "ipv6"), ("route flap", "ipv4"), ("route flap", "ipv6")];
+        check_complete(&rows(&all), &scenarios).unwrap();
+        let refused = |told: &[_]| check_complete(&rows(told), &scenarios).unwrap_err().to_string();
+        assert!(refused(&all[..3]).contains("no figures of [(\"route flap\", \"ipv6\")]"));
+        assert!(refused(&all[2..]).contains("link"));
+        refused(&[&all[..], &all[..1]].concat());
+        refused(&[&all[..], &[("unknown", "ipv4")]].concat());
+        // A test that says it otherwise is not to be forgotten.
+        file("two.rs", "#[test]\nfn b() {\n  let name = \"link\"; scene.finish(name, hit);\n}\n");
+        assert!(defined(dir.path()).is_err());
+    }
+
+    #[test]
+    fn the_page_has_all_that_the_tests_define() {
+        let text = fs::read_to_string(workspace::root().join(PAGE)).unwrap();
+        let (_, rest) = text.split_once(MARKS[0]).unwrap();
+        let (table, _) = rest.split_once(MARKS[1]).unwrap();
+        let cells = |line: &str| line.split('|').skip(1).map(|cell| cell.trim().to_owned()).collect();
+        let rows: Vec<Vec<String>> = table.lines().skip(2).map(cells).collect();
+        check_complete(&rows, &defined(&workspace::root().join(TESTS)).unwrap()).unwrap();
     }
 }

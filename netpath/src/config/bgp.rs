@@ -81,7 +81,8 @@ pub(super) fn bgp(
         let given = absolute(value.as_ref().map(|value| source.in_file(key, value)));
         Ok::<_, ConfigError>(given?.unwrap_or_else(|| usual.into()))
     };
-    let peers = peers(source, file, &accept)?;
+    let local_as = number("bgp.as", source, local_as)?;
+    let peers = peers(source, file, &accept, local_as)?;
     let config_file = path("bgp.config_file", &file.config_file, CONFIG_FILE)?;
     let control_socket = path("bgp.control_socket", &file.control_socket, CONTROL_SOCKET)?;
     let mesh = mesh.map_or(cluster.is_some() && peers.is_empty(), |mesh| *mesh.get_ref());
@@ -92,7 +93,7 @@ pub(super) fn bgp(
         ));
     }
     Ok(Some(BgpConfig {
-        local_as: number("bgp.as", source, local_as)?,
+        local_as,
         router_id: file.router_id.as_ref().map(|id| router_id(source, id)).transpose()?,
         mesh,
         password_file: password_file(source, file.password_file.as_ref())?,
@@ -103,7 +104,12 @@ pub(super) fn bgp(
     }))
 }
 
-fn peers(source: &Source<'_>, file: &Bgp, usual: &[Accepted]) -> Result<Vec<BgpPeer>, ConfigError> {
+fn peers(
+    source: &Source<'_>,
+    file: &Bgp,
+    usual: &[Accepted],
+    local_as: u32,
+) -> Result<Vec<BgpPeer>, ConfigError> {
     let mut peers: Vec<BgpPeer> = Vec::new();
     for spanned in &file.peer {
         let given = source.in_file("bgp.peer", &Spanned::new(spanned.span(), ()));
@@ -111,6 +117,10 @@ fn peers(source: &Source<'_>, file: &Bgp, usual: &[Accepted]) -> Result<Vec<BgpP
         if peers.iter().any(|earlier| earlier.address == one.address) || peers.len() == MAX_PEERS {
             let reason = format!("has {}, twice or as one of more than {MAX_PEERS}", one.address);
             return Err(given.error(reason, "name each once"));
+        }
+        if one.rr_client && one.remote_as != local_as {
+            let reason = format!("has rr_client = true for {}, which is of another system", one.address);
+            return Err(given.error(reason, "leave it out: routes are reflected within a system"));
         }
         peers.push(one);
     }

@@ -350,6 +350,7 @@ fn bgp_has_a_system_and_somebody_to_speak_with() {
         (&format!("{peer}as = 1\nipv4 = true\n"), "ipv4 = true is for sessions over IPv6"),
         (&format!("{peer}as = 1\naccept = [\"10.0.0.0/8; }}\"]\n"), "bgp.peer.accept"),
         (&format!("{peer}as = 1\npassword_file = \"p\"\n"), "'p', which is not absolute"),
+        (&format!("{peer}as = 1\nrr_client = true\n"), "rr_client = true for 198.18.0.1"),
         (&format!("{peer}as = 1\n[[bgp.peer]]\naddress = \"198.18.0.1\"\nas = 2\n"), "has 198.18.0.1, twice"),
         ("[bgp]\nas = 1\n[[bgp.peer]]\naddress = \"fe80::1\"\nas = 1\n", "not the address of a router"),
         ("[bgp]\nas = 1\n[[bgp.peer]]\naddress = \"1.2.3.4 as 5\"\nas = 1\n", "not the address of a router"),

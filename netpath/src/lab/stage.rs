@@ -51,9 +51,13 @@ pub(crate) fn perform<T, E: From<LabError>>(
     }
     let deferred = Deferred::new()?;
     let lock = Lock::take(places)?;
-    state::sweep(places, false)?;
-    places.check_free()?;
-    let state = State::new(&places.instance, Process::current().doing(|| "looking up this process".into())?);
+    let state = match cleared(places) {
+        Ok(state) => state,
+        Err(refused) => {
+            lock.give_back(places);
+            return Err(refused.into());
+        }
+    };
     let mut stage = Stage { places: places.clone(), state };
     let ended = match stage.save().and_then(|()| session::isolate(&mut stage)) {
         Ok(()) => play(stage, deferred, work),
@@ -67,6 +71,13 @@ pub(crate) fn perform<T, E: From<LabError>>(
         }
     }
     ended
+}
+
+/// Removes what an earlier one left, and finds out whether the places are free then.
+fn cleared(places: &Places) -> Result<State, LabError> {
+    state::sweep(places, false)?;
+    places.check_free()?;
+    Ok(State::new(&places.instance, Process::current().doing(|| "looking up this process".into())?))
 }
 
 /// The runtime starts in the private mount namespace, so that its threads are in it.
@@ -150,5 +161,37 @@ impl Signals {
             _ = self.terminate.recv() => Stop::Terminated,
             _ = self.hang_up.recv() => Stop::Terminated,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn refusal(places: &Places) -> String {
+        let work = async |_, _: &mut Option<()>| -> Result<(), LabError> { panic!("nothing is to be done") };
+        perform(places, |_, _| panic!("nothing is to be kept"), work).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn who_is_refused_leaves_nothing_and_removes_nothing_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::below(dir.path());
+        fs::create_dir_all(&places.runtime).unwrap();
+        fs::write(places.runtime.join("agent.sock"), "").unwrap();
+        assert!(refusal(&places).contains("uninstall"));
+        assert!(places.runtime.join("agent.sock").exists(), "somebody else's");
+        assert!(!places.lab.exists(), "no lock is left");
+        // What a later netpath's lab has written down is its own, and so is the lock's directory.
+        let lock = Lock::take(&places).unwrap();
+        assert!(refusal(&places).contains("running already"));
+        assert!(places.lab.join("lock").exists(), "who has it keeps it");
+        drop(lock);
+        fs::write(places.lab.join("lab.json"), "{}").unwrap();
+        assert!(refusal(&places).contains("lab.json"));
+        assert_eq!(fs::read(places.lab.join("lab.json")).unwrap(), b"{}");
+        assert!(Lock::take(&places).is_ok(), "and nobody has the lock");
     }
 }

@@ -233,6 +233,14 @@ impl Lock {
             }
         }
     }
+
+    /// Gives it back with its directory, for a lab that nothing came of; if one is written down there, the lock's file stays.
+    pub(super) fn give_back(self, places: &Places) {
+        if !places.state().exists() {
+            // What cannot be removed is found by the next one.
+            let _ = fs::remove_file(places.lab.join("lock")).and_then(|()| fs::remove_dir(&places.lab));
+        }
+    }
 }
 
 /// Ends a running `lab run` of somebody else, so that its lock becomes free. Returns whether there was one.
@@ -320,20 +328,10 @@ mod tests {
 
     use super::*;
 
-    fn places(dir: &tempfile::TempDir) -> Places {
-        let at = |name: &str| dir.path().join(name);
-        Places {
-            instance: LAB.into(),
-            lab: at("lab"),
-            runtime: at("run/netpath/lab"),
-            store: at("var/netpath/lab"),
-        }
-    }
-
     #[test]
     fn a_second_lab_is_refused_and_told_who_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let places = places(&dir);
+        let places = Places::below(dir.path());
         let lock = Lock::take(&places).unwrap();
         let run = Process::current().unwrap();
         State::new(LAB, run).save(&places).unwrap();
@@ -350,7 +348,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_removed_but_no_reused_pid_is_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let places = places(&dir);
+        let places = Places::below(dir.path());
         let lock = Lock::take(&places).unwrap();
         let cat = || Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let (mut agent, mut stranger) = (cat(), cat());
@@ -380,7 +378,7 @@ mod tests {
     #[test]
     fn an_instance_that_no_lab_wrote_down_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let places = places(&dir);
+        let places = Places::below(dir.path());
         let _lock = Lock::take(&places).unwrap();
         for dir in [&places.store, &places.runtime] {
             fs::create_dir_all(dir).unwrap();
@@ -393,7 +391,7 @@ mod tests {
     #[test]
     fn a_later_layout_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let places = places(&dir);
+        let places = Places::below(dir.path());
         let _lock = Lock::take(&places).unwrap();
         let later = State { version: VERSION + 1, ..State::new(LAB, Process::current().unwrap()) };
         later.save(&places).unwrap();

@@ -7,7 +7,22 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-use super::topology::{Spec, Topology};
+use super::{
+    state::{LAB, Places},
+    topology::{Spec, Topology},
+};
+
+impl Places {
+    /// Those of a lab in a directory.
+    pub(crate) fn below(dir: &Path) -> Self {
+        Self {
+            instance: LAB.into(),
+            lab: dir.join("lab"),
+            runtime: dir.join("run/netpath/lab"),
+            store: dir.join("var/netpath/lab"),
+        }
+    }
+}
 
 /// Runs a test on a topology in a mount namespace of the calling thread, so that nothing of it outlives the thread.
 pub(crate) fn with_topology<F: Future<Output = ()>>(mtu: Option<u32>, test: impl FnOnce(Topology) -> F) {

@@ -6,8 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Map, MapData, lpm_trie::LpmTrie};
-use netpath_common::abi::{PIN_SCHEME, Route, RouteKey};
+use aya::maps::{
+    Map, MapData,
+    lpm_trie::{Key, LpmTrie},
+};
+use ipnet::IpNet;
+use netpath_common::abi::{NODE_ROUTES, PIN_SCHEME, ROUTE_PEER, Route, RouteKey};
 
 use super::{Cluster, ClusterMember};
 use crate::tidy;
@@ -60,6 +64,27 @@ impl ClusterMember {
         tidy::tables(&self.pins(), &pods);
     }
 
+    /// How many entries of its programs' table are of other nodes.
+    pub fn peer_routes(&self) -> usize {
+        // One that goes while it is read is none.
+        self.routes().iter().flatten().filter(|(_, route)| route.flags & ROUTE_PEER != 0).count()
+    }
+
+    /// Whether its programs' table knows a block for another node's.
+    pub fn has_peer_route(&self, block: IpNet) -> bool {
+        let key = RouteKey { network: NODE_ROUTES, addr: block.network().into() };
+        let length = 128 - u32::from(block.max_prefix_len() - block.prefix_len());
+        let found = self.routes().get(&Key::new(32 + length, key), 0);
+        found.is_ok_and(|route| route.flags & ROUTE_PEER != 0)
+    }
+
+    /// The table by which its programs find ways.
+    fn routes(&self) -> LpmTrie<MapData, RouteKey, Route> {
+        let pin = self.pins().join(format!("v{PIN_SCHEME}/maps/ROUTES"));
+        let routes = MapData::from_pin(pin).expect("ROUTES");
+        Map::LpmTrie(routes).try_into().expect("ROUTES")
+    }
+
     fn has(&self) -> Vec<String> {
         let said: Vec<_> = ASKED.iter().map(|asked| self.run("ip", asked)).collect();
         // A link-local address comes from a MAC, which is another one after a reboot; anycast addresses are for the kernel, which
@@ -76,9 +101,7 @@ impl ClusterMember {
             all.push(format!("pin of {program} on {link:?}"));
         }
         all.extend(names(&pins.join("maps")).into_iter().map(|name| format!("pin of {name}")));
-        let routes = MapData::from_pin(pins.join("maps/ROUTES")).expect("ROUTES");
-        let routes = LpmTrie::<_, RouteKey, Route>::try_from(Map::LpmTrie(routes)).expect("ROUTES");
-        for key in routes.keys().map(|key| key.expect("key")) {
+        for key in self.routes().keys().map(|key| key.expect("key")) {
             // Of packed records.
             let (length, RouteKey { network, addr }) = (key.prefix_len(), key.data());
             all.push(format!("ROUTES {network} {} {length}", addr.to_ip()));
