@@ -47,7 +47,8 @@ pub(in crate::agent) async fn join(
     let Some(wanted) = config.cluster.clone() else {
         return stay_alone(state.identity().await?).map(|()| (config, None));
     };
-    let access = wanted.etcd.clone();
+    let mut access = wanted.etcd.clone();
+    access.endpoints.rotate_left(first_endpoint(&config.node, access.endpoints.len()));
     let etcd = blocking(move || EtcdStore::new(&access)).await?;
     let cluster = Cluster::new(etcd, &wanted.name);
     let mut identity = own_identity(&config.node, &wanted.name, state).await?;
@@ -63,6 +64,11 @@ pub(in crate::agent) async fn join(
     let own = (holder, namespace::boot()?);
     let member = Membership::new(cluster, own, identity, state.peers().await?, fresh);
     Ok((config, Some(member)))
+}
+
+/// Which endpoint a node begins with: not all with the same one, which would have all watches.
+fn first_endpoint(node: &str, endpoints: usize) -> usize {
+    node.bytes().map(usize::from).sum::<usize>() % endpoints.max(1)
 }
 
 /// Who this node has been there, or is from now on.
@@ -110,4 +116,18 @@ fn stay_alone(known: Option<Identity>) -> Result<(), AgentError> {
         format!("this node is '{}' in the cluster '{}', and [cluster] is missing", known.node, known.cluster),
         "give it back its [cluster], or take it out with 'netpath node leave' before that goes",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_begin_with_different_endpoints() {
+        let firsts = |endpoints| (1..=9).map(move |at| first_endpoint(&format!("node{at}"), endpoints));
+        for endpoint in 0..3 {
+            assert_eq!(firsts(3).filter(|first| *first == endpoint).count(), 3);
+        }
+        assert!(firsts(1).all(|first| first == 0));
+    }
 }
