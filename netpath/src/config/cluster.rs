@@ -59,6 +59,24 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
             "remove it: a node of a cluster claims its block from cluster.pools",
         ));
     }
+    let etcd = access(source, spanned)?;
+    Ok(Some(ClusterConfig {
+        name: name(source, file)?,
+        pools: pools(source, file)?,
+        release_after: release_after(source, file)?,
+        backend: backend(source, file)?,
+        vxlan_port: vxlan_port(source, file)?,
+        vni: {
+            let given = file.vni.as_ref().map(|vni| source.in_file("cluster.vni", vni));
+            within(given, &(1..=0xff_ffff), "such as 110, its default")?.unwrap_or(VNI)
+        },
+        etcd,
+    }))
+}
+
+/// How etcd is reached: nothing secret over what is not.
+fn access(source: &Source<'_>, spanned: &Spanned<Cluster>) -> Result<EtcdAccess, ConfigError> {
+    let file = spanned.get_ref();
     let endpoints = endpoints(source, spanned)?;
     let secure = endpoints[0].value.starts_with("https://");
     let path = |key, value: &Option<Spanned<PathBuf>>| {
@@ -91,23 +109,8 @@ pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, Conf
             "write https endpoints, or no user",
         ));
     }
-    Ok(Some(ClusterConfig {
-        name: name(source, file)?,
-        pools: pools(source, file)?,
-        release_after: release_after(source, file)?,
-        backend: backend(source, file)?,
-        vxlan_port: vxlan_port(source, file)?,
-        vni: {
-            let given = file.vni.as_ref().map(|vni| source.in_file("cluster.vni", vni));
-            within(given, &(1..=0xff_ffff), "such as 110, its default")?.unwrap_or(VNI)
-        },
-        etcd: EtcdAccess {
-            endpoints: endpoints.into_iter().map(|given| given.value).collect(),
-            ca,
-            identity,
-            user,
-        },
-    }))
+    let endpoints = endpoints.into_iter().map(|given| given.value).collect();
+    Ok(EtcdAccess { endpoints, ca, identity, user })
 }
 
 /// What a node of no cluster has no use for.

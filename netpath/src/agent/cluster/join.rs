@@ -48,7 +48,8 @@ pub(in crate::agent) async fn join(
         return stay_alone(state.identity().await?).map(|()| (config, None));
     };
     let mut access = wanted.etcd.clone();
-    access.endpoints.rotate_left(first_endpoint(&config.node, access.endpoints.len()));
+    let first = first_endpoint(&config.node, access.endpoints.len());
+    access.endpoints.rotate_left(first);
     let etcd = blocking(move || EtcdStore::new(&access)).await?;
     let cluster = Cluster::new(etcd, &wanted.name);
     let mut identity = own_identity(&config.node, &wanted.name, state).await?;
