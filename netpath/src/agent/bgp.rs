@@ -127,7 +127,7 @@ impl Agent {
             network.name == model::DEFAULT_NETWORK || network.inbound == Inbound::Any
         };
         let served = networks.iter().filter(advertised).flat_map(|network| network.blocks.clone());
-        (own, if self.check_member().is_ok() { served.collect() } else { Vec::new() })
+        (own, if self.check_blocks().is_ok() { served.collect() } else { Vec::new() })
     }
 
     /// The sessions, as BIRD tells.

@@ -98,11 +98,6 @@ impl Membership {
         }
     }
 
-    /// Whether nobody can have the node's blocks by now, as the cluster would have to have lost it before.
-    fn is_heard(&self) -> bool {
-        lock(&self.heard).as_ref().is_some_and(|heard| heard.holds(&self.boot, heard::now()))
-    }
-
     /// Whether the node has left the cluster.
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
@@ -114,13 +109,21 @@ impl Agent {
         self.membership.as_ref().ok_or(AgentError::NoCluster)
     }
 
-    /// Whether pods can have addresses of the node's block.
+    /// Whether new pods can have addresses of the node's blocks.
     pub(super) fn check_member(&self) -> Result<(), AgentError> {
+        self.check_blocks()?;
+        match &self.membership {
+            Some(member) if !member.is_heard() => Err(AgentError::Unheard),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether others are to send to the node's blocks: also while etcd does not answer.
+    pub(super) fn check_blocks(&self) -> Result<(), AgentError> {
         match &self.membership {
             Some(member) if member.has_left() => Err(AgentError::LeftCluster),
             Some(member) if lock(&member.identity).lost => Err(AgentError::BlockLost),
             Some(member) if lock(&member.identity).drained => Err(AgentError::Drained),
-            Some(member) if !member.is_heard() => Err(AgentError::Unheard),
             _ => Ok(()),
         }
     }
@@ -174,7 +177,9 @@ impl Agent {
         let told_of = match &outcome {
             Ok(()) => told.node.as_ref().map(|node| node.release_after),
             // Its record stays as it was, and it is alive.
-            Err(ClusterError::Taken { held: true, .. }) => earlier,
+            Err(ClusterError::Taken { held: true, .. }) if lock(&member.view).has(&member.holder) => {
+                Some(earlier.unwrap_or_default())
+            }
             Err(_) => None,
         };
         if let Some(release_after) = told_of {
@@ -195,17 +200,6 @@ impl Agent {
         }
         self.note("cluster", &outcome);
         outcome
-    }
-
-    /// Writes down, now and then, that the cluster has heard of the node.
-    async fn set_heard(&self, member: &Membership, now: Heard) -> Result<(), AgentError> {
-        let is_news = now.is_news(lock(&member.identity).heard.as_ref());
-        *lock(&member.heard) = Some(now.clone());
-        if is_news {
-            self.change_identity(member, |identity| identity.heard = Some(now)).await
-        } else {
-            Ok(())
-        }
     }
 
     /// The caller has the pods' changes to itself.
@@ -249,6 +243,7 @@ impl Agent {
             return Ok(());
         }
         told.node = None;
+        self.shorten(member, release_after).await;
         let pools = config.cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.pools.clone());
         match member.cluster.pools(&pools).await {
             Err(error @ ClusterError::Store(_)) => return Err(error),

@@ -1,12 +1,13 @@
 //! The records of a cluster in its etcd: docs/CLUSTER.md has the table of keys.
 
 mod networks;
+mod registration;
 mod view;
 
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32},
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use super::{
     Store, StoreError, encode,
     etcd::{Check, EtcdStore, Found, Watch, Write},
 };
-use crate::model::{Alive, Holder, Node, Pool};
+use crate::model::{Holder, Node, Pool};
 
 const POOLS: &str = "pools";
 const BLOCKS: &str = "blocks/";
@@ -91,6 +92,8 @@ pub struct Cluster {
     run: String,
     /// Whether it has signed.
     signed: AtomicBool,
+    /// How often another process has signed for the same node since.
+    strange: AtomicU32,
 }
 
 impl Cluster {
@@ -98,7 +101,8 @@ impl Cluster {
     pub fn new(etcd: EtcdStore, name: &str) -> Self {
         // Every hasher has keys of its own, which are random.
         let run = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
-        Self { etcd, root: format!("/netpath/{name}/"), run, signed: AtomicBool::new(false) }
+        let (signed, strange) = (AtomicBool::new(false), AtomicU32::new(0));
+        Self { etcd, root: format!("/netpath/{name}/"), run, signed, strange }
     }
 
     /// What this process signs its signs of life with.
@@ -162,94 +166,6 @@ impl Cluster {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Writes down a node with its addresses and blocks, in one transaction, and that it is alive as long as the lease is.
-    ///
-    /// # Errors
-    /// [`ClusterError::Taken`] by block, name or address: nothing has changed then but that it is alive, if the name is its
-    /// own; [`ClusterError::Twin`]; or the store's.
-    pub async fn register(&self, node: &Node, blocks: &[IpNet], lease: i64) -> Result<(), ClusterError> {
-        let holder = &node.holder;
-        let (key, alive) = (self.node_key(&holder.node), self.key(&format!("{ALIVE}{}", holder.node)));
-        let sign = Alive { holder: holder.clone(), run: self.run.clone() };
-        for _ in 0..RACES {
-            let found = self.etcd.find(&key).await?;
-            let other: Option<Alive> = self.store().read(&alive).await?;
-            // An agent's earlier process has signed before this one; nobody does so later.
-            if self.signed.load(Ordering::Relaxed)
-                && other.is_some_and(|other| other.holder == *holder && other.run != self.run)
-            {
-                return Err(ClusterError::Twin(holder.node.clone()));
-            }
-            let earlier: Option<Node> = self.decoded(&key, found.as_deref())?;
-            let mut change = Transaction::default();
-            change.put(key.clone(), found.clone(), node)?;
-            let refused = self.put_own(&mut change, node, blocks, earlier.as_ref()).await?;
-            if refused.is_some() {
-                if earlier.is_none_or(|earlier| earlier.holder.uid != holder.uid) {
-                    return refused.map_or(Ok(()), Err);
-                }
-                change = Transaction::default();
-                change.checks.extend(found.map(|found| Check::Is(key.clone(), found)));
-            } else {
-                let lost = earlier.into_iter().flat_map(|earlier| earlier.addresses);
-                for address in lost.filter(|address| !node.addresses.contains(address)) {
-                    let key = self.key(&format!("{ADDRESSES}{address}"));
-                    let found = self.etcd.find(&key).await?;
-                    let theirs: Option<Holder> = self.decoded(&key, found.as_deref())?;
-                    change.delete_if(key, found, theirs.is_some_and(|theirs| theirs.uid == holder.uid));
-                }
-            }
-            change.writes.push(Write::Put(alive.clone(), encode(&alive, &sign)?, Some(lease)));
-            if self.etcd.commit(change.checks, change.writes).await? {
-                self.signed.store(true, Ordering::Relaxed);
-                return refused.map_or(Ok(()), Err);
-            }
-        }
-        Err(ClusterError::Races("registering the node"))
-    }
-
-    /// Adds a node's blocks and addresses to a change. Returns what another has, blocks first.
-    async fn put_own(
-        &self,
-        change: &mut Transaction,
-        node: &Node,
-        blocks: &[IpNet],
-        earlier: Option<&Node>,
-    ) -> Result<Option<ClusterError>, ClusterError> {
-        let (mut refused, mut held) = (Vec::new(), true);
-        for block in blocks {
-            let mut theirs = self.put_if(change, self.block_key(*block), &node.holder).await?;
-            if theirs.is_none() {
-                theirs = self.within(*block, &node.holder).await?;
-            }
-            held &= theirs.as_ref().is_some_and(|theirs| theirs.uid == node.holder.uid);
-            refused.push((format!("the block {block}"), theirs));
-        }
-        refused.push((THE_NAME.to_owned(), earlier.map(|earlier| earlier.holder.clone())));
-        for address in &node.addresses {
-            let key = self.key(&format!("{ADDRESSES}{address}"));
-            refused.push((format!("the address {address}"), self.put_if(change, key, &node.holder).await?));
-        }
-        let other = |(what, theirs): (String, Option<Holder>)| {
-            let holder = theirs.filter(|theirs| theirs.uid != node.holder.uid)?;
-            Some(ClusterError::Taken { what, held, holder })
-        };
-        Ok(refused.into_iter().find_map(other))
-    }
-
-    /// Adds that a node has something to a change. Returns who has it now.
-    async fn put_if(
-        &self,
-        change: &mut Transaction,
-        key: String,
-        holder: &Holder,
-    ) -> Result<Option<Holder>, ClusterError> {
-        let found = self.etcd.find(&key).await?;
-        let theirs = self.decoded(&key, found.as_deref())?;
-        change.put(key, found, holder)?;
-        Ok(theirs)
     }
 
     /// Takes this node with all its records out, in one transaction.
@@ -358,6 +274,11 @@ impl Transaction {
         });
         self.writes.push(Write::Put(key, value, None));
         Ok(())
+    }
+
+    /// Whether a record was not there.
+    fn is_new(&self, key: &str) -> bool {
+        self.checks.iter().any(|check| matches!(check, Check::Absent(absent) if absent == key))
     }
 
     /// Deletes a record that is there, if it is to go.

@@ -76,9 +76,15 @@ fn etcd_node_that_its_cluster_has_not_heard_of_for_long_gives_no_addresses() {
 fn etcd_node_that_boots_gives_no_addresses_until_it_is_heard() {
     let (mut node, mut etcd) = joined();
     wait::until("the node is seen", || state(&node, "one").as_deref() == Some("ready"));
+    let blocks = nodes(&node).remove(0).blocks;
     etcd.kill_all();
+    node.configure(&(configuration(&etcd, "one") + "[bgp]\nas = 64512\n"));
     launch(&mut node, &REBOOTED);
     refused(&node, "a");
+    // Its pods of before are still led to.
+    let bird = node.netpath(&["bgp", "render"]);
+    let bird = String::from_utf8_lossy(&bird.stdout);
+    assert!(blocks.iter().all(|block| bird.contains(&block.to_string())), "{bird}");
     etcd.restart();
     wait::until("it is heard again", || pod(&node, "a").is_ok());
 }
@@ -98,10 +104,22 @@ fn etcd_node_with_a_copy_gives_no_addresses_while_that_is_there() {
         release_after: 60,
     };
     let blocks = nodes(&node).remove(0).blocks;
-    beside(&node, &etcd, async |cluster, _| {
-        let lease = cluster.lease(None).await.expect("lease");
-        cluster.register(&copy, &blocks, lease).await.expect("nobody knows a copy by its records");
+    let sign = || {
+        beside(&node, &etcd, async |cluster, _| {
+            let lease = cluster.lease(None).await.expect("lease");
+            cluster.register(&copy, &blocks, lease).await.expect("nobody knows a copy by its records");
+            cluster.run().to_owned()
+        })
+    };
+    // Once only: etcd that was restored shows what an earlier process of the node has written.
+    let once = sign();
+    wait::until("the node signs again", || {
+        let alive = etcd.ctl(&["get", "/netpath/default/alive/one"]);
+        alive.contains("uid") && !alive.contains(&once)
     });
+    added(&node, "a");
+    assert_eq!(problems(&node), "");
+    sign();
     wait::until("status tells", || problems(&node).contains("with a copy of this one's state"));
     let error = pod(&node, "a").expect_err("both would give it the same address");
     assert!(error.contains("this node's block"), "{error}");

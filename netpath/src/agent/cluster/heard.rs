@@ -4,7 +4,11 @@
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::store::cluster::LEASE;
+use super::Membership;
+use crate::{
+    agent::{Agent, AgentError, lock},
+    store::cluster::LEASE,
+};
 
 /// When the cluster last heard of the node. Kept over restarts of the agent, and worth nothing after one of the machine: nobody
 /// knows how long that was off.
@@ -24,6 +28,11 @@ impl Heard {
         Self { boot: boot.to_owned(), at, release_after }
     }
 
+    /// The same, if others wait no longer than this.
+    pub(super) fn within(self, release_after: u64) -> Self {
+        Self { release_after, ..self }
+    }
+
     /// Whether nobody can have released the node's blocks by `now`. A lost node is one whose lease has run out before.
     pub(super) fn holds(&self, boot: &str, now: u64) -> bool {
         self.boot == boot && now.saturating_sub(self.at) < self.release_after.saturating_add(LEASE.as_secs())
@@ -41,6 +50,34 @@ impl Heard {
                 || self.release_after != written.release_after
                 || self.at.saturating_sub(written.at) >= self.release_after / 8
         })
+    }
+}
+
+impl Membership {
+    /// Whether nobody can have the node's blocks by now, as the cluster would have to have lost it before.
+    pub(super) fn is_heard(&self) -> bool {
+        lock(&self.heard).as_ref().is_some_and(|heard| heard.holds(&self.boot, now()))
+    }
+}
+
+impl Agent {
+    /// Writes down, now and then, that the cluster has heard of the node.
+    pub(super) async fn set_heard(&self, member: &Membership, now: Heard) -> Result<(), AgentError> {
+        let is_news = now.is_news(lock(&member.identity).heard.as_ref());
+        *lock(&member.heard) = Some(now.clone());
+        if is_news {
+            self.change_identity(member, |identity| identity.heard = Some(now)).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts on no more than what others are about to be told: whether they were may never be known.
+    pub(super) async fn shorten(&self, member: &Membership, release_after: u64) {
+        let heard = lock(&member.heard).clone();
+        if let Some(heard) = heard.filter(|heard| heard.release_after() > release_after) {
+            self.note("state of the cluster", &self.set_heard(member, heard.within(release_after)).await);
+        }
     }
 }
 

@@ -103,7 +103,10 @@ impl Cluster {
             ];
             let value = encode(&key, holder)?;
             if self.etcd.commit(checks, vec![Write::Put(key, value, None)]).await? {
-                return Ok(block);
+                match self.check_new(holder, &[block]).await {
+                    Err(ClusterError::Taken { .. }) => continue,
+                    checked => return checked.map(|()| block),
+                }
             }
         }
         Err(ClusterError::Races("claiming a block"))
@@ -128,6 +131,22 @@ impl Cluster {
             }
         }
         Ok(held)
+    }
+
+    /// Looks again for others that hold some of blocks that have just been written down: of two who do so at once at least one meets
+    /// the other, and gives back what is new.
+    ///
+    /// # Errors
+    /// [`ClusterError::Taken`], or the store's.
+    pub(super) async fn check_new(&self, holder: &Holder, new: &[IpNet]) -> Result<(), ClusterError> {
+        for block in new {
+            if let Some(theirs) = self.within(*block, holder).await? {
+                self.give_back(holder, *block).await?;
+                let what = format!("the block {block}");
+                return Err(ClusterError::Taken { what, held: false, holder: theirs });
+            }
+        }
+        Ok(())
     }
 
     /// Another that holds some of a block that nobody holds: of a network with other lengths, which came while the block's node was

@@ -79,7 +79,9 @@ impl View {
     /// What a node sends to the others by. `None` if the node itself is not there: then this is not, or not yet, the cluster
     /// that it has joined, and what it knew of that holds on.
     pub fn peers(&self, own: &Holder) -> Option<Peers> {
-        self.nodes.get(&own.node).filter(|node| node.holder == *own)?;
+        if !self.has(own) {
+            return None;
+        }
         let others = self.nodes().filter(|(node, ..)| node.holder != *own);
         let peer = |(node, blocks, _): (&Node, Vec<IpNet>, bool)| Peer {
             holder: node.holder.clone(),
@@ -116,6 +118,11 @@ impl View {
         self.nodes().filter(|(.., alive)| !alive).map(|(node, ..)| node.holder.uid.clone()).collect()
     }
 
+    /// Whether a node has its record.
+    pub fn has(&self, holder: &Holder) -> bool {
+        self.nodes.get(&holder.node).is_some_and(|node| node.holder == *holder)
+    }
+
     /// How long a node may be lost, by what it has told.
     pub fn release_after(&self, name: &str) -> Duration {
         Duration::from_secs(self.nodes.get(name).map_or(0, |node| node.release_after))
@@ -123,7 +130,7 @@ impl View {
 
     /// Whether a node is there with all its blocks, and alive by this process.
     pub fn shows(&self, holder: &Holder, blocks: &[IpNet], run: &str) -> bool {
-        self.nodes.get(&holder.node).is_some_and(|node| node.holder == *holder)
+        self.has(holder)
             && blocks.iter().all(|block| self.blocks.get(block) == Some(holder))
             && self.alive.get(&holder.node).is_some_and(|theirs| theirs == run)
     }

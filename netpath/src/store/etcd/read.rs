@@ -19,6 +19,10 @@ pub struct Found {
     value: Vec<u8>,
     /// In which it was written.
     pub(super) revision: i64,
+    /// How often its key has been written since it was made.
+    version: i64,
+    /// What it goes with; 0 for none.
+    lease: i64,
 }
 
 impl Found {
@@ -37,7 +41,8 @@ impl Deref for Found {
 
 impl From<&KeyValue> for Found {
     fn from(kv: &KeyValue) -> Self {
-        Self { value: kv.value().to_vec(), revision: kv.mod_revision() }
+        let (revision, version, lease) = (kv.mod_revision(), kv.version(), kv.lease());
+        Self { value: kv.value().to_vec(), revision, version, lease }
     }
 }
 
@@ -156,7 +161,7 @@ mod tests {
     use super::*;
 
     fn found(revision: i64) -> Found {
-        Found { value: Vec::new(), revision }
+        Found { value: Vec::new(), revision, version: 1, lease: 0 }
     }
 
     /// Keys `a/0` to `a/3`, one a page; what is asked for, in order.

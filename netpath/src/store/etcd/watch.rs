@@ -22,15 +22,16 @@ pub enum Change {
     Deleted(String),
 }
 
-/// The last revision of which something was seen, and the keys below the prefix that it changed, with whether they are there.
+/// The last revision of which something was seen, and the keys below the prefix that it changed, with what they are.
 ///
 /// It tells whether etcd is still the one that was listened to. One that was restored from a backup counts its revisions on
 /// from there, so a number says nothing once it has caught up, and neither do the cluster's id, which restored members may
-/// share, and the term. But a key that was written, or removed, in this very revision was so in no other history.
+/// share, and the term. But hardly a key has the same value in another history, by the same lease, written as often, and in this
+/// very revision; or is removed by it.
 #[derive(Clone, Debug)]
 struct Seen {
     revision: i64,
-    changed: Vec<(String, bool)>,
+    changed: Vec<(String, Option<Found>)>,
 }
 
 /// What is below a prefix, now and from now on.
@@ -143,7 +144,7 @@ impl Watch {
             self.store.call("counting", work).await?.map(|answer| answer.count())
         };
         let of_it = listing.all.iter().filter(|(_, found)| found.revision == revision);
-        let changed = of_it.map(|(key, _)| (key.clone(), true)).collect();
+        let changed = of_it.map(|(key, found)| (key.clone(), Some(found.clone()))).collect();
         // As many as there were then: none was removed since.
         Ok((there == Some(listing.all.len() as i64)).then_some(Seen { revision, changed }))
     }
@@ -153,14 +154,14 @@ impl Watch {
         for event in answer.events() {
             let Some(kv) = event.kv() else { continue };
             let key = String::from_utf8_lossy(kv.key()).into_owned();
-            let is_there = event.event_type() == EventType::Put;
+            let found = (event.event_type() == EventType::Put).then(|| Found::from(kv));
             // Not the header's revision: members have told of one before its events.
-            if !Seen::note(&mut self.seen, kv.mod_revision(), &key, is_there) {
+            if !Seen::note(&mut self.seen, kv.mod_revision(), &key, found.as_ref()) {
                 continue;
             }
-            changes.push(match is_there {
-                true => Change::Put(key, Found::from(kv).into_value()),
-                false => Change::Deleted(key),
+            changes.push(match found {
+                Some(found) => Change::Put(key, found.into_value()),
+                None => Change::Deleted(key),
             });
         }
         changes
@@ -169,32 +170,33 @@ impl Watch {
 
 impl Seen {
     /// Adds a change. False if it was seen before.
-    fn note(seen: &mut Option<Self>, revision: i64, key: &str, is_there: bool) -> bool {
+    fn note(seen: &mut Option<Self>, revision: i64, key: &str, found: Option<&Found>) -> bool {
+        let change = || (key.to_owned(), found.cloned());
         match seen {
             Some(seen) if revision < seen.revision => return false,
             Some(seen) if revision == seen.revision => {
                 if seen.changed.iter().any(|(other, _)| other == key) {
                     return false;
                 }
-                seen.changed.push((key.to_owned(), is_there));
+                seen.changed.push(change());
             }
-            _ => *seen = Some(Self { revision, changed: vec![(key.to_owned(), is_there)] }),
+            _ => *seen = Some(Self { revision, changed: vec![change()] }),
         }
         true
     }
 
     /// Whether it is in etcd's history. Not if that is compacted.
     async fn is_there(&self, client: &mut Client) -> Result<bool, Error> {
-        let Some((key, is_there)) = self.changed.last() else { return Ok(false) };
+        let Some((key, found)) = self.changed.last() else { return Ok(false) };
         let mut at = async |revision: i64| {
             let options = GetOptions::new().with_revision(revision);
             let answer = unless_gone(client.get(key.as_str(), Some(options)).await)?;
-            Ok::<_, Error>(answer.map(|answer| answer.kvs().first().map(|kv| kv.mod_revision())))
+            Ok::<_, Error>(answer.map(|answer| answer.kvs().first().map(Found::from)))
         };
         let now = at(self.revision).await?;
-        Ok(match is_there {
-            true => now == Some(Some(self.revision)),
-            false => now == Some(None) && matches!(at(self.revision - 1).await?, Some(Some(_))),
+        Ok(match found {
+            Some(_) => now.is_some_and(|now| now == *found),
+            None => now == Some(None) && matches!(at(self.revision - 1).await?, Some(Some(_))),
         })
     }
 }
@@ -218,11 +220,11 @@ mod tests {
         let mut watch = store.unwrap().watch("/w/");
         watch.cut();
         assert_eq!(watch.start, None, "nothing that could be found again");
-        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, true);
+        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, None);
         assert!(told(6, "/w/a") && told(7, "/w/a") && told(7, "/w/b"));
         watch.cut();
         assert_eq!(watch.start, Some(7));
-        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, true);
+        let mut told = |revision, key| Seen::note(&mut watch.seen, revision, key, None);
         assert!(!told(7, "/w/a") && !told(7, "/w/b"), "seen");
         assert!(told(7, "/w/c") && told(8, "/w/a"), "not yet");
     }
