@@ -89,7 +89,8 @@ drop_reasons! {
     /// A tunnel brought it from who is no node of the cluster, or with another VNI; or a pod of a cluster sent to the port of
     /// tunnels in its node's name, to whomever: only nodes do.
     ForeignTunnel = 22, "Every node has to have the same cluster.vni and cluster.vxlan_port. If all have, somebody forges packets of the tunnel: 'tcpdump -ni UPLINK udp port 4789' shows who.";
-    /// A pod sent to a port that is protected on nodes, of its own node or of another one.
+    /// A pod sent to a port that is protected on nodes, of its own node or of another one; or an IPv6 packet for a node with
+    /// too many extension headers to find its port.
     ProtectedPort = 23, "'netpath monitor --reason ProtectedPort' names pod and port. If pods may use it, take it out of protect (of the metrics' port: set metrics.pods), and send the agent SIGHUP.";
 }
 
