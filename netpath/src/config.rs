@@ -21,7 +21,7 @@ use std::{
 
 pub use self::{
     bgp::{BgpConfig, BgpPeer},
-    cluster::ClusterConfig,
+    cluster::{ClusterConfig, DEFAULT_VXLAN_PORT},
     flags::AgentFlags,
     instance::{Instance, InstanceError, Paths},
 };

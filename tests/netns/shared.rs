@@ -94,7 +94,8 @@ fn etcd_a_full_node_claims_another_block(family: Family) {
     cluster.etcd.restart();
     let one = &cluster.nodes[0];
     wait::until("etcd is heard again", || said(one, "pod add after").1);
-    assert!(blocks_of(one, &family).is_superset(&before));
+    // What it shows is what it has read again.
+    wait::until("it has all of them", || blocks_of(one, &family).is_superset(&before));
 }
 
 fn etcd_all_nodes_have_the_networks_of_their_cluster(family: Family) {

@@ -1,6 +1,7 @@
 //! Nodes of a cluster behind routers, or who do without direct routes: their pods reach each other by VXLAN.
 
 mod guard;
+mod told;
 
 use std::{
     io::{Read as _, Write as _},

@@ -51,7 +51,9 @@ fn pods_of_nodes_behind_tunnels_are_reached_by_them(f: Family) {
     for talk in Talk::ALL {
         let question = talk.question((f.a, 1000), f.outside);
         let packet = question.clone().macs(scene.a.mac, GATEWAY_MAC).bytes();
-        scene.from_a(&packet).assert_forwarded("to a pod", &packet);
+        let ran = scene.from_a(&packet);
+        ran.assert_forwarded("to a pod", &packet);
+        assert_eq!(ran.macs(), (GATEWAY_MAC, TUNNEL_MAC), "as the device there takes it");
         let routed = scene.traffic(TrafficClass::Routed);
         scene.expect_no_drop("counted", |scene| scene.a_says(question));
         assert_eq!(scene.traffic(TrafficClass::Routed), routed + 1);
@@ -74,19 +76,24 @@ fn pods_of_nodes_behind_tunnels_are_reached_by_them(f: Family) {
 fn a_tunnel_is_told_its_end_and_nobody_elses_packets(f: Family) {
     let scene = scene(&f);
     let frame = |from: IpAddr, to: IpAddr| Frame::udp((from, 5), (to, 6)).macs(GATEWAY_MAC, ROUTER_MAC);
-    let finished = scene.a_says(frame(f.a, f.outside)).mark;
-    assert_ne!(finished, 0);
-    for (name, from, to, ingress, mark) in [
-        ("from_pod's", f.a, f.outside, scene.a.ifindex, finished),
-        ("the stack's, for a pod", f.a, f.outside, scene.a.ifindex, 0),
-        ("the node's own", f.node, f.outside, 0, 0),
-        ("an answer of a pod to the node there", f.a, f.other, scene.a.ifindex, finished),
-    ] {
-        let packet = frame(from, to).bytes();
-        let ran = scene.expect_no_drop(name, |scene| scene.to_tunnel(&packet, ingress, mark));
+    let told = scene.a_says(frame(f.a, f.outside)).mark;
+    let finished = scene.a_says(frame(f.a, f.unmasked)).mark;
+    assert!(told != finished && ![told, finished].contains(&0), "{told:#x}, by the uplink {finished:#x}");
+    for (name, from, ingress) in
+        [("the stack's, for a pod", f.a, scene.a.ifindex), ("the node's own", f.node, 0)]
+    {
+        let packet = frame(from, f.outside).bytes();
+        let ran = scene.expect_no_drop(name, |scene| scene.to_tunnel(&packet, ingress, 0));
         assert_eq!((ran.code, ran.macs()), (NEXT, (GATEWAY_MAC, TUNNEL_MAC)), "{name}");
         assert_eq!(&ran.packet[12..], &packet[12..], "{name}: no hop, no translation");
         assert_eq!(ran.mark, finished, "{name}: no second look at what is around it");
+    }
+    // What `from_pod` has told it is not asked again, also an answer to the node there.
+    for to in [f.outside, f.other] {
+        let packet = frame(f.a, to).bytes();
+        let ran = scene.expect_no_drop("told", |scene| scene.to_tunnel(&packet, scene.a.ifindex, told));
+        ran.assert_untouched("told", &packet);
+        assert_eq!(ran.mark, finished, "no second look at what is around it");
     }
     for (name, from, to, ingress, reason) in [
         ("to nobody", f.node, f.unmasked, 0, DropReason::RouteDrop),

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,6 +41,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     if ci {
         nextest.args(["--profile", "ci"]);
     }
+    nextest.env("NEXTEST_TEST_THREADS", at_once().to_string());
     let tests = run(nextest.args(args).env("NETPATH_SKIP_FILE", &skips));
     // A selection of tests asks for these only.
     let docs = if args.is_empty() { docs() } else { Ok(()) };
@@ -52,6 +54,13 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
         check(&skipped)?;
     }
     Ok(())
+}
+
+/// How many tests run at once: three for two processors. Most wait for the kernel or a lease more than they compute; at two for
+/// one they start to disturb each other's clocks.
+fn at_once() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    processors + processors / 2
 }
 
 /// The programs build for another target.

@@ -16,6 +16,8 @@ use crate::bpf::globals;
 /// a pod cannot set it (a mark does not survive the crossing of namespaces). `to_overlay` puts it on what a tunnel carries: the
 /// packet around that inherits it, and does go through the node's routing and netfilter.
 const FINISHED: u32 = 0x6e70_0001;
+/// The same between `from_pod` and `to_overlay`, of packets that have been told their tunnel.
+const TOLD: u32 = 0x6e70_0002;
 
 /// A packet of a tc program.
 pub struct Packet {
@@ -118,6 +120,20 @@ impl Packet {
             }
             finished
         }
+    }
+
+    /// Says that the packet knows its tunnel, on its way to the tunnels' device.
+    #[inline(always)]
+    pub fn set_told(&self) {
+        // SAFETY: as above.
+        unsafe { (*self.skb).mark = TOLD }
+    }
+
+    /// Whether `set_told` was called.
+    #[inline(always)]
+    pub fn is_told(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb).mark == TOLD }
     }
 
     /// Notes that a program has judged the packet at this hook: if it goes on from the tcx program to the clsact filter, which

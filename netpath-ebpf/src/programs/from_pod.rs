@@ -128,7 +128,7 @@ fn by_tunnel(packet: &Packet, headers: &Headers, route: &Route) -> Outcome {
     if deliver::needs_stack(packet, headers, mtu) {
         return Ok(Verdict::counted(TrafficClass::ToStack));
     }
-    deliver::to_tunnel(packet, headers, ifindex)
+    deliver::to_tunnel(packet, headers, ifindex, route)
 }
 
 #[inline(always)]

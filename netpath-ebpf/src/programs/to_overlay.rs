@@ -1,12 +1,11 @@
-//! tc egress of the tunnels' device: every packet is told which tunnel it takes, whether a pod or the node sends it.
+//! tc egress of the tunnels' device: every packet that does not know it yet is told which tunnel it takes.
 
-use netpath_common::abi::{Addr, DropReason, RouteKind, TUNNEL_MAC};
+use netpath_common::abi::{Addr, DropReason, RouteKind};
 
 use crate::{
-    bpf::tunnel,
-    packet::{Headers, parse, rewrite, tc::Packet},
+    packet::{Headers, parse, tc::Packet},
     stages::{
-        endpoint,
+        deliver, endpoint,
         route::{self, Whose},
     },
     verdict::{Outcome, Verdict},
@@ -16,37 +15,34 @@ use crate::{
 /// told no tunnel the device drops.
 #[inline(always)]
 pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
-    let finished = packet.take_finished();
+    if packet.is_told() {
+        packet.set_finished();
+        return Ok(Verdict::NEXT);
+    }
     let frame = parse::ethernet(packet)?;
     if !frame.is_ip() {
         return Ok(Verdict::NEXT);
     }
     parse::ip(packet, headers, &frame)?;
     let headers = headers.settled();
-    let Some(key) = route::tunnel(&headers.key.dst) else {
+    let Some(tunnel) = route::tunnel(&headers.key.dst) else {
         // What the stack and its users say on every link.
         return if is_group(&headers.key.dst) { Ok(Verdict::NEXT) } else { Err(DropReason::RouteDrop) };
     };
-    if !finished {
-        match endpoint::find(&headers.key.src) {
-            Some(pod) if !endpoint::is_from(packet.ingress_ifindex(), pod) => {
-                return Err(DropReason::SpoofedSource);
-            }
-            // Other nodes know nothing of a network of its own.
-            Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
-                return Err(DropReason::Untranslated);
-            }
-            None if packet.ingress_ifindex() != 0 && route::whose(&headers.key.src) == Whose::Block => {
-                return Err(DropReason::Untranslated);
-            }
-            _ => {}
+    match endpoint::find(&headers.key.src) {
+        Some(pod) if !endpoint::is_from(packet.ingress_ifindex(), pod) => {
+            return Err(DropReason::SpoofedSource);
         }
+        // Other nodes know nothing of a network of its own.
+        Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
+            return Err(DropReason::Untranslated);
+        }
+        None if packet.ingress_ifindex() != 0 && route::whose(&headers.key.src) == Whose::Block => {
+            return Err(DropReason::Untranslated);
+        }
+        _ => {}
     }
-    // The device there takes a packet with its own address as destination for its own, and one with that as source for a loop.
-    rewrite::link(packet, TUNNEL_MAC)?;
-    if !tunnel::write(packet, &key) {
-        return Err(DropReason::RewriteFailed);
-    }
+    deliver::tell_tunnel(packet, tunnel)?;
     // The packet around it is the node's own: no look is needed on the uplink.
     packet.set_finished();
     Ok(Verdict::NEXT)

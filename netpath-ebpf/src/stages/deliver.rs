@@ -1,9 +1,12 @@
 //! The last stage: hop count, MTU, MAC addresses, redirect.
 
-use netpath_common::abi::{DropReason, ENDPOINT_LIMITED_IN, Endpoint, TrafficClass};
+use netpath_common::abi::{DropReason, ENDPOINT_LIMITED_IN, Endpoint, Route, TUNNEL_MAC, TrafficClass};
 
 use crate::{
-    bpf::helper::{self, NextHop},
+    bpf::{
+        helper::{self, NextHop},
+        tunnel,
+    },
     packet::{AnyPacket, Headers, rewrite, tc::Packet, xdp},
     verdict::{Outcome, Verdict},
 };
@@ -51,12 +54,22 @@ pub fn back(packet: &Packet, mac: [u8; 6], class: TrafficClass) -> Outcome {
     Ok(Verdict::redirected(helper::redirect_peer(packet.ifindex()), class))
 }
 
-/// To another node, by the tunnels' device, whose program knows the way.
+/// To another node, by the tunnels' device: told here which tunnel, as the route is known here.
 #[inline(always)]
-pub fn to_tunnel(packet: &Packet, headers: &Headers, ifindex: u32) -> Outcome {
+pub fn to_tunnel(packet: &Packet, headers: &Headers, ifindex: u32, route: &Route) -> Outcome {
     rewrite::decrement_ttl(packet, headers)?;
-    packet.set_finished();
+    tell_tunnel(packet, route)?;
+    packet.set_told();
     Ok(Verdict::redirected(helper::redirect(ifindex), TrafficClass::Routed))
+}
+
+/// Tells a packet the tunnel that it takes. The device there takes one with its own address as destination for its own, and one
+/// with that as source for a loop.
+#[inline(always)]
+pub fn tell_tunnel(packet: &Packet, route: &Route) -> Result<(), DropReason> {
+    rewrite::link(packet, TUNNEL_MAC)?;
+    let key = tunnel::Key { node: route.node, vni: route.vni };
+    if tunnel::write(packet, &key) { Ok(()) } else { Err(DropReason::RewriteFailed) }
 }
 
 /// Out of an uplink. The kernel fills in the MAC addresses and keeps the socket attached, so that TCP small queues and

@@ -151,21 +151,25 @@ fn of_node(address: &Addr) -> Option<&'static Route> {
 pub fn tunnelled(headers: &Headers, key: &tunnel::Key) -> Result<Sender, DropReason> {
     let stack = RouteKind::Stack as u8;
     let peer = |route: &&Route| route.flags & ROUTE_PEER != 0 && route.vni == key.vni && key.vni != 0;
-    let node = of_node(&key.node).filter(|route| peer(route) && route.kind == stack);
-    let node = node.ok_or(DropReason::ForeignTunnel)?;
-    match of_node(&headers.key.src).filter(peer) {
-        Some(source) if source.node != node.node => Err(DropReason::SpoofedSource),
+    let source = of_node(&headers.key.src).filter(peer);
+    // Nearly always; if not, it may still be another address of that node.
+    if source.is_none_or(|source| source.node != key.node) {
+        let node = of_node(&key.node).filter(|route| peer(route) && route.kind == stack);
+        let node = node.ok_or(DropReason::ForeignTunnel)?;
+        if source.is_none_or(|source| source.node != node.node) {
+            return Err(DropReason::SpoofedSource);
+        }
+    }
+    match source {
         Some(source) if source.kind == stack => Ok(Sender::Node),
-        Some(_) => Ok(Sender::Pod),
-        None => Err(DropReason::SpoofedSource),
+        _ => Ok(Sender::Pod),
     }
 }
 
-/// The tunnel to the pod or node of the cluster with an address, if it is reached by one.
+/// The route to the pod or node of the cluster with an address, if it is reached by a tunnel.
 #[inline(always)]
-pub fn tunnel(address: &Addr) -> Option<tunnel::Key> {
-    let route = of_node(address).filter(|route| is_tunnelled(route))?;
-    Some(tunnel::Key { node: route.node, vni: route.vni })
+pub fn tunnel(address: &Addr) -> Option<&'static Route> {
+    of_node(address).filter(|route| is_tunnelled(route))
 }
 
 #[inline(always)]

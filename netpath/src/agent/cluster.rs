@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     api::types::{ClusterNode, NodeSet},
+    config::ClusterConfig,
     model::{Backend, Holder, Node, Peers},
     store::cluster::{Cluster, ClusterError, LEASE, View},
 };
@@ -233,7 +234,8 @@ impl Agent {
         let blocks = Vec::from_iter(self.held_blocks());
         let (config, holder) = (self.config(), member.holder.clone());
         let release_after = config.cluster.as_ref().map_or(0, |cluster| cluster.release_after.as_secs());
-        let now = Node { holder, addresses, drained, release_after };
+        let overlay = config.cluster.as_ref().map(ClusterConfig::overlay);
+        let now = Node { holder, addresses, drained, release_after, overlay };
         let renewed = told.lease.replace(lease) == Some(lease);
         // Somebody may have removed what was written.
         if renewed

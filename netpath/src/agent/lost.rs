@@ -1,5 +1,8 @@
 //! Nodes that are gone. That etcd has not heard of one says little: what fails may be its way to etcd alone, or etcd's leases
-//! after an outage, and then its pods still answer. Its routes go only when the link tells as well that nobody has its addresses.
+//! after an outage, and then its pods still answer. Its routes go only when the link tells as well that nobody has its addresses; or,
+//! of a node on no link of ours, when it has ceased to answer ([`far`]).
+
+mod far;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +19,7 @@ use nix::{
 };
 use tokio::{net::UdpSocket, time};
 
+use self::far::Far;
 use super::{Agent, AgentError, cluster::Membership, lock, peers::links};
 use crate::{model::Peer, store::cluster::ClusterError};
 
@@ -31,13 +35,13 @@ impl Agent {
     pub(super) async fn lost_loop(self: Arc<Self>) {
         let Some(member) = &self.membership else { return };
         let mut ending = self.ending.subscribe();
-        let mut since = BTreeMap::new();
+        let (mut since, mut far) = (BTreeMap::new(), Far::default());
         loop {
             tokio::select! {
                 () = time::sleep(LOOK) => {}
                 _ = ending.wait_for(|ending| *ending) => return,
             }
-            let lost = self.unanswering(member).await;
+            let lost = self.unanswering(member, &mut far).await;
             self.set_lost_nodes(member, &lost).await;
             since.retain(|uid, _| lost.contains(uid));
             for uid in lost {
@@ -47,8 +51,8 @@ impl Agent {
         }
     }
 
-    /// The nodes, by uid, that are away and do not answer on the link either.
-    async fn unanswering(&self, member: &Membership) -> BTreeSet<String> {
+    /// The nodes, by uid, that are away and do not answer either.
+    async fn unanswering(&self, member: &Membership, far: &mut Far) -> BTreeSet<String> {
         let away = lock(&member.view).away();
         let seen = lock(&self.node).seen.clone();
         let links = links(&seen);
@@ -56,20 +60,36 @@ impl Agent {
             links.iter().find(|(_, subnet)| subnet.contains(address)).map(|(ifindex, _)| (*ifindex, *address))
         };
         let peers = self.peers();
-        let suspects = peers.nodes.iter().filter(|peer| away.contains(&peer.holder.uid));
+        let is_near = |peer: &Peer| peer.addresses.iter().any(|address| on_link(address).is_some());
+        let (near, others): (Vec<_>, Vec<_>) = peers.nodes.iter().partition(|peer| is_near(peer));
+        let suspects = near.into_iter().filter(|peer| away.contains(&peer.holder.uid));
         let asked = suspects.map(async |peer: &Peer| {
             let near = peer.addresses.iter().filter_map(on_link);
             let answers = join_all(near.map(|(ifindex, address)| self.is_absent(ifindex, address))).await;
-            (!answers.is_empty() && answers.into_iter().all(|absent| absent)).then(|| peer.holder.uid.clone())
+            answers.into_iter().all(|absent| absent).then(|| peer.holder.uid.clone())
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        let others: Vec<_> = others.into_iter().map(|peer| (peer, away.contains(&peer.holder.uid))).collect();
+        let (lost, ()) = tokio::join!(join_all(asked), self.look_far(&others, far));
+        lost.into_iter().flatten().chain(far.silent().cloned()).collect()
+    }
+
+    /// Asks those of the nodes on no link whose turn it is.
+    async fn look_far(&self, nodes: &[(&Peer, bool)], far: &mut Far) {
+        let due = far.due(nodes, Instant::now());
+        let addresses: Vec<_> = due.iter().flat_map(|(peer, _)| peer.addresses.iter().copied()).collect();
+        let outcome = far::answering(&self.netns, &addresses).await;
+        if let Ok(answering) = &outcome {
+            far.heard(&due, answering, Instant::now());
+        }
+        self.note("asking nodes behind routers", &outcome.map(drop));
     }
 
     /// Whether the link tells that nobody has an address: whoever has it need not answer, but to be asked for it.
     async fn is_absent(&self, ifindex: u32, address: IpAddr) -> bool {
         let asked = async {
-            let socket = self.netns.enter(|| ask(address)).map_err(io::Error::other)??;
+            let socket = self.netns.enter(|| asking(address.is_ipv4())).map_err(io::Error::other)??;
             let socket = UdpSocket::from_std(socket)?;
+            socket.connect((address, DISCARD)).await?;
             socket.send(&[0]).await?;
             time::timeout(ANSWER, socket.recv(&mut [0])).await??;
             io::Result::Ok(())
@@ -120,12 +140,10 @@ impl Agent {
 }
 
 /// A socket that is told of errors on the way (`IP_RECVERR`: else only of those that a peer sends).
-fn ask(address: IpAddr) -> io::Result<std::net::UdpSocket> {
-    let any: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+fn asking(v4: bool) -> io::Result<std::net::UdpSocket> {
+    let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0))?;
-    socket.connect((address, DISCARD))?;
-    if address.is_ipv4() {
+    if v4 {
         setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
     } else {
         setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;

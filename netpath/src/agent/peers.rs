@@ -115,9 +115,31 @@ impl Agent {
             )),
         };
         self.note("nodes without a way", &outcome);
+        self.note("settings of nodes", &self.check_overlays(seen));
         let conflict = self.peers().pools.iter().find_map(|pool| Some((*pool, seen.conflict(*pool)?)));
         let outcome = conflict.map_or(Ok(()), |(pool, own)| Err(format!("{pool} holds {own}")));
         self.note("addresses in the pools", &outcome);
+    }
+
+    /// Whether all nodes mean to reach each other in the same way.
+    fn check_overlays(&self, seen: &Seen) -> Result<(), String> {
+        let Some(own) = self.clustered().map(|cluster| cluster.overlay()) else { return Ok(()) };
+        let (peers, links) = (self.peers(), links(seen));
+        let tunnels = peers.backends.iter().any(|(_, backend)| *backend != Backend::Direct);
+        let is_near = |address: &IpAddr| links.iter().any(|(_, subnet)| subnet.contains(address));
+        let mut others = peers.nodes.iter().filter_map(|peer| {
+            let near = peer.addresses.iter().any(is_near);
+            Some((&peer.holder.node, own.differs(&peer.overlay?, near, tunnels)?))
+        });
+        let Some((node, difference)) = others.next() else { return Ok(()) };
+        let more = match others.count() {
+            0 => String::new(),
+            count => format!(" (and {count} more nodes)"),
+        };
+        Err(format!(
+            "node {node}{more} {difference}: pods here and there may not reach each other; write the same on all nodes, \
+             and restart agents"
+        ))
     }
 
     /// Routes to the blocks of other nodes. Ours to earlier ones go. One that fails does not stop the others.

@@ -182,6 +182,7 @@ mod tests {
             holder: Holder { node: name.into(), uid: format!("uid-of-{name}") },
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             blocks: blocks.iter().map(|text| text.parse().unwrap()).collect(),
+            overlay: None,
         }
     }
 

@@ -70,6 +70,7 @@ mod tests {
             holder: Holder { node: "two".into(), uid: "u".into() },
             addresses: vec![ip("2001:db8::2")],
             blocks: Vec::new(),
+            overlay: None,
         };
         let peers = Peers { nodes: vec![peer], ..Peers::default() };
         let protection = Protection::new(&listed, &surroundings, &peers);

@@ -12,7 +12,7 @@ use super::{
     value::{self, Given, Source, within},
 };
 use crate::model::{
-    BLOCK_LENGTHS, Backend, EtcdAccess, Family, NetworkName, Pool, order_blocks, parse_prefix,
+    BLOCK_LENGTHS, Backend, EtcdAccess, Family, NetworkName, Overlay, Pool, order_blocks, parse_prefix,
 };
 
 /// Endpoints that a node goes round.
@@ -20,7 +20,7 @@ const MAX_ENDPOINTS: usize = 16;
 /// What `release_after` is if nothing is configured: a day, for whoever repairs a machine.
 const RELEASE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The tunnels' port if nothing is configured (RFC 7348, 5).
-const VXLAN_PORT: u16 = 4789;
+pub const DEFAULT_VXLAN_PORT: u16 = 4789;
 /// What names pools beside the file.
 const POOLS: &str = "--pool or NETPATH_POOLS";
 /// Their VNI if nothing is configured.
@@ -43,6 +43,13 @@ pub struct ClusterConfig {
     pub vxlan_port: u16,
     /// Their VNI, at least 1.
     pub vni: u32,
+}
+
+impl ClusterConfig {
+    /// How this node reaches others.
+    pub fn overlay(&self) -> Overlay {
+        Overlay { backend: self.backend, port: self.vxlan_port, vni: self.vni }
+    }
 }
 
 pub(super) fn cluster(source: &Source<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
@@ -195,7 +202,7 @@ fn backend(source: &Source<'_>, file: &Cluster) -> Result<Backend, ConfigError> 
 /// Answers to translated flows must not be for the tunnels' port.
 fn vxlan_port(source: &Source<'_>, file: &Cluster) -> Result<u16, ConfigError> {
     let given = file.vxlan_port.as_ref().map(|port| source.in_file("cluster.vxlan_port", port));
-    let port = within(given, &(1..=u16::MAX), "such as 4789, its default")?.unwrap_or(VXLAN_PORT);
+    let port = within(given, &(1..=u16::MAX), "such as 4789, its default")?.unwrap_or(DEFAULT_VXLAN_PORT);
     let used = snat::ports(source)?;
     if used.contains(&port) {
         let own = file.vxlan_port.as_ref().map(Spanned::span);

@@ -17,6 +17,7 @@ mod report;
 mod ruleset;
 mod sysctls;
 mod tables;
+mod tunnels;
 
 use self::{facts::Facts, report::Finding};
 pub use self::{
@@ -73,11 +74,13 @@ const CHECKS: &[Check] = &[
     check("sysctls", "bridge-netfilter", sysctls::bridge_netfilter),
     check("programs", "programs-pods", programs::pods),
     check("programs", "programs-uplinks", programs::uplinks),
+    check("programs", "programs-tunnels", tunnels::device),
     check("programs", "programs-foreign", programs::foreign),
     check("programs", "xdp", programs::xdp),
     check("firewall", "firewall-nftables", firewall::nftables),
     check("firewall", "firewall-iptables", firewall::iptables),
     check("firewall", "firewall-published", published::filtered),
+    check("firewall", "firewall-tunnels", tunnels::filtered),
     check("tables", "flow-table", tables::flows),
     check("tables", "snat-ports", tables::snat),
     check("leftovers", "leftover-state", leftovers::state),

@@ -31,7 +31,8 @@ pub(super) fn uplinks(facts: &Facts) -> Finding {
     complete(facts, &there.map(String::as_str).collect::<Vec<_>>(), UPLINK)
 }
 
-fn complete(facts: &Facts, names: &[&str], wanted: [&str; 2]) -> Finding {
+/// Whether interfaces have two programs, on ingress and egress.
+pub(super) fn complete(facts: &Facts, names: &[&str], wanted: [&str; 2]) -> Finding {
     if let Some(reason) = &facts.net.unlisted {
         return Finding::unread(reason);
     }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{PrefixError, check_block, check_prefix};
+use super::{Overlay, PrefixError, check_block, check_prefix};
 
 /// Lengths of IPv4 and IPv6 blocks where nothing else is said: 64 addresses.
 pub const BLOCK_LENGTHS: (u8, u8) = (26, 122);
@@ -65,6 +65,9 @@ pub struct Node {
     /// How long it may be lost before its blocks are anybody's, seconds.
     #[serde(default)]
     pub release_after: u64,
+    /// How it reaches others; absent of nodes that have not told yet.
+    #[serde(default)]
+    pub overlay: Option<Overlay>,
 }
 
 /// A sign of life.

@@ -24,7 +24,7 @@ pub use network::{
     DEFAULT_NETWORK, DEFAULT_NETWORK_NUMBER, Family, GATEWAY_V4, GATEWAY_V6, Inbound, MIN_MTU_V6, Network,
     NetworkChange, SharedNetworks,
 };
-pub use peer::{Backend, Peer, Peers};
+pub use peer::{Backend, Overlay, Peer, Peers};
 pub use pod::{Attachment, Interface, MAX_INTERFACES, MAX_PLACES, Mode, NetnsId, Pod, PodState, Unattached};
 pub use protect::Protected;
 pub use publication::{MAX_PUBLICATION, Publication, PublicationError, Transport};

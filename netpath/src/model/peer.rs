@@ -39,6 +39,34 @@ impl Backend {
     }
 }
 
+/// How a node means to reach others. Two that differ may not understand each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// What it chooses where a network does not say.
+    pub backend: Backend,
+    /// UDP port of its tunnels.
+    pub port: u16,
+    /// Their VNI.
+    pub vni: u32,
+}
+
+impl Overlay {
+    /// What keeps another node's packets from this one, or this one's from it. `near` is whether they are on one link; `tunnels`,
+    /// whether any network has tunnels whatever nodes choose.
+    pub fn differs(&self, other: &Self, near: bool, tunnels: bool) -> Option<String> {
+        let by_tunnel = |one: &Self| one.backend == Backend::Vxlan || (one.backend == Backend::Auto && !near);
+        if by_tunnel(self) != by_tunnel(other) {
+            let (own, theirs) = (self.backend.name(), other.backend.name());
+            return Some(format!("has cluster.backend = \"{theirs}\", and this node \"{own}\""));
+        }
+        let ends = |one: &Self| (one.port, one.vni);
+        ((by_tunnel(self) || tunnels) && ends(self) != ends(other)).then(|| {
+            let said = |one: &Self| format!("vxlan_port = {} and vni = {}", one.port, one.vni);
+            format!("has cluster.{}, and this node {}", said(other), said(self))
+        })
+    }
+}
+
 /// Another node, with what its pods have addresses of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -49,6 +77,9 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Its blocks.
     pub blocks: Vec<IpNet>,
+    /// How it reaches others, if it has told.
+    #[serde(default)]
+    pub overlay: Option<Overlay>,
 }
 
 /// What a node has to know of its cluster to send to other nodes' pods.
@@ -72,5 +103,35 @@ impl Peers {
     /// The node whose block holds an address.
     pub fn holder_of(&self, address: IpAddr) -> Option<&Peer> {
         self.nodes.iter().find(|peer| peer.blocks.iter().any(|block| block.contains(&address)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_would_not_understand_each_other() {
+        let of = |backend, port, vni| Overlay { backend, port, vni };
+        let (auto, direct, vxlan) =
+            [Backend::Auto, Backend::Direct, Backend::Vxlan].map(|backend| of(backend, 4789, 110)).into();
+        let differs = |one: Overlay, other, near| one.differs(&other, near, false);
+        assert_eq!(differs(auto, direct, true), None, "direct routes both");
+        assert_eq!(differs(auto, vxlan, false), None, "tunnels both");
+        for (one, other, near) in [(auto, direct, false), (vxlan, auto, true), (direct, vxlan, true)] {
+            let (said, back) = (differs(one, other, near), differs(other, one, near));
+            assert!(said.is_some() && back.is_some(), "{one:?} {other:?}: {said:?} {back:?}");
+        }
+        let far = of(Backend::Auto, 4790, 111);
+        assert_eq!(
+            differs(auto, far, false).unwrap(),
+            "has cluster.vxlan_port = 4790 and vni = 111, and this node vxlan_port = 4789 and vni = 110"
+        );
+        assert_eq!(
+            differs(auto, of(Backend::Vxlan, 1, 2), true).unwrap(),
+            "has cluster.backend = \"vxlan\", and this node \"auto\""
+        );
+        assert_eq!(differs(auto, far, true), None, "no tunnels");
+        assert!(auto.differs(&far, true, true).is_some(), "but a network has some");
     }
 }

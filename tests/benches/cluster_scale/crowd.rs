@@ -103,7 +103,9 @@ impl Crowd {
         let name = format!("sim-{at}");
         let holder = Holder { uid: format!("uid-of-{name}"), node: name };
         let blocks = (0..self.own.len()).map(|family| self.block(family, at + 1)).collect();
-        (Node { holder, addresses: vec![address.into()], drained: false, release_after: 86_400 }, blocks)
+        let addresses = vec![address.into()];
+        let node = Node { holder, addresses, drained: false, release_after: 86_400, overlay: None };
+        (node, blocks)
     }
 
     /// The block so many places behind the real node's; IPv4's start over at the end of the pool.

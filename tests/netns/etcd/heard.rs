@@ -102,6 +102,7 @@ fn etcd_node_with_a_copy_gives_no_addresses_while_that_is_there() {
         addresses: [Family::V4, Family::V6].map(topology::node).to_vec(),
         drained: false,
         release_after: 60,
+        overlay: None,
     };
     let blocks = nodes(&node).remove(0).blocks;
     let sign = || {

@@ -107,7 +107,8 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let (mut node, etcd) = joined();
     let register = |other: &Holder, addresses: &[&str], ttl: u64| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let other = model::Node { holder: other.clone(), addresses, drained: false, release_after: 0 };
+        let other =
+            model::Node { holder: other.clone(), addresses, drained: false, release_after: 0, overlay: None };
         beside(&node, &etcd, async |cluster, store| {
             let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
             let pools = cluster.pools(&[]).await.expect("pools");
@@ -134,6 +135,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
         addresses: vec!["198.18.7.7".parse().unwrap()],
         drained: false,
         release_after: 0,
+        overlay: None,
     };
     let refused = beside(&node, &etcd, async |cluster, store| {
         let lease = store.grant(Duration::from_secs(60)).await.expect("lease");

@@ -6,7 +6,7 @@ use super::process::Process;
 use crate::{
     api::{
         client::{Client, ClientError},
-        types::{Network, Pod, Status},
+        types::{ClusterNode, Network, Pod, Status},
     },
     config::Paths,
 };
@@ -23,6 +23,8 @@ pub(in crate::doctor) struct Agent {
     pub(in crate::doctor) status: Result<Status, String>,
     pub(in crate::doctor) pods: Vec<Pod>,
     pub(in crate::doctor) networks: Vec<Network>,
+    /// Of the cluster, if it is in one.
+    pub(in crate::doctor) nodes: Vec<ClusterNode>,
     /// Of socket, directory of the socket, directory of the state and the store, those that are there.
     pub(in crate::doctor) modes: Vec<Mode>,
 }
@@ -41,11 +43,14 @@ impl Agent {
     pub(super) async fn read(client: &Client, paths: &Paths, holder: Option<u32>) -> Self {
         let asked = async {
             let client = client.clone().with_patience(PATIENCE);
-            Ok::<_, ClientError>((client.status().await?, client.pods().await?, client.networks().await?))
+            let (status, pods) = (client.status().await?, client.pods().await?);
+            // Refused by the agent of a node that is in no cluster.
+            let nodes = client.nodes().await.unwrap_or_default();
+            Ok::<_, ClientError>((status, pods, client.networks().await?, nodes))
         };
-        let (status, pods, networks) = match asked.await {
-            Ok((status, pods, networks)) => (Ok(status), pods, networks),
-            Err(error) => (Err(error.to_string()), Vec::new(), Vec::new()),
+        let (status, pods, networks, nodes) = match asked.await {
+            Ok((status, pods, networks, nodes)) => (Ok(status), pods, networks, nodes),
+            Err(error) => (Err(error.to_string()), Vec::new(), Vec::new(), Vec::new()),
         };
         let files = [paths.socket(), paths.run_dir.clone(), paths.state_dir.clone(), paths.store()];
         Self {
@@ -53,6 +58,7 @@ impl Agent {
             status,
             pods,
             networks,
+            nodes,
             modes: files.into_iter().filter_map(mode).collect(),
         }
     }

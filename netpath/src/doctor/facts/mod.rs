@@ -35,6 +35,7 @@ pub(super) use self::{
 use crate::{
     api::client::Client,
     config::{AgentFlags, Config, ConfigError, DEFAULT_FLOW_ENTRIES, Instance, Paths},
+    model::tunnel_name,
     net::{NetError, Netlink, Netns},
 };
 
@@ -107,7 +108,7 @@ impl Facts {
         let netlink = Netlink::connect(&Netns::current()?).await?;
         let agent = Agent::read(&Client::new(paths.socket()), &paths, holder).await;
         let node = Node::read(&agent, config.as_ref().ok(), &paths, &netlink).await?;
-        let net = Net::read(&netlink, &node).await?;
+        let net = Net::read(&netlink, &node, &tunnel_name(instance.name())).await?;
         let own_namespace = agent.process.as_ref().map_or(entered, |process| process.own_netns);
         Ok(Self {
             kernel: Kernel::read(),

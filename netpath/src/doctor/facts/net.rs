@@ -48,7 +48,8 @@ pub(in crate::doctor) enum Hook {
 }
 
 impl Net {
-    pub(super) async fn read(netlink: &Netlink, node: &Node) -> Result<Self, NetError> {
+    /// `tunnels` is the name that the device for tunnels has if there is one.
+    pub(super) async fn read(netlink: &Netlink, node: &Node, tunnels: &String) -> Result<Self, NetError> {
         let mut net = Self {
             links: netlink.link_states().await?,
             addresses: netlink.addresses().await?,
@@ -59,7 +60,7 @@ impl Net {
             ..Self::default()
         };
         let names = node.uplinks.iter().chain(node.interfaces().map(|interface| &interface.host));
-        for name in names {
+        for name in names.chain([tunnels]) {
             let Some(index) = net.link(name).map(|state| state.link.index) else { continue };
             match tcx_programs(name) {
                 Ok(programs) => net.attached.extend(programs.into_iter().map(|program| Attached {

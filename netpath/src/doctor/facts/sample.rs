@@ -79,6 +79,7 @@ fn agent() -> Agent {
         status: Ok(serde_json::from_value(status).expect("a status")),
         pods: Vec::new(),
         networks: Vec::new(),
+        nodes: Vec::new(),
         modes: vec![Mode {
             path: "/run/netpath/default/agent.sock".into(),
             mode: 0o600,

@@ -87,6 +87,7 @@ impl View {
             holder: node.holder.clone(),
             addresses: node.addresses.clone(),
             blocks,
+            overlay: node.overlay,
         };
         let pools = self.pools().map(|pool| pool.prefix).collect();
         Some(Peers {

@@ -1,0 +1,197 @@
+//! Tunnels to other nodes of a cluster: their device, and who keeps their packets out.
+
+use std::net::IpAddr;
+
+use super::{
+    Facts, Finding,
+    programs::complete,
+    report::{Faults, Outcome},
+    ruleset::{Hook, Packet, Ruleset},
+};
+use crate::{
+    api::types::ClusterNode,
+    config::DEFAULT_VXLAN_PORT,
+    model::{Backend, Transport, tunnel_name},
+};
+
+/// Our programs on the device: on what other nodes send, on what is sent to them.
+const DEVICE: [&str; 2] = ["from_overlay", "to_overlay"];
+
+/// The tunnels' UDP port, and the nodes that are reached by tunnels.
+fn tunnelled(facts: &Facts) -> Option<(u16, Vec<&ClusterNode>)> {
+    let cluster = facts.config.as_ref().ok().and_then(|config| config.cluster.as_ref());
+    // What joins a cluster by flags alone has it as it is by itself.
+    let port = cluster.map_or(DEFAULT_VXLAN_PORT, |cluster| cluster.vxlan_port);
+    let by_tunnel = |node: &&ClusterNode| {
+        let backend = node.backend.as_deref().unwrap_or_default();
+        backend.split(',').any(|one| one == Backend::Vxlan.name())
+    };
+    let nodes: Vec<_> = facts.agent.nodes.iter().filter(by_tunnel).collect();
+    (!nodes.is_empty()).then_some((port, nodes))
+}
+
+fn none() -> Finding {
+    Finding::not_applicable("no other node is reached by a tunnel, or no agent tells")
+}
+
+/// Whether the device is there with its programs.
+pub(super) fn device(facts: &Facts) -> Finding {
+    match tunnelled(facts) {
+        None => none(),
+        Some(_) => complete(facts, &[&tunnel_name(facts.instance.name())], DEVICE),
+    }
+}
+
+/// Whether the node's firewall lets in what other nodes send through tunnels.
+pub(super) fn filtered(facts: &Facts) -> Finding {
+    let Some((port, nodes)) = tunnelled(facts) else { return none() };
+    let mut faults = Faults::default();
+    for table in &facts.firewall.legacy {
+        let open = |rules: &str| rules.lines().any(|line| line.ends_with("-j ACCEPT") && names(line, port));
+        if table.rules.as_ref().is_ok_and(|rules| rules.contains("-P INPUT DROP") && !open(rules)) {
+            let tool = table.tool;
+            faults.add(
+                format!("the chain INPUT of {tool} drops tunnels of other nodes"),
+                format!("`{tool} -I INPUT -p udp --dport {port} -j ACCEPT`"),
+            );
+        }
+    }
+    let set = match &facts.firewall.nft {
+        Err(reason) => return Finding::unread(reason),
+        Ok(json) => json.as_deref().map(Ruleset::parse).transpose(),
+    };
+    let set = match set {
+        Err(error) => return Finding::unread(error),
+        Ok(set) => set.unwrap_or_default(),
+    };
+    for node in nodes {
+        let Some(packet) = packet(facts, node, port) else { continue };
+        for (family, table, chain) in set.dropping(Hook::Input, &packet) {
+            faults.add(
+                format!(
+                    "the chain {chain} of the table {family} {table} drops what node {} sends",
+                    node.name
+                ),
+                format!("`nft insert rule {family} {table} {chain} udp dport {port} accept`"),
+            );
+        }
+    }
+    let fine = format!("no rule that was found drops what other nodes send to UDP port {port}");
+    faults.finding(Outcome::Failed, fine)
+}
+
+/// What comes of a node by its tunnel: by IPv4 if both have that.
+fn packet<'a>(facts: &'a Facts, node: &ClusterNode, port: u16) -> Option<Packet<'a>> {
+    let uplinks = facts.node.uplinks.iter().filter_map(|name| facts.net.link(name));
+    let own: Vec<_> = uplinks
+        .flat_map(|uplink| {
+            let own = facts.net.addresses.iter().filter(|own| own.ifindex == uplink.link.index);
+            own.map(|own| (uplink.link.name.as_str(), own.net.addr()))
+        })
+        .collect();
+    [false, true].into_iter().find_map(|v6| {
+        let (iif, destination) = *own.iter().find(|(_, own)| own.is_ipv6() == v6 && !is_local(*own))?;
+        let source = *node.addresses.iter().find(|theirs| theirs.is_ipv6() == v6)?;
+        Some(Packet { iif, oif: "", source, destination, port: Some((Transport::Udp, port)) })
+    })
+}
+
+fn is_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Whether a rule of the old iptables is for a port.
+fn names(line: &str, port: u16) -> bool {
+    line.contains("-p udp") && line.contains(&format!("--dport {port} "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config::ClusterConfig,
+        doctor::facts::{Attached, Hook as Attachment, Legacy},
+        model::EtcdAccess,
+    };
+
+    /// A node of a cluster, with another one behind a router.
+    fn facts() -> Facts {
+        let mut facts = Facts::healthy();
+        let config = facts.config.as_mut().expect("a configuration");
+        config.cluster = Some(ClusterConfig {
+            name: "default".into(),
+            etcd: EtcdAccess::default(),
+            pools: Vec::new(),
+            release_after: Duration::from_secs(1),
+            backend: Backend::Auto,
+            vxlan_port: 8472,
+            vni: 110,
+        });
+        let node = json!({"name": "two", "addresses": ["203.0.113.2", "2001:db8:1::2"], "blocks": [],
+                          "backend": "direct,vxlan", "state": "ready", "own": false});
+        facts.agent.nodes = vec![serde_json::from_value(node).expect("a node")];
+        facts.net.link_mut("lo").link.name = "np-vxlan".into();
+        for (egress, name) in [(false, "from_overlay"), (true, "to_overlay")] {
+            let (interface, hook) = ("np-vxlan".into(), Attachment::Tcx(12));
+            facts.net.attached.push(Attached { interface, egress, hook, name: name.into() });
+        }
+        facts
+    }
+
+    #[test]
+    fn the_device_has_its_programs() {
+        let mut facts = facts();
+        assert_eq!(device(&facts).status, Outcome::Ok);
+        facts.net.attached.retain(|one| one.name != "from_overlay");
+        assert_eq!(device(&facts).seen, "np-vxlan lacks from_overlay");
+        facts.net.link_mut("np-vxlan").link.name = "other".into();
+        assert_eq!(device(&facts).seen, "np-vxlan is gone");
+        facts.agent.nodes[0].backend = Some("direct".into());
+        assert_eq!(device(&facts).status, Outcome::NotApplicable);
+        assert_eq!(filtered(&facts).status, Outcome::NotApplicable);
+    }
+
+    #[test]
+    fn who_drops_tunnels_is_named() {
+        let mut facts = facts();
+        assert_eq!(filtered(&facts).status, Outcome::Ok);
+        let rule = |port: u16, source: &str| {
+            let payload =
+                |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+            let equal =
+                |left, right: serde_json::Value| json!({"match": {"op": "==", "left": left, "right": right}});
+            let expr = [
+                equal(payload("ip", "saddr"), json!(source)),
+                equal(payload("udp", "dport"), json!(port)),
+                json!({"accept": null}),
+            ];
+            json!({"rule": {"family": "inet", "table": "fw", "chain": "in", "expr": expr}})
+        };
+        let mut with = |rules: &[serde_json::Value]| {
+            let chain = json!({"chain": {"family": "inet", "table": "fw", "name": "in", "hook": "input", "policy": "drop"}});
+            let all: Vec<_> = [chain].iter().chain(rules).cloned().collect();
+            facts.firewall.nft = Ok(Some(json!({ "nftables": all }).to_string()));
+            filtered(&facts)
+        };
+        let finding = with(&[]);
+        assert_eq!(finding.status, Outcome::Failed);
+        assert_eq!(finding.seen, "the chain in of the table inet fw drops what node two sends");
+        assert_eq!(finding.advice.unwrap(), "`nft insert rule inet fw in udp dport 8472 accept`");
+        assert_eq!(with(&[rule(8472, "203.0.113.2")]).status, Outcome::Ok, "let in for that node");
+        assert_eq!(with(&[rule(4789, "203.0.113.2")]).status, Outcome::Failed, "another port");
+        assert_eq!(with(&[rule(8472, "203.0.113.3")]).status, Outcome::Failed, "another node");
+        facts.firewall.nft = Ok(None);
+        let mut with = |rules: &str| {
+            facts.firewall.legacy = vec![Legacy { tool: "iptables-legacy", rules: Ok(rules.into()) }];
+            filtered(&facts)
+        };
+        let finding = with("-P INPUT DROP\n-A INPUT -p udp -m udp --dport 84721 -j ACCEPT\n");
+        assert_eq!(finding.advice.unwrap(), "`iptables-legacy -I INPUT -p udp --dport 8472 -j ACCEPT`");
+        let open = "-P INPUT DROP\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT\n";
+        assert_eq!(with(open).status, Outcome::Ok);
+    }
+}
