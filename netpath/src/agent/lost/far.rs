@@ -87,24 +87,24 @@ impl Far {
 /// # Errors
 /// Those of the sockets. An address without a way is one that does not answer.
 pub(super) async fn answering(netns: &Netns, addresses: &[IpAddr]) -> io::Result<BTreeSet<IpAddr>> {
-    let mut all = BTreeSet::new();
-    for v4 in [true, false] {
-        let mut left: BTreeSet<_> =
-            addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
-        if left.is_empty() {
-            continue;
-        }
-        let socket = match netns.enter(|| asking(v4)).map_err(io::Error::other)? {
-            // This node does not speak it.
-            Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => continue,
-            socket => UdpSocket::from_std(socket?)?,
-        };
-        let asked = left.clone();
-        // Whoever is missing when it ends has not answered.
-        timeout(ANSWER, ask(&socket, &asked, &mut left)).await.unwrap_or(Ok(()))?;
-        all.extend(&asked - &left);
+    let (v4, v6) = tokio::join!(of_family(netns, addresses, true), of_family(netns, addresses, false));
+    Ok(&v4? | &v6?)
+}
+
+async fn of_family(netns: &Netns, addresses: &[IpAddr], v4: bool) -> io::Result<BTreeSet<IpAddr>> {
+    let asked: BTreeSet<_> = addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
+    let mut left = asked.clone();
+    if asked.is_empty() {
+        return Ok(asked);
     }
-    Ok(all)
+    let socket = match netns.enter(|| asking(v4)).map_err(io::Error::other)? {
+        // This node does not speak it.
+        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => return Ok(BTreeSet::new()),
+        socket => UdpSocket::from_std(socket?)?,
+    };
+    // Whoever is missing when it ends has not answered.
+    timeout(ANSWER, ask(&socket, &asked, &mut left)).await.unwrap_or(Ok(()))?;
+    Ok(&asked - &left)
 }
 
 /// Asks all, and takes those that answer from `left` until that is empty.
@@ -146,7 +146,7 @@ fn speaker(socket: &UdpSocket) -> io::Result<Option<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Holder;
+    use crate::{agent::testing::with_node, model::Holder};
 
     fn peer(uid: &str, last: u8) -> Peer {
         let holder = Holder { node: "two".into(), uid: uid.into() };
@@ -187,6 +187,24 @@ mod tests {
         assert!((0..5).all(|_| look(&mut far, &peer, true, false, later) == (false, false)));
         look(&mut far, &peer, true, true, later);
         assert!(far.due(&[], later).is_empty() && far.nodes.is_empty(), "a node that is none any more");
+    }
+
+    #[test]
+    fn who_speaks_for_himself_answers() {
+        with_node(async |node| {
+            let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+            let lo = node.netlink.link("lo").await.unwrap().unwrap();
+            let many: Vec<_> = (1..=255).map(|last| IpAddr::from([127, 0, 0, last])).collect();
+            let six = ip("fd99::1");
+            node.netlink.add_address(lo.index, six.into()).await.unwrap();
+            let own = Netns::current().unwrap();
+            let answers: BTreeSet<_> = many.iter().copied().chain([six]).collect();
+            // Without a way; the router says so, not he.
+            let asked: Vec<_> =
+                answers.iter().copied().chain([ip("203.0.113.9"), ip("2001:db8:9::9")]).collect();
+            assert_eq!(answering(&own, &asked).await.unwrap(), answers);
+            assert_eq!(answering(&own, &[]).await.unwrap(), BTreeSet::new());
+        });
     }
 
     #[test]
