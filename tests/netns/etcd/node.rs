@@ -1,6 +1,6 @@
 //! A node with a real agent in a cluster, whose etcd is outside behind a router.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use netpath::{
@@ -58,7 +58,7 @@ pub(super) fn problems(node: &Node) -> String {
     node.runtime.block_on(node.client.status()).expect("status").problems.join("\n")
 }
 
-pub(super) fn pod(node: &Node, name: &str) -> Result<Vec<std::net::IpAddr>, String> {
+pub(super) fn pod(node: &Node, name: &str) -> Result<Vec<IpAddr>, String> {
     let wanted = PodAdd { name: name.into(), ..PodAdd::default() };
     let pod = node.runtime.block_on(node.client.pod_add(&wanted)).map_err(|error| error.to_string())?;
     Ok(pod.addresses)
@@ -75,7 +75,7 @@ fn etcd_down_and_pods_are_added_from_the_own_block_ipv4_and_ipv6() {
     let own = nodes(&node).remove(0);
     assert_eq!(own.addresses, [Family::V4, Family::V6].map(topology::node));
     assert!(own.own, "{own:?}");
-    let inside = |name: &str, addresses: &[std::net::IpAddr]| {
+    let inside = |name: &str, addresses: &[IpAddr]| {
         let held = |address| own.blocks.iter().any(|block: &IpNet| block.contains(address));
         assert!(
             addresses.len() == 2 && addresses.iter().all(held),
@@ -102,13 +102,16 @@ fn etcd_down_and_pods_are_added_from_the_own_block_ipv4_and_ipv6() {
     assert_eq!(nodes(&node)[0].blocks, own.blocks);
 }
 
+fn record(holder: Holder, addresses: Vec<IpAddr>) -> model::Node {
+    model::Node { holder, addresses, drained: false, release_after: 0, overlay: None }
+}
+
 #[test]
 fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let (mut node, etcd) = joined();
     let register = |other: &Holder, addresses: &[&str], ttl: u64| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let other =
-            model::Node { holder: other.clone(), addresses, drained: false, release_after: 0, overlay: None };
+        let other = record(other.clone(), addresses);
         beside(&node, &etcd, async |cluster, store| {
             let lease = store.grant(Duration::from_secs(ttl)).await.expect("lease");
             let pools = cluster.pools(&[]).await.expect("pools");
@@ -130,13 +133,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     let part = block_key(theirs[0]).replace("-26", "-27");
     assert_eq!(etcd.ctl(&["del", &block_key(theirs[0])]).trim(), "1");
     assert_eq!(etcd.ctl(&["put", &part, THIEF]).trim(), "OK");
-    let again = model::Node {
-        holder: holder("two"),
-        addresses: vec!["198.18.7.7".parse().unwrap()],
-        drained: false,
-        release_after: 0,
-        overlay: None,
-    };
+    let again = record(holder("two"), vec!["198.18.7.7".parse().unwrap()]);
     let refused = beside(&node, &etcd, async |cluster, store| {
         let lease = store.grant(Duration::from_secs(60)).await.expect("lease");
         cluster.register(&again, &theirs, lease).await.expect_err("a part of its block").to_string()
