@@ -231,15 +231,9 @@ impl ClusterMember {
         let log = log.expect("log");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
-        command.args([
-            "-v",
-            "--instance",
-            &self.name,
-            "agent",
-            "run",
-            "--config",
-            &format!("{dir}/agent.toml"),
-        ]);
+        let file = format!("{dir}/agent.toml");
+        command.args(["--instance", &self.name, "agent", "run", "--config", &file]);
+        command.env("NETPATH_LOG", "info,netpath::agent::lost=debug");
         command.env("NETPATH_DATAPATH_CGROUP", "none");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         // From this thread: the parent-death signal comes when the thread ends.
@@ -346,8 +340,7 @@ impl Drop for ClusterMember {
         }
         self.kill();
         if panicking {
-            let log = std::fs::read_to_string(format!("{DIR}/{}/agent.log", self.name)).unwrap_or_default();
-            eprintln!("--- the log of {}\n{log}", self.name);
+            eprintln!("--- the log of {}\n{}", self.name, self.log());
         }
     }
 }

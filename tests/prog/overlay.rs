@@ -79,11 +79,13 @@ fn a_tunnel_is_told_its_end_and_nobody_elses_packets(f: Family) {
     let told = scene.a_says(frame(f.a, f.outside)).mark;
     let finished = scene.a_says(frame(f.a, f.unmasked)).mark;
     assert!(told != finished && ![told, finished].contains(&0), "{told:#x}, by the uplink {finished:#x}");
-    for (name, from, ingress) in
-        [("the stack's, for a pod", f.a, scene.a.ifindex), ("the node's own", f.node, 0)]
-    {
-        let packet = frame(from, f.outside).bytes();
-        let ran = scene.expect_no_drop(name, |scene| scene.to_tunnel(&packet, ingress, 0));
+    for (name, from, to, ingress, mark) in [
+        ("the stack's, for a pod", f.a, f.outside, scene.a.ifindex, 0),
+        ("the node's own", f.node, f.outside, 0, 0),
+        ("of an earlier build's from_pod, to the node there", f.a, f.other, scene.a.ifindex, finished),
+    ] {
+        let packet = frame(from, to).bytes();
+        let ran = scene.expect_no_drop(name, |scene| scene.to_tunnel(&packet, ingress, mark));
         assert_eq!((ran.code, ran.macs()), (NEXT, (GATEWAY_MAC, TUNNEL_MAC)), "{name}");
         assert_eq!(&ran.packet[12..], &packet[12..], "{name}: no hop, no translation");
         assert_eq!(ran.mark, finished, "{name}: no second look at what is around it");

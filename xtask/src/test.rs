@@ -41,7 +41,9 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     if ci {
         nextest.args(["--profile", "ci"]);
     }
-    nextest.env("NEXTEST_TEST_THREADS", at_once().to_string());
+    if env::var_os("NEXTEST_TEST_THREADS").is_none() {
+        nextest.env("NEXTEST_TEST_THREADS", at_once().to_string());
+    }
     let tests = run(nextest.args(args).env("NETPATH_SKIP_FILE", &skips));
     // A selection of tests asks for these only.
     let docs = if args.is_empty() { docs() } else { Ok(()) };

@@ -29,23 +29,30 @@ pub fn run(packet: &Packet, headers: &mut Headers) -> Outcome {
         // What the stack and its users say on every link.
         return if is_group(&headers.key.dst) { Ok(Verdict::NEXT) } else { Err(DropReason::RouteDrop) };
     };
-    match endpoint::find(&headers.key.src) {
-        Some(pod) if !endpoint::is_from(packet.ingress_ifindex(), pod) => {
-            return Err(DropReason::SpoofedSource);
-        }
-        // Other nodes know nothing of a network of its own.
-        Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
-            return Err(DropReason::Untranslated);
-        }
-        None if packet.ingress_ifindex() != 0 && route::whose(&headers.key.src) == Whose::Block => {
-            return Err(DropReason::Untranslated);
-        }
-        _ => {}
+    // An earlier build's `from_pod` finishes with a packet and leaves its tunnel to this program.
+    if !packet.take_finished() {
+        may_pass(packet, headers)?;
     }
     deliver::tell_tunnel(packet, tunnel)?;
     // The packet around it is the node's own: no look is needed on the uplink.
     packet.set_finished();
     Ok(Verdict::NEXT)
+}
+
+/// Whether what the stack forwards comes from who it says, and that one's network has a way there.
+#[inline(always)]
+fn may_pass(packet: &Packet, headers: &Headers) -> Result<(), DropReason> {
+    match endpoint::find(&headers.key.src) {
+        Some(pod) if !endpoint::is_from(packet.ingress_ifindex(), pod) => Err(DropReason::SpoofedSource),
+        // Other nodes know nothing of a network of its own.
+        Some(pod) if route::lookup(pod, &headers.key.dst).kind != RouteKind::Tunnel as u8 => {
+            Err(DropReason::Untranslated)
+        }
+        None if packet.ingress_ifindex() != 0 && route::whose(&headers.key.src) == Whose::Block => {
+            Err(DropReason::Untranslated)
+        }
+        _ => Ok(()),
+    }
 }
 
 #[inline(always)]

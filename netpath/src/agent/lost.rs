@@ -42,7 +42,7 @@ impl Agent {
                 _ = ending.wait_for(|ending| *ending) => return,
             }
             let lost = self.unanswering(member, &mut far).await;
-            self.set_lost_nodes(member, &lost).await;
+            let lost = self.set_lost_nodes(member, lost).await;
             since.retain(|uid, _| lost.contains(uid));
             for uid in lost {
                 since.entry(uid).or_insert_with(Instant::now);
@@ -77,11 +77,9 @@ impl Agent {
     async fn look_far(&self, nodes: &[(&Peer, bool)], far: &mut Far) {
         let due = far.due(nodes, Instant::now());
         let addresses: Vec<_> = due.iter().flat_map(|(peer, _)| peer.addresses.iter().copied()).collect();
-        let outcome = far::answering(&self.netns, &addresses).await;
-        if let Ok(answering) = &outcome {
-            far.heard(&due, answering, Instant::now());
-        }
-        self.note("asking nodes behind routers", &outcome.map(drop));
+        let (answers, outcome) = far::ask(&self.netns, &addresses).await;
+        far.heard(&due, &answers, Instant::now());
+        self.note("asking nodes behind routers", &outcome);
     }
 
     /// Whether the link tells that nobody has an address: whoever has it need not answer, but to be asked for it.
@@ -103,15 +101,22 @@ impl Agent {
         unheard && self.netlink.is_unanswered(ifindex, address).await.unwrap_or(false)
     }
 
-    /// Withdraws the routes of these nodes, and gives others back theirs.
-    pub(super) async fn set_lost_nodes(&self, member: &Membership, lost: &BTreeSet<String>) {
+    /// Withdraws the routes of these nodes, but of those that etcd has heard of meanwhile, and gives others back theirs. Returns
+    /// whose are withdrawn.
+    pub(super) async fn set_lost_nodes(
+        &self,
+        member: &Membership,
+        lost: BTreeSet<String>,
+    ) -> BTreeSet<String> {
         let _one = self.node_changes.lock().await;
+        let lost = &lost & &lock(&member.view).away();
         let earlier = std::mem::replace(&mut *lock(&member.lost), lost.clone());
-        if earlier != *lost {
-            tracing::info!(?lost, "nodes that neither etcd nor the link has heard of");
+        if earlier != lost {
+            tracing::info!(?lost, "nodes that are not heard of, neither by etcd nor by themselves");
             let seen = lock(&self.node).seen.clone();
             self.ensure_ways(&seen).await;
         }
+        lost
     }
 
     /// Takes out of the cluster who has been lost for longer than is configured. Every node does; one is the first.

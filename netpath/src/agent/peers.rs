@@ -37,18 +37,15 @@ impl Agent {
     }
 
     async fn follow(self: &Arc<Self>, member: &Membership) -> Result<(), AgentError> {
-        let (mut now, away) = {
-            let view = lock(&member.view);
-            (view.peers(&member.holder), view.away())
-        };
+        let mut now = lock(&member.view).peers(&member.holder);
         // What another has claimed of it: two routes to one block would take turns.
         let held = self.held_blocks();
         for peer in now.iter_mut().flat_map(|now| &mut now.nodes) {
             peer.blocks.retain(|block| !held.contains(block));
         }
         // Who is heard of again is not asked for first.
-        let lost = &lock(&member.lost).clone() & &away;
-        self.set_lost_nodes(member, &lost).await;
+        let lost = lock(&member.lost).clone();
+        self.set_lost_nodes(member, lost).await;
         let outcome = match now.filter(|now| *now != *self.peers()) {
             Some(now) => self.set_peers(member, now).await,
             None => Ok(()),

@@ -88,7 +88,12 @@ impl Datapath {
     pub fn take_over(&mut self) -> Result<(), DatapathError> {
         // One loading does not know the other's notes: where both kinds are, an agent has died in the middle of a change.
         let mut outcome = self.drop_behind(&clsact::everywhere(self.pins.owner, |_| true)?);
-        for (_, name, pin) in self.pins.all_links()? {
+        // `from_pod` tells packets their tunnel, which an earlier build's `to_overlay` does not know of.
+        let (mut links, mut filters) =
+            (self.pins.all_links()?, clsact::everywhere(self.pins.owner, |_| true)?);
+        links.sort_by_key(|(_, name, _)| name != Program::ToOverlay.name());
+        filters.sort_by_key(|filter| filter.program != Program::ToOverlay.name());
+        for (_, name, pin) in links {
             let Some(program) = known(&name) else { continue };
             let replaced = if program.is_xdp() {
                 xdp::replace(load::xdp(&mut self.ebpf, program)?, &pin)
@@ -97,7 +102,7 @@ impl Datapath {
             };
             outcome = outcome.and(replaced.map(drop));
         }
-        for filter in clsact::everywhere(self.pins.owner, |_| true)? {
+        for filter in filters {
             let (Some(program), Ok(name)) = (known(&filter.program), if_indextoname(filter.ifindex)) else {
                 continue;
             };

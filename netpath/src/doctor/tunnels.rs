@@ -1,12 +1,15 @@
 //! Tunnels to other nodes of a cluster: their device, and who keeps their packets out.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Facts, Finding,
     programs::complete,
     report::{Faults, Outcome},
-    ruleset::{Hook, Packet, Ruleset},
+    ruleset::{Hook, Packet, Place, Ruleset},
 };
 use crate::{
     api::types::ClusterNode,
@@ -42,16 +45,18 @@ pub(super) fn device(facts: &Facts) -> Finding {
     }
 }
 
-/// Whether the node's firewall lets in what other nodes send through tunnels.
+/// Whether the node's firewall lets in what other nodes send through tunnels, as far as its rules are understood.
 pub(super) fn filtered(facts: &Facts) -> Finding {
     let Some((port, nodes)) = tunnelled(facts) else { return none() };
     let mut faults = Faults::default();
-    for table in &facts.firewall.legacy {
+    let packets: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), packets(facts, node, port))).collect();
+    let speaks = |v6| packets.iter().flat_map(|(_, all)| all).any(|packet| packet.source.is_ipv6() == v6);
+    for table in facts.firewall.legacy.iter().filter(|table| speaks(table.tool.starts_with("ip6"))) {
         let open = |rules: &str| rules.lines().any(|line| line.ends_with("-j ACCEPT") && names(line, port));
         if table.rules.as_ref().is_ok_and(|rules| rules.contains("-P INPUT DROP") && !open(rules)) {
             let tool = table.tool;
             faults.add(
-                format!("the chain INPUT of {tool} drops tunnels of other nodes"),
+                format!("the chain INPUT of {tool} has policy DROP, and no rule for UDP port {port}"),
                 format!("`{tool} -I INPUT -p udp --dport {port} -j ACCEPT`"),
             );
         }
@@ -64,36 +69,58 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
         Err(error) => return Finding::unread(error),
         Ok(set) => set.unwrap_or_default(),
     };
-    for node in nodes {
-        let Some(packet) = packet(facts, node, port) else { continue };
-        for (family, table, chain) in set.dropping(Hook::Input, &packet) {
-            faults.add(
-                format!(
-                    "the chain {chain} of the table {family} {table} drops what node {} sends",
-                    node.name
-                ),
-                format!("`nft insert rule {family} {table} {chain} udp dport {port} accept`"),
-            );
-        }
+    for ((family, table, chain), nodes) in dropping(&set, &packets) {
+        let more = match nodes.len() {
+            1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        faults.add(
+            format!(
+                "the chain {chain} of the table {family} {table} drops what node {}{more} sends",
+                nodes[0]
+            ),
+            format!("`nft insert rule {family} {table} {chain} udp dport {port} accept`"),
+        );
     }
     let fine = format!("no rule that was found drops what other nodes send to UDP port {port}");
-    faults.finding(Outcome::Failed, fine)
+    faults.finding(Outcome::Warning, fine)
 }
 
-/// What comes of a node by its tunnel: by IPv4 if both have that.
-fn packet<'a>(facts: &'a Facts, node: &ClusterNode, port: u16) -> Option<Packet<'a>> {
+/// Chains that drop what nodes send, by whichever uplink it comes, with these nodes.
+fn dropping<'a>(set: &Ruleset, packets: &[(&'a str, Vec<Packet<'_>>)]) -> BTreeMap<Place, Vec<&'a str>> {
+    let mut all: BTreeMap<Place, Vec<&str>> = BTreeMap::new();
+    for (node, packets) in packets {
+        let by_uplink = packets.iter().map(|packet| BTreeSet::from_iter(set.dropping(Hook::Input, packet)));
+        for place in by_uplink.reduce(|one, other| &one & &other).unwrap_or_default() {
+            all.entry(place).or_default().push(node);
+        }
+    }
+    all
+}
+
+/// What comes of a node by its tunnel, by each uplink that it may come by: IPv4 if both have that.
+fn packets<'a>(facts: &'a Facts, node: &ClusterNode, port: u16) -> Vec<Packet<'a>> {
     let uplinks = facts.node.uplinks.iter().filter_map(|name| facts.net.link(name));
     let own: Vec<_> = uplinks
         .flat_map(|uplink| {
             let own = facts.net.addresses.iter().filter(|own| own.ifindex == uplink.link.index);
             own.map(|own| (uplink.link.name.as_str(), own.net.addr()))
         })
+        .filter(|(_, own)| !is_local(*own))
         .collect();
-    [false, true].into_iter().find_map(|v6| {
-        let (iif, destination) = *own.iter().find(|(_, own)| own.is_ipv6() == v6 && !is_local(*own))?;
+    let of_family = |v6: bool| {
         let source = *node.addresses.iter().find(|theirs| theirs.is_ipv6() == v6)?;
-        Some(Packet { iif, oif: "", source, destination, port: Some((Transport::Udp, port)) })
-    })
+        let own = own.iter().filter(|(_, own)| own.is_ipv6() == v6);
+        let packet = |&(iif, destination)| Packet {
+            iif,
+            oif: "",
+            source,
+            destination,
+            port: Some((Transport::Udp, port)),
+        };
+        Some(own.map(packet).collect::<Vec<_>>()).filter(|packets| !packets.is_empty())
+    };
+    of_family(false).or_else(|| of_family(true)).unwrap_or_default()
 }
 
 fn is_local(address: IpAddr) -> bool {
@@ -178,13 +205,35 @@ mod tests {
             filtered(&facts)
         };
         let finding = with(&[]);
-        assert_eq!(finding.status, Outcome::Failed);
+        assert_eq!(finding.status, Outcome::Warning);
         assert_eq!(finding.seen, "the chain in of the table inet fw drops what node two sends");
         assert_eq!(finding.advice.unwrap(), "`nft insert rule inet fw in udp dport 8472 accept`");
         assert_eq!(with(&[rule(8472, "203.0.113.2")]).status, Outcome::Ok, "let in for that node");
-        assert_eq!(with(&[rule(4789, "203.0.113.2")]).status, Outcome::Failed, "another port");
-        assert_eq!(with(&[rule(8472, "203.0.113.3")]).status, Outcome::Failed, "another node");
+        assert_eq!(with(&[rule(4789, "203.0.113.2")]).status, Outcome::Warning, "another port");
+        assert_eq!(with(&[rule(8472, "203.0.113.3")]).status, Outcome::Warning, "another node");
+        let by = |link: &str| {
+            let left = json!({"meta": {"key": "iifname"}});
+            let expr = [json!({"match": {"op": "==", "left": left, "right": link}}), json!({"accept": null})];
+            json!({"rule": {"family": "inet", "table": "fw", "chain": "in", "expr": expr}})
+        };
+        assert_eq!(with(&[by("eth1")]).status, Outcome::Warning);
+        assert_eq!(with(&[by("eth0")]).status, Outcome::Ok);
+        let second = serde_json::json!({"name": "three", "addresses": ["203.0.113.3"], "blocks": [],
+                                        "backend": "vxlan", "state": "ready", "own": false});
+        facts.agent.nodes.push(serde_json::from_value(second).expect("a node"));
+        facts.firewall.nft = Ok(Some(
+            json!({ "nftables": [{"chain": {"family": "ip", "table": "fw", "name": "in",
+            "hook": "input", "policy": "drop"}}] })
+            .to_string(),
+        ));
+        assert_eq!(
+            filtered(&facts).seen,
+            "the chain in of the table ip fw drops what node two (and 1 more) sends"
+        );
         facts.firewall.nft = Ok(None);
+        facts.firewall.legacy =
+            vec![Legacy { tool: "ip6tables-legacy", rules: Ok("-P INPUT DROP\n".into()) }];
+        assert_eq!(filtered(&facts).status, Outcome::Ok, "tunnels are of IPv4");
         let mut with = |rules: &str| {
             facts.firewall.legacy = vec![Legacy { tool: "iptables-legacy", rules: Ok(rules.into()) }];
             filtered(&facts)

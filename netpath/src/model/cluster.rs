@@ -66,7 +66,7 @@ pub struct Node {
     #[serde(default)]
     pub release_after: u64,
     /// How it reaches others; absent of nodes that have not told yet.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "Overlay::if_readable")]
     pub overlay: Option<Overlay>,
 }
 

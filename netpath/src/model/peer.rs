@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use super::Holder;
 
@@ -51,6 +51,20 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// For records that may be of a later build: what this one cannot read is not known, and takes nothing else with it.
+    pub(super) fn if_readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Read {
+            Known(Option<Overlay>),
+            Unknown(IgnoredAny),
+        }
+        Read::deserialize(from).map(|read| match read {
+            Read::Known(overlay) => overlay,
+            Read::Unknown(_) => None,
+        })
+    }
+
     /// What keeps another node's packets from this one, or this one's from it. `near` is whether they are on one link; `tunnels`,
     /// whether any network has tunnels whatever nodes choose.
     pub fn differs(&self, other: &Self, near: bool, tunnels: bool) -> Option<String> {
@@ -78,7 +92,7 @@ pub struct Peer {
     /// Its blocks.
     pub blocks: Vec<IpNet>,
     /// How it reaches others, if it has told.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "Overlay::if_readable")]
     pub overlay: Option<Overlay>,
 }
 
@@ -109,6 +123,25 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_of_a_later_build_is_not_known() {
+        let peer = |overlay: &str| {
+            let text = format!(r#"{{"node":"a","uid":"b","addresses":[],"blocks":[]{overlay}}}"#);
+            serde_json::from_str::<Peer>(&text).unwrap().overlay
+        };
+        let known = Overlay { backend: Backend::Direct, port: 9, vni: 7 };
+        let text = serde_json::to_string(&known).unwrap();
+        assert_eq!(peer(&format!(r#","overlay":{text}"#)), Some(known));
+        for other in [
+            "",
+            r#","overlay":null"#,
+            r#","overlay":7"#,
+            r#","overlay":{"backend":"later","port":9,"vni":7}"#,
+        ] {
+            assert_eq!(peer(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn nodes_that_would_not_understand_each_other() {

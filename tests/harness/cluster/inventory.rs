@@ -13,7 +13,7 @@ use aya::maps::{
 use ipnet::IpNet;
 use netpath_common::abi::{NODE_ROUTES, PIN_SCHEME, ROUTE_PEER, Route, RouteKey};
 
-use super::{Cluster, ClusterMember};
+use super::{Cluster, ClusterMember, DIR};
 use crate::tidy;
 
 /// What `ip` is asked.
@@ -53,6 +53,11 @@ impl ClusterMember {
     /// Where its agent pins.
     fn pins(&self) -> PathBuf {
         Path::new("/sys/fs/bpf/netpath").join(&self.name)
+    }
+
+    /// What its agent has logged so far, of all its runs.
+    pub fn log(&self) -> String {
+        fs::read_to_string(format!("{DIR}/{}/agent.log", self.name)).unwrap_or_default()
     }
 
     /// Checks that its tables tell of its pods and nobody else's.

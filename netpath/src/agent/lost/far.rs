@@ -23,8 +23,13 @@ use crate::{model::Peer, net::Netns};
 const ROUND: usize = 12;
 /// How long its answer counts: some rounds, and the lease that a dead one still has.
 const LASTS: Duration = Duration::from_secs(300);
+/// One that is away, and answers, is asked again after this: its kernel sends no more than 1,000 ICMP errors a second to all who ask
+/// (`icmp_msgs_per_sec`).
+const CALM: Duration = Duration::from_secs(20);
 /// So many looks in a row without an answer are none.
 const SILENT: u32 = 3;
+/// So many that have answered, and are not away, are asked beside those that are: if none of them answers either, the fault is here.
+const WITNESSES: usize = 3;
 /// Datagrams between two readings of what came back: the kernel keeps some 270 errors for a socket.
 const BURST: usize = 64;
 
@@ -41,6 +46,17 @@ struct Asked {
     answered: Option<Instant>,
     /// Looks in a row without an answer while it was away.
     silent: u32,
+    /// Whether it was away when it was last looked at.
+    away: bool,
+}
+
+/// What became of a question.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The addresses that it was sent to.
+    sent: BTreeSet<IpAddr>,
+    /// Those of them that have spoken for themselves.
+    answering: BTreeSet<IpAddr>,
 }
 
 impl Far {
@@ -49,27 +65,53 @@ impl Far {
         self.look = self.look.wrapping_add(1);
         let there: BTreeSet<_> = nodes.iter().map(|(peer, _)| peer.holder.uid.as_str()).collect();
         self.nodes.retain(|uid, _| there.contains(uid.as_str()));
-        let mut is_due = |(peer, away): &&(&Peer, bool)| {
-            let uid = &peer.holder.uid;
-            let Some(asked) = self.nodes.get_mut(uid) else { return !away };
-            if *away {
-                return asked.answered.is_some();
+        let (mut due, mut witnesses) = (Vec::new(), Vec::new());
+        for (peer, away) in nodes.iter().copied() {
+            match self.is_due(peer, away, now) {
+                true => due.push((peer, away)),
+                false if !away && self.has_answered(peer) => witnesses.push((peer, away)),
+                false => {}
             }
-            asked.silent = 0;
-            asked.answered = asked.answered.filter(|answered| now.duration_since(*answered) < LASTS);
-            let turn: usize = uid.bytes().map(usize::from).sum();
-            self.look.wrapping_add(turn).is_multiple_of(ROUND)
-        };
-        nodes.iter().filter(|node| is_due(node)).copied().collect()
+        }
+        if due.iter().any(|(_, away)| *away) && !witnesses.is_empty() {
+            // Not always the same.
+            let first = self.look % witnesses.len();
+            due.extend(witnesses.iter().cycle().skip(first).take(WITNESSES.min(witnesses.len())));
+        }
+        due
     }
 
-    /// Takes down which addresses have answered of the nodes that were asked.
-    pub(super) fn heard(&mut self, asked: &[(&Peer, bool)], answering: &BTreeSet<IpAddr>, now: Instant) {
-        for (peer, away) in asked {
+    fn is_due(&mut self, peer: &Peer, away: bool, now: Instant) -> bool {
+        let uid = &peer.holder.uid;
+        let Some(asked) = self.nodes.get_mut(uid) else { return !away };
+        let was_away = std::mem::replace(&mut asked.away, away);
+        if away {
+            let calm = |answered| asked.silent == 0 && now.duration_since(answered) < CALM;
+            return asked.answered.is_some_and(|answered| !calm(answered));
+        }
+        asked.silent = 0;
+        asked.answered = asked.answered.filter(|answered| now.duration_since(*answered) < LASTS);
+        let turn: usize = uid.bytes().map(usize::from).sum();
+        was_away || self.look.wrapping_add(turn).is_multiple_of(ROUND)
+    }
+
+    fn has_answered(&self, peer: &Peer) -> bool {
+        self.nodes.get(&peer.holder.uid).is_some_and(|asked| asked.answered.is_some())
+    }
+
+    /// Takes down who of those that were asked has answered.
+    pub(super) fn heard(&mut self, asked: &[(&Peer, bool)], answers: &Answers, now: Instant) {
+        let answers_now = |peer: &Peer| peer.addresses.iter().any(|one| answers.answering.contains(one));
+        let mut witnesses = asked.iter().filter(|(peer, away)| !away && self.has_answered(peer)).peekable();
+        let counts = witnesses.peek().is_none() || witnesses.any(|(peer, _)| answers_now(peer));
+        for (peer, away) in asked.iter().copied() {
             let node = self.nodes.entry(peer.holder.uid.clone()).or_default();
-            if peer.addresses.iter().any(|address| answering.contains(address)) {
-                *node = Asked { answered: Some(now), silent: 0 };
-            } else if *away {
+            if answers_now(peer) {
+                if node.answered.is_none() {
+                    tracing::debug!(node = peer.holder.node, "answers from behind routers");
+                }
+                *node = Asked { answered: Some(now), silent: 0, away };
+            } else if away && counts && peer.addresses.iter().any(|one| answers.sent.contains(one)) {
                 node.silent = node.silent.saturating_add(1);
             }
         }
@@ -84,48 +126,55 @@ impl Far {
 /// Which of these addresses speak for themselves when a datagram comes for a port that nobody listens on: with "port unreachable",
 /// or with what a firewall of theirs says instead. What routers say of them does not count.
 ///
-/// # Errors
-/// Those of the sockets. An address without a way is one that does not answer.
-pub(super) async fn answering(netns: &Netns, addresses: &[IpAddr]) -> io::Result<BTreeSet<IpAddr>> {
-    let (v4, v6) = tokio::join!(of_family(netns, addresses, true), of_family(netns, addresses, false));
-    Ok(&v4? | &v6?)
+/// The second is what kept a family from being asked.
+pub(super) async fn ask(netns: &Netns, addresses: &[IpAddr]) -> (Answers, io::Result<()>) {
+    let mut families = [Answers::default(), Answers::default()];
+    let [v4, v6] = &mut families;
+    let asked = tokio::join!(of_family(netns, addresses, true, v4), of_family(netns, addresses, false, v6));
+    let [v4, v6] = families;
+    let answers = Answers { sent: &v4.sent | &v6.sent, answering: &v4.answering | &v6.answering };
+    (answers, asked.0.and(asked.1))
 }
 
-async fn of_family(netns: &Netns, addresses: &[IpAddr], v4: bool) -> io::Result<BTreeSet<IpAddr>> {
-    let asked: BTreeSet<_> = addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
-    let mut left = asked.clone();
-    if asked.is_empty() {
-        return Ok(asked);
+async fn of_family(netns: &Netns, addresses: &[IpAddr], v4: bool, answers: &mut Answers) -> io::Result<()> {
+    let wanted: Vec<_> = addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
+    if wanted.is_empty() {
+        return Ok(());
     }
     let socket = match netns.enter(|| asking(v4)).map_err(io::Error::other)? {
         // This node does not speak it.
-        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => return Ok(BTreeSet::new()),
+        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => return Ok(()),
         socket => UdpSocket::from_std(socket?)?,
     };
     // Whoever is missing when it ends has not answered.
-    timeout(ANSWER, ask(&socket, &asked, &mut left)).await.unwrap_or(Ok(()))?;
-    Ok(&asked - &left)
+    timeout(ANSWER, ask_all(&socket, &wanted, answers)).await.unwrap_or(Ok(()))
 }
 
-/// Asks all, and takes those that answer from `left` until that is empty.
-async fn ask(socket: &UdpSocket, asked: &BTreeSet<IpAddr>, left: &mut BTreeSet<IpAddr>) -> io::Result<()> {
-    for (at, address) in asked.iter().enumerate() {
-        let to = SocketAddr::from((*address, DISCARD));
-        // The first try tells what has come back for another one, if anything has.
-        if socket.send_to(&[0], to).await.is_err() {
-            let _ = socket.send_to(&[0], to).await;
-        }
-        if at % BURST == BURST - 1 {
-            while let Ok(speaker) = speaker(socket) {
-                speaker.map(|speaker| left.remove(&speaker));
+async fn ask_all(socket: &UdpSocket, wanted: &[IpAddr], answers: &mut Answers) -> io::Result<()> {
+    for burst in wanted.chunks(BURST) {
+        for address in burst {
+            if send(socket, *address).await {
+                answers.sent.insert(*address);
             }
         }
+        while let Ok(speaker) = speaker(socket) {
+            answers.answering.extend(speaker);
+        }
     }
-    while !left.is_empty() {
-        let speaker = socket.async_io(Interest::ERROR, || speaker(socket)).await?;
-        speaker.map(|speaker| left.remove(&speaker));
+    while !answers.sent.is_subset(&answers.answering) {
+        answers.answering.extend(socket.async_io(Interest::ERROR, || speaker(socket)).await?);
     }
     Ok(())
+}
+
+/// Whether it was sent. A try may tell what has come back for another address, in place of being one.
+async fn send(socket: &UdpSocket, address: IpAddr) -> bool {
+    for _ in 0..4 {
+        if socket.send_to(&[0], SocketAddr::from((address, DISCARD))).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Who has sent the next ICMP error that came for a socket (`IP_RECVERR`, ip(7)).
@@ -153,11 +202,15 @@ mod tests {
         Peer { holder, addresses: vec![[203, 0, 113, last].into()], blocks: Vec::new(), overlay: None }
     }
 
+    fn answers(sent: &[&Peer], answering: &[&Peer]) -> Answers {
+        let of = |peers: &[&Peer]| peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
+        Answers { sent: of(sent), answering: of(answering) }
+    }
+
     /// One look at a node: whether it was asked, and whether it is believed to be gone.
-    fn look(far: &mut Far, peer: &Peer, away: bool, answers: bool, now: Instant) -> (bool, bool) {
+    fn look(far: &mut Far, peer: &Peer, away: bool, does: bool, now: Instant) -> (bool, bool) {
         let due = far.due(&[(peer, away)], now);
-        let answering = if answers { peer.addresses.iter().copied().collect() } else { BTreeSet::new() };
-        far.heard(&due, &answering, now);
+        far.heard(&due, &answers(&[peer], &[peer][..usize::from(does)]), now);
         (!due.is_empty(), far.silent().next().is_some())
     }
 
@@ -168,13 +221,18 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(look(&mut far, &peer, true, false, now), (false, false), "its firewall may be silent");
         }
+        look(&mut far, &peer, false, true, now);
         let asked = (0..2 * ROUND).filter(|_| look(&mut far, &peer, false, true, now).0).count();
         assert_eq!(asked, 2, "once a minute");
-        let gone: Vec<_> = (0..4).map(|_| look(&mut far, &peer, true, false, now)).collect();
+        assert_eq!(look(&mut far, &peer, true, false, now), (false, false), "it has just answered");
+        let later = now + CALM;
+        let gone: Vec<_> = (0..4).map(|_| look(&mut far, &peer, true, false, later)).collect();
         assert_eq!(gone, [(true, false), (true, false), (true, true), (true, true)]);
-        assert_eq!(look(&mut far, &peer, true, true, now), (true, false), "it is there after all");
-        look(&mut far, &peer, true, false, now);
-        assert!(!look(&mut far, &peer, true, false, now).1, "counted anew");
+        assert_eq!(look(&mut far, &peer, true, true, later), (true, false), "it is there after all");
+        let later = later + CALM;
+        look(&mut far, &peer, true, false, later);
+        assert!(!look(&mut far, &peer, true, false, later).1, "counted anew");
+        assert!(look(&mut far, &peer, false, true, later).0, "who comes back is asked at once");
     }
 
     #[test]
@@ -185,8 +243,28 @@ mod tests {
         // Not away, and silent: a firewall has come, or it dies.
         look(&mut far, &peer, false, false, later);
         assert!((0..5).all(|_| look(&mut far, &peer, true, false, later) == (false, false)));
-        look(&mut far, &peer, true, true, later);
         assert!(far.due(&[], later).is_empty() && far.nodes.is_empty(), "a node that is none any more");
+    }
+
+    #[test]
+    fn silence_that_is_this_nodes_own_fault_does_not_count() {
+        let (mut far, now) = (Far::default(), Instant::now());
+        let (gone, living) = (peer("a", 1), peer("b", 2));
+        let due = far.due(&[(&gone, false), (&living, false)], now);
+        far.heard(&due, &answers(&[&gone, &living], &[&gone, &living]), now);
+        let later = now + CALM;
+        let mut again = |sent: &[&Peer], does: &[&Peer]| {
+            let due = far.due(&[(&gone, true), (&living, false)], later);
+            let asked: Vec<_> = due.iter().map(|(peer, _)| peer.holder.uid.as_str()).collect();
+            assert_eq!(asked, ["a", "b"], "who is away, and a witness");
+            far.heard(&due, &answers(sent, does), later);
+            far.silent().next().is_some()
+        };
+        for _ in 0..5 {
+            assert!(!again(&[&gone, &living], &[]), "nobody answers");
+            assert!(!again(&[&living], &[&living]), "it was not asked");
+        }
+        assert_eq!([(); 3].map(|()| again(&[&gone, &living], &[&living])), [false, false, true]);
     }
 
     #[test]
@@ -194,16 +272,17 @@ mod tests {
         with_node(async |node| {
             let ip = |text: &str| text.parse::<IpAddr>().unwrap();
             let lo = node.netlink.link("lo").await.unwrap().unwrap();
-            let many: Vec<_> = (1..=255).map(|last| IpAddr::from([127, 0, 0, last])).collect();
             let six = ip("fd99::1");
             node.netlink.add_address(lo.index, six.into()).await.unwrap();
-            let own = Netns::current().unwrap();
-            let answers: BTreeSet<_> = many.iter().copied().chain([six]).collect();
-            // Without a way; the router says so, not he.
-            let asked: Vec<_> =
-                answers.iter().copied().chain([ip("203.0.113.9"), ip("2001:db8:9::9")]).collect();
-            assert_eq!(answering(&own, &asked).await.unwrap(), answers);
-            assert_eq!(answering(&own, &[]).await.unwrap(), BTreeSet::new());
+            let there: BTreeSet<_> =
+                (1..=255).map(|last| IpAddr::from([127, 0, 0, last])).chain([six]).collect();
+            let (away, silent) = ([ip("203.0.113.9"), ip("2001:db8:9::9")], ip("192.0.2.9"));
+            let wanted: Vec<_> = there.iter().copied().chain(away).chain([silent]).collect();
+            let (answers, outcome) = ask(&Netns::current().unwrap(), &wanted).await;
+            outcome.unwrap();
+            assert!(there.is_subset(&answers.answering), "{answers:?}");
+            assert!(away.iter().all(|one| !answers.sent.contains(one)), "without a way");
+            assert!(answers.sent.contains(&silent) && !answers.answering.contains(&silent));
         });
     }
 
@@ -213,7 +292,7 @@ mod tests {
         let peers: Vec<_> = (0..240).map(|at| peer(&format!("{at:03}"), at)).collect();
         let nodes: Vec<_> = peers.iter().map(|peer| (peer, false)).collect();
         let first = far.due(&nodes, now);
-        far.heard(&first, &BTreeSet::new(), now);
+        far.heard(&first, &Answers::default(), now);
         let counts: Vec<_> = (0..ROUND).map(|_| far.due(&nodes, now).len()).collect();
         assert_eq!((first.len(), counts.iter().sum::<usize>()), (240, 240));
         assert!(counts.iter().all(|count| (1..=60).contains(count)), "{counts:?}");
