@@ -202,9 +202,13 @@ fn an_uplink_that_is_made_again_leaks_nothing_before_the_agent_sees_it(family: F
     let leaked = server.recv_from(&mut [0; 8]);
     assert!(leaked.is_err(), "it left before there was a program: {leaked:?}");
     node.signal(Signal::SIGCONT);
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("time-out");
+    // Both programs: what leaves is waited for by one, its answer by the other.
     until("the agent has seen it", || {
         socket.send_to(b"?", server.local_addr().expect("address")).expect("sent");
-        server.recv_from(&mut [0; 8]).is_ok_and(|(_, peer)| peer.ip() == second.node)
+        let arrived = server.recv_from(&mut [0; 8]).ok().filter(|(_, peer)| peer.ip() == second.node);
+        let answered = arrived.is_some_and(|(_, peer)| server.send_to(b"!", peer).is_ok());
+        answered && socket.recv(&mut [0; 8]).is_ok()
     });
     server.set_read_timeout(Some(PATIENCE)).expect("time-out");
     assert_eq!(seen(&pod.netns, &side, &server, 40_001).ip(), second.node);

@@ -153,7 +153,7 @@ impl Crowd {
 
     /// Gives a node one block more, or takes it back.
     pub(super) fn change(&self, node: usize, block: IpNet, more: bool) {
-        let key = format!("/netpath/default/blocks/{}-{}", block.network(), block.prefix_len());
+        let key = block_key(block);
         let (store, holder) = (self.connection(0).store.clone(), self.node(node).0.holder);
         self.run(async move {
             let store: &dyn Store = &store;
@@ -188,7 +188,11 @@ impl Crowd {
     }
 }
 
-/// Registers a node by a lease of its own.
+fn block_key(block: IpNet) -> String {
+    format!("/netpath/default/blocks/{}-{}", block.network(), block.prefix_len())
+}
+
+/// Registers a node by a lease of its own, with blocks that it has claimed before, as agents do.
 async fn join(
     at: usize,
     (node, blocks): (Node, Vec<IpNet>),
@@ -196,6 +200,10 @@ async fn join(
     beats: Option<Arc<Beats>>,
 ) -> Result<(), ClusterError> {
     let lease = store.grant(if beats.is_some() { LEASE } else { LONG }).await?;
+    let claims: &dyn Store = &store;
+    for block in &blocks {
+        claims.write(&block_key(*block), &node.holder).await?;
+    }
     records.register(&node, &blocks, lease).await?;
     if let Some(beats) = beats {
         tokio::spawn(keep(records, lease, at, beats));
