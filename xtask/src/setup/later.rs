@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::packages;
+use super::{packages, unpack};
 use crate::{
     process::{command, output, run, say},
     workspace,
@@ -41,7 +41,7 @@ pub(super) fn ensure() -> Result<()> {
     let options = archive()?;
     for (dir, release, package, file) in missing {
         say(format!("fetching and unpacking {package} of Debian {release}, once: tests need it"));
-        packages::unpack_with(&options, &format!("{package}/{release}"), &workspace::state().join(dir))?;
+        unpack::unpack_with(&options, &format!("{package}/{release}"), &workspace::state().join(dir))?;
         fs::metadata(place(dir, file))
             .with_context(|| format!("{package} of Debian {release} has no such file"))?;
     }

@@ -10,6 +10,7 @@ mod linker;
 pub(crate) mod nextest;
 pub(crate) mod packages;
 mod toolchain;
+pub(crate) mod unpack;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
 

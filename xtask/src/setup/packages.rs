@@ -1,15 +1,13 @@
 //! Debian packages.
 
 use std::{
-    ffi::OsStr,
-    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::Purpose;
+use super::{Purpose, unpack::unpack};
 use crate::{
     process::{as_root, command, output, run, say},
     workspace,
@@ -186,12 +184,6 @@ const PROGRAMS: &[Program] = &[
         need: Need::Test,
     },
     Program {
-        name: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        why: "emulates a machine for another kernel",
-        need: Need::Vm,
-    },
-    Program {
         name: "busybox",
         package: "busybox-static",
         why: "all that is in containers of tests, and in an emulated machine before it sees this one's files",
@@ -289,32 +281,6 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
     install.args(["-qq", "-o=Dpkg::Use-Pty=0", "install", "-y", "--no-install-recommends", "--no-remove"]);
     install.args(packages.iter().map(|package| &package.name));
     run(&mut install).context("installing Debian packages")
-}
-
-/// Downloads a package and unpacks it into a directory: nothing of it is installed, and no service of it starts.
-///
-/// # Errors
-/// No network, or the directory cannot be written.
-pub(crate) fn unpack(package: &str, dir: &Path) -> Result<()> {
-    unpack_with(&[], package, dir)
-}
-
-/// The same from another archive, which these options of apt say.
-///
-/// # Errors
-/// As [`unpack`].
-pub(crate) fn unpack_with(options: &[String], package: &str, dir: &Path) -> Result<()> {
-    let download = dir.join("download");
-    fs::create_dir_all(&download).with_context(|| format!("making {}", download.display()))?;
-    // apt's own user may not see this directory; what it fetches is checked against a signed list either way.
-    let sandbox = "-o=APT::Sandbox::User=root";
-    run(command("apt-get").args(options).args(["-qq", sandbox, "download", package]).current_dir(&download))?;
-    let files = fs::read_dir(&download).with_context(|| format!("reading {}", download.display()))?;
-    let deb =
-        files.flatten().map(|file| file.path()).find(|path| path.extension() == Some(OsStr::new("deb")));
-    let deb = deb.with_context(|| format!("apt-get downloaded no .deb into {}", download.display()))?;
-    run(command("dpkg-deb").arg("--extract").arg(&deb).arg(dir))?;
-    fs::remove_dir_all(&download).with_context(|| format!("removing {}", download.display()))
 }
 
 /// A package that a lab or tests run a program of. Unpacked only: an installed one would serve on the machine.

@@ -14,10 +14,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
+    emulator::emulator,
     job::{JUNIT, Job, SKIPPED},
     kernel::Kernel,
 };
-use crate::process::{command, say};
+use crate::process::say;
 
 /// What a job left.
 pub(super) struct Outcome {
@@ -103,10 +104,8 @@ impl Drop for Guest {
     }
 }
 
-/// Starts QEMU. setpriv has the kernel kill it should we die without a chance to.
 fn qemu(kernel: &Kernel, share: &Path) -> Result<Guest> {
-    let mut qemu = command("setpriv");
-    qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    let mut qemu = emulator()?;
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]);
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY]);
     qemu.args(["-serial", "stdio", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]);

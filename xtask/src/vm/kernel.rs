@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::image;
 use crate::{
     process::{command, output, run, say},
-    setup::packages,
+    setup::{packages, unpack},
 };
 
 /// A kernel that is ready to start.
@@ -103,7 +103,7 @@ fn unpack(dir: &Path, package: &str) -> Result<()> {
         fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
     }
     let all = dir.join("all");
-    packages::unpack(package, &all)?;
+    unpack::unpack(package, &all)?;
     let version = package.trim_start_matches(PREFIX);
     fs::rename(all.join(format!("boot/vmlinuz-{version}")), dir.join("vmlinuz")).context("taking vmlinuz")?;
     let from = ["lib/modules", "usr/lib/modules"].map(|place| all.join(place).join(version));

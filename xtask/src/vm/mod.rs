@@ -3,6 +3,7 @@
 //! The guest sees the host's root read-only (9p) under an overlay in memory, so that it runs the test binaries and the
 //! tools that are here; nothing is installed in it. It is emulated in software: no KVM is asked for, any machine does.
 
+mod emulator;
 mod guest;
 mod image;
 mod job;
