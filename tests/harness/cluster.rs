@@ -311,6 +311,11 @@ impl ClusterMember {
         drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.packets)
     }
 
+    /// Waits until nothing is wrong on it: what a call that failed has left among its problems goes with the next one.
+    pub fn wait_well(&self) {
+        wait::until(&format!("nothing is wrong on {}", self.name), || self.problems().is_empty());
+    }
+
     /// What is wrong on it.
     pub fn problems(&self) -> String {
         self.runtime.block_on(self.client.status()).expect("status").problems.join("\n")

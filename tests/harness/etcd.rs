@@ -84,7 +84,10 @@ impl Etcd {
         let up = up.map(|(endpoint, _)| endpoint).collect::<Vec<_>>().join(",");
         let tls = self.tls.iter().flat_map(|(_, client)| client.iter().map(String::as_str));
         let etcdctl = unpacked("etcd-client", "etcdctl").display().to_string();
-        let all: Vec<&str> = ["ETCDCTL_API=3", &etcdctl, "--endpoints", &up].into_iter().chain(tls).collect();
+        // An election takes some of it. Members are asked for their state until it is what is waited for.
+        let patience = if arguments[0] == "endpoint" { "5s" } else { "30s" };
+        let own = ["ETCDCTL_API=3", &etcdctl, "--endpoints", &up, "--command-timeout", patience];
+        let all: Vec<&str> = own.into_iter().chain(tls).collect();
         run_in(&self.netns, "env", &[&all[..], arguments].concat())
     }
 

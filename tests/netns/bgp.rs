@@ -64,7 +64,7 @@ fn router_with(cluster: &Cluster, more: &str) -> Bird {
         let channel = if address.is_ipv4() { "ipv4" } else { "ipv6" };
         text += &format!(
             "protocol bgp {{\n  local as 64999;\n  neighbor {address} as 64512;\n  password \"hush hush\";\n  \
-             graceful restart;\n  {channel} {{ import all; export where source ~ [RTS_STATIC, RTS_BGP]; next hop self; }};\n}}\n"
+             graceful restart;\n  connect retry time 5;\n  error wait time 1, 5;\n  {channel} {{ import all; export where source ~ [RTS_STATIC, RTS_BGP]; next hop self; }};\n}}\n"
         );
     }
     std::fs::create_dir_all("/mnt/router").expect("directory");
@@ -231,7 +231,7 @@ pub(super) fn bird_leads_to_pods_of_a_node_behind_a_router(family: Family) {
     let said = ping(&cluster.outside.netns, &["-W", "1"], from);
     assert!(said.contains("0 received") && one.drops("InboundDenied") > before, "{said}");
     for node in &cluster.nodes {
-        assert_eq!(node.problems(), "", "{}", node.name);
+        node.wait_well();
     }
     let block = block(two, &family);
     assert!(two.netpath(&["node", "drain"]).status.success());
@@ -305,4 +305,16 @@ fn bird_leaves_blocks_behind_tunnels_alone_ipv4_and_ipv6() {
         let route = one.run("ip", &[flag(family), "route", "show", "exact", &of_two[at]]);
         assert!(route.lines().count() == 1 && route.contains("vxlan"), "{route}");
     }
+    // Nor in place of a tunnel that is withdrawn.
+    wait::until("the other node has answered", || one.log().contains("answers from behind routers"));
+    let told = || one.netpath(&["bgp", "render"]).stdout;
+    let before = told();
+    cluster.part_far(1, true);
+    wait::until("it is lost", || {
+        families
+            .iter()
+            .zip(&of_two)
+            .all(|(family, block)| one.run("ip", &[flag(family), "route", "show", "exact", block]).is_empty())
+    });
+    assert_eq!(String::from_utf8_lossy(&told()), String::from_utf8_lossy(&before));
 }

@@ -111,7 +111,7 @@ pub(super) fn etcd_pods_of_two_nodes_reach_each_other(family: Family) {
     let told = format!("{trace:?}");
     assert!(told.contains("a pod of node node2") && told.contains("with its own address, to up0"), "{told}");
     for node in &cluster.nodes {
-        assert_eq!(node.problems(), "", "{}", node.name);
+        node.wait_well();
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn etcd_protected_ports_are_refused_to_pods_on_every_node(family: Fam
         wait_reached("without the setting again", &pod, (to, PROTECTED), true);
     }
     for node in &cluster.nodes {
-        assert_eq!(node.problems(), "", "{}", node.name);
+        node.wait_well();
     }
 }
 

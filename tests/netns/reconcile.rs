@@ -94,6 +94,11 @@ impl Scene {
         println!("{name}: back after {:?}", began.elapsed());
     }
 
+    /// What is repaired is told to be well a moment later.
+    fn wait_well(&self) {
+        self.wait("nothing is wrong", PASS, || self.problems().into_iter().next());
+    }
+
     fn problems(&self) -> Vec<String> {
         self.node.runtime.block_on(self.node.client.status()).expect("status").problems
     }

@@ -117,7 +117,7 @@ pub(super) fn etcd_vxlan_leads_to_nodes_behind_a_router(family: Family) {
         "{told}"
     );
     for node in &cluster.nodes {
-        assert_eq!(node.problems(), "", "{}", node.name);
+        node.wait_well();
         for reason in ["SpoofedSource", "ForeignTunnel", "Untranslated", "RouteDrop", "Malformed"] {
             assert_eq!(node.drops(reason), 0, "{}: {reason}", node.name);
         }

@@ -4,7 +4,10 @@
 mod control;
 mod file;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
 use tokio::time::{Duration, sleep};
@@ -112,7 +115,8 @@ impl Agent {
         let (own, blocks) = self.own_blocks();
         let on_link = |peer: &&Peer| peer.addresses.iter().any(|address| near.subnet_of(*address).is_some());
         let near_blocks = peers.nodes.iter().filter(on_link).flat_map(|peer| peer.blocks.clone());
-        let tunnelled = self.ways(&seen).tunnels.into_iter().map(|way| way.block);
+        // Nor to those of nodes that are lost: the kernel is to refuse them.
+        let tunnelled = self.ways_without(&seen, &BTreeSet::new()).tunnels.into_iter().map(|way| way.block);
         let direct = near_blocks.chain(tunnelled).collect();
         let pools = peers.pools.clone();
         Ok(Bgp { local_as: wanted.local_as, router_id, blocks, own, pools, direct, sessions })

@@ -7,7 +7,7 @@ use heard::Heard;
 pub(super) use join::{Identity, join};
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -25,9 +24,9 @@ use super::{
     pods::finish,
 };
 use crate::{
-    api::types::{ClusterNode, NodeSet},
+    api::types::NodeSet,
     config::ClusterConfig,
-    model::{Backend, Holder, Node, Peers},
+    model::{Holder, Node, Peers},
     store::cluster::{Cluster, ClusterError, LEASE, View},
 };
 
@@ -35,6 +34,8 @@ use crate::{
 const BEAT: Duration = Duration::from_secs(LEASE.as_secs() / 6);
 /// How long the first one is waited for before pods can be added.
 const FIRST: Duration = Duration::from_secs(3);
+/// Between two looks whether something is there.
+const BRIEF: Duration = Duration::from_millis(10);
 /// Before a watch or a sign of life that no endpoint answered is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -78,7 +79,7 @@ impl Membership {
         cluster: Cluster,
         (holder, boot): (Holder, String),
         identity: Identity,
-        peers: Peers,
+        (peers, lost): (Peers, BTreeSet<String>),
         fresh: bool,
     ) -> Self {
         Self {
@@ -90,13 +91,19 @@ impl Membership {
             identity: Mutex::new(identity),
             changed: Notify::new(),
             peers: Mutex::new(Arc::new(peers)),
-            lost: Mutex::default(),
+            lost: Mutex::new(lost),
             told: tokio::sync::Mutex::default(),
             claims: Claims::default(),
             saving: tokio::sync::Mutex::default(),
             fresh,
             left: AtomicBool::new(false),
         }
+    }
+
+    /// The nodes, by uid, that etcd does not hear of. Until it has told of this node itself: those that were lost.
+    pub(super) fn away(&self) -> BTreeSet<String> {
+        let view = lock(&self.view);
+        if view.has(&self.holder) { view.away() } else { lock(&self.lost).clone() }
     }
 
     /// Whether the node has left the cluster.
@@ -106,7 +113,7 @@ impl Membership {
 }
 
 impl Agent {
-    fn membership(&self) -> Result<&Membership, AgentError> {
+    pub(super) fn membership(&self) -> Result<&Membership, AgentError> {
         self.membership.as_ref().ok_or(AgentError::NoCluster)
     }
 
@@ -165,6 +172,20 @@ impl Agent {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Waits until the node has read what the cluster says of it; not for long, nor if it could not tell the cluster of itself.
+    pub(super) async fn first_view(&self) {
+        let Some(member) = &self.membership else { return };
+        if member.told.lock().await.node.is_none() {
+            return;
+        }
+        let seen = async {
+            while !lock(&member.view).has(&member.holder) {
+                tokio::time::sleep(BRIEF).await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST, seen).await;
     }
 
     async fn beat(&self, member: &Membership) -> Result<(), ClusterError> {
@@ -283,35 +304,6 @@ impl Agent {
         }
     }
 
-    /// The nodes of the cluster, by name, as last heard of.
-    ///
-    /// # Errors
-    /// [`AgentError::NoCluster`].
-    pub fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
-        let member = self.membership()?;
-        let seen = lock(&self.node).seen.clone();
-        let ways = self.ways(&seen);
-        let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct.name()));
-        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan.name()));
-        let learned = ways.learned.into_iter().map(|block| (block, "bgp"));
-        let by: BTreeMap<IpNet, &str> = direct.chain(tunnels).chain(learned).collect();
-        let view = lock(&member.view);
-        let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
-            name: node.holder.node.clone(),
-            addresses: node.addresses.clone(),
-            backend: in_words(blocks.iter().filter_map(|block| by.get(block).copied())),
-            blocks,
-            state: match (alive, node.drained) {
-                (false, _) => "away",
-                (true, true) => "drained",
-                (true, false) => "ready",
-            }
-            .to_owned(),
-            own: node.holder.uid == member.holder.uid,
-        };
-        Ok(view.nodes().map(row).collect())
-    }
-
     /// Has this node take no new pods, or take some again; those that it has stay. The cluster is told at once if it can be.
     ///
     /// # Errors
@@ -373,10 +365,4 @@ impl Agent {
         }
         self.forget_shared().await
     }
-}
-
-/// How a node is reached: networks may differ.
-fn in_words<'a>(backends: impl Iterator<Item = &'a str>) -> Option<String> {
-    let all: BTreeSet<_> = backends.collect();
-    Some(Vec::from_iter(all).join(",")).filter(|words| !words.is_empty())
 }

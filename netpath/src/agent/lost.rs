@@ -5,7 +5,7 @@
 mod far;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
@@ -35,14 +35,18 @@ impl Agent {
     pub(super) async fn lost_loop(self: Arc<Self>) {
         let Some(member) = &self.membership else { return };
         let mut ending = self.ending.subscribe();
-        let (mut since, mut far) = (BTreeMap::new(), Far::default());
+        let mut since = BTreeMap::new();
+        let mut far = Far::remembering(&lock(&member.lost), Instant::now());
         loop {
-            tokio::select! {
-                () = time::sleep(LOOK) => {}
+            let look = async {
+                time::sleep(LOOK).await;
+                self.unanswering(member, &mut far).await
+            };
+            let lost = tokio::select! {
+                lost = look => lost,
                 _ = ending.wait_for(|ending| *ending) => return,
-            }
-            let lost = self.unanswering(member, &mut far).await;
-            let lost = self.set_lost_nodes(member, lost).await;
+            };
+            let lost = self.set_lost_nodes(member, Some(lost)).await;
             since.retain(|uid, _| lost.contains(uid));
             for uid in lost {
                 since.entry(uid).or_insert_with(Instant::now);
@@ -53,7 +57,7 @@ impl Agent {
 
     /// The nodes, by uid, that are away and do not answer either.
     async fn unanswering(&self, member: &Membership, far: &mut Far) -> BTreeSet<String> {
-        let away = lock(&member.view).away();
+        let away = member.away();
         let seen = lock(&self.node).seen.clone();
         let links = links(&seen);
         let on_link = |address: &IpAddr| {
@@ -68,7 +72,12 @@ impl Agent {
             let answers = join_all(near.map(|(ifindex, address)| self.is_absent(ifindex, address))).await;
             answers.into_iter().all(|absent| absent).then(|| peer.holder.uid.clone())
         });
-        let others: Vec<_> = others.into_iter().map(|peer| (peer, away.contains(&peer.holder.uid))).collect();
+        // BIRD withdraws its routes itself when nobody advertises them any more.
+        let learned: HashSet<_> = self.ways_without(&seen, &BTreeSet::new()).learned.into_iter().collect();
+        let is_away = |peer: &Peer| {
+            away.contains(&peer.holder.uid) && !peer.blocks.iter().any(|block| learned.contains(block))
+        };
+        let others: Vec<_> = others.into_iter().map(|peer| (peer, is_away(peer))).collect();
         let (lost, ()) = tokio::join!(join_all(asked), self.look_far(&others, far));
         lost.into_iter().flatten().chain(far.silent().cloned()).collect()
     }
@@ -101,18 +110,20 @@ impl Agent {
         unheard && self.netlink.is_unanswered(ifindex, address).await.unwrap_or(false)
     }
 
-    /// Withdraws the routes of these nodes, but of those that etcd has heard of meanwhile, and gives others back theirs. Returns
-    /// whose are withdrawn.
+    /// Withdraws the routes of these nodes, or of those that were lost before, but of those that etcd has heard of meanwhile, and
+    /// gives others back theirs. Returns whose are withdrawn.
     pub(super) async fn set_lost_nodes(
         &self,
         member: &Membership,
-        lost: BTreeSet<String>,
+        lost: Option<BTreeSet<String>>,
     ) -> BTreeSet<String> {
         let _one = self.node_changes.lock().await;
-        let lost = &lost & &lock(&member.view).away();
+        let away = member.away();
+        let lost = &lost.unwrap_or_else(|| lock(&member.lost).clone()) & &away;
         let earlier = std::mem::replace(&mut *lock(&member.lost), lost.clone());
         if earlier != lost {
             tracing::info!(?lost, "nodes that are not heard of, neither by etcd nor by themselves");
+            self.note("state of lost nodes", &self.state.save_lost_nodes(&lost).await);
             let seen = lock(&self.node).seen.clone();
             self.ensure_ways(&seen).await;
         }

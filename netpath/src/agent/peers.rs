@@ -1,7 +1,12 @@
 //! The ways to other nodes of the cluster: which of them this node knows, its kernel routes to their blocks, what the tables
 //! tell of them. What was last known holds on while etcd does not answer, over restarts as well.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use netpath_common::abi;
@@ -9,8 +14,9 @@ use tokio::time::sleep;
 
 use super::{Agent, AgentError, blocks::GIVING, cluster::Membership, lock, node::Seen, overlay};
 use crate::{
+    api::types::ClusterNode,
     compile::{self, Direct, Tunnel, Ways},
-    model::{Backend, Family, GATEWAY_V6, Network, Peers},
+    model::{Backend, Family, GATEWAY_V6, Network, Node, Peers},
     net::{Route, RouteKind, Survey},
 };
 
@@ -44,8 +50,7 @@ impl Agent {
             peer.blocks.retain(|block| !held.contains(block));
         }
         // Who is heard of again is not asked for first.
-        let lost = lock(&member.lost).clone();
-        self.set_lost_nodes(member, lost).await;
+        self.set_lost_nodes(member, None).await;
         let outcome = match now.filter(|now| *now != *self.peers()) {
             Some(now) => self.set_peers(member, now).await,
             None => Ok(()),
@@ -75,9 +80,47 @@ impl Agent {
 
     /// How their blocks are reached.
     pub(super) fn ways(&self, seen: &Seen) -> Ways {
-        let lost = self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default();
+        self.ways_without(seen, &self.lost_nodes())
+    }
+
+    fn lost_nodes(&self) -> BTreeSet<String> {
+        self.membership.as_ref().map(|member| lock(&member.lost).clone()).unwrap_or_default()
+    }
+
+    /// The same if these nodes, by uid, were lost.
+    pub(super) fn ways_without(&self, seen: &Seen, lost: &BTreeSet<String>) -> Ways {
         let backend = self.clustered().map_or(Backend::Direct, |cluster| cluster.backend);
-        self.with_learned(compile::ways(&self.peers(), &links(seen), &lost, backend))
+        self.with_learned(compile::ways(&self.peers(), &links(seen), lost, backend))
+    }
+
+    /// The nodes of the cluster, by name, as last heard of. A way that is told is there, in the kernel and in the tables.
+    ///
+    /// # Errors
+    /// [`AgentError::NoCluster`].
+    pub async fn nodes(&self) -> Result<Vec<ClusterNode>, AgentError> {
+        let member = self.membership()?;
+        let _none = self.node_changes.lock().await;
+        let seen = lock(&self.node).seen.clone();
+        let ways = self.ways(&seen);
+        let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct.name()));
+        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan.name()));
+        let learned = ways.learned.into_iter().map(|block| (block, "bgp"));
+        let by: BTreeMap<IpNet, &str> = direct.chain(tunnels).chain(learned).collect();
+        let view = lock(&member.view);
+        let row = |(node, blocks, alive): (&Node, Vec<IpNet>, bool)| ClusterNode {
+            name: node.holder.node.clone(),
+            addresses: node.addresses.clone(),
+            backend: in_words(blocks.iter().filter_map(|block| by.get(block).copied())),
+            blocks,
+            state: match (alive, node.drained) {
+                (false, _) => "away",
+                (true, true) => "drained",
+                (true, false) => "ready",
+            }
+            .to_owned(),
+            own: node.holder.uid == member.holder.uid,
+        };
+        Ok(view.nodes().map(row).collect())
     }
 
     /// All that ROUTES holds.
@@ -122,20 +165,22 @@ impl Agent {
     fn check_overlays(&self, seen: &Seen) -> Result<(), String> {
         let Some(own) = self.clustered().map(|cluster| cluster.overlay()) else { return Ok(()) };
         let (peers, links) = (self.peers(), links(seen));
-        let tunnels = peers.backends.iter().any(|(_, backend)| *backend != Backend::Direct);
+        let (choices, lost) = (peers.choices(), self.lost_nodes());
         let is_near = |address: &IpAddr| links.iter().any(|(_, subnet)| subnet.contains(address));
-        let mut others = peers.nodes.iter().filter_map(|peer| {
+        let there = peers.nodes.iter().filter(|peer| !lost.contains(&peer.holder.uid));
+        let mut others = there.filter_map(|peer| {
             let near = peer.addresses.iter().any(is_near);
-            Some((&peer.holder.node, own.differs(&peer.overlay?, near, tunnels)?))
+            Some((&peer.holder.node, own.differs(&peer.overlay?, near, &choices)?))
         });
         let Some((node, difference)) = others.next() else { return Ok(()) };
         let more = match others.count() {
             0 => String::new(),
-            count => format!(" (and {count} more nodes)"),
+            1 => "; another node differs too".to_owned(),
+            count => format!("; {count} more nodes differ too"),
         };
         Err(format!(
-            "node {node}{more} {difference}: pods here and there may not reach each other; write the same on all nodes, \
-             and restart agents"
+            "node {node} {difference}: pods here and there may not reach each other; write the same on all nodes, and restart \
+             agents{more}"
         ))
     }
 
@@ -163,6 +208,12 @@ impl Agent {
         }
         Ok(outcome?)
     }
+}
+
+/// How a node is reached: networks may differ.
+fn in_words<'a>(backends: impl Iterator<Item = &'a str>) -> Option<String> {
+    let all: BTreeSet<_> = backends.collect();
+    Some(Vec::from_iter(all).join(",")).filter(|words| !words.is_empty())
 }
 
 /// The subnets of the uplinks, each with the uplink's index.

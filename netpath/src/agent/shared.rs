@@ -14,8 +14,8 @@ use crate::{
 const GOING: Duration = Duration::from_secs(10);
 /// Time between looks at those.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a change is waited for to come back by the watch.
-const SEEN: Duration = Duration::from_secs(2);
+/// How long a change is waited for to come back by the watch: until then what the node follows is older.
+const SEEN: Duration = Duration::from_secs(10);
 /// Networks of a cluster: all are in one record, and etcd takes 1.5 MiB.
 const MAX_NETWORKS: usize = 256;
 

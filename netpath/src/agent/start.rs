@@ -294,6 +294,7 @@ impl Agent {
         tasks.spawn(Arc::clone(self).follow_loop());
         tasks.spawn(Arc::clone(self).lost_loop());
         tasks.spawn(Arc::clone(self).bgp_loop());
+        self.first_view().await;
         Ok(tasks)
     }
 

@@ -2,7 +2,11 @@
 //!
 //! Everything is written down before the kernel is touched, so that a crash leaves a record of what may be half-made.
 
-use std::{collections::HashSet, fs, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -25,6 +29,8 @@ const DEFAULT_CHANGE: &str = "default-network";
 const IDENTITY: &str = "cluster";
 /// What was last known of the other nodes of its cluster.
 const PEERS: &str = "peers";
+/// Those of them that were lost, by uid.
+const LOST: &str = "lost-nodes";
 /// The deny list.
 const DENIED: &str = "denied";
 const NEXT_ID: &str = "next-pod-id";
@@ -247,6 +253,16 @@ impl State {
     /// Writes down what is known of the other nodes of its cluster.
     pub(super) async fn save_peers(&self, peers: &Peers) -> Result<(), AgentError> {
         Ok(self.store.write(PEERS, peers).await?)
+    }
+
+    /// The nodes, by uid, that were lost when the agent ended.
+    pub(super) async fn lost_nodes(&self) -> Result<BTreeSet<String>, AgentError> {
+        Ok(self.store.read(LOST).await?.unwrap_or_default())
+    }
+
+    /// Writes down which nodes are lost.
+    pub(super) async fn save_lost_nodes(&self, lost: &BTreeSet<String>) -> Result<(), AgentError> {
+        Ok(self.store.write(LOST, lost).await?)
     }
 
     /// The deny list.

@@ -72,6 +72,10 @@ impl Faults {
         self.0.push((seen.into(), fix.into()));
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The worse of nothing and `status`; `fine` says what was seen if nothing is wrong.
     pub(super) fn finding(self, status: Outcome, fine: impl Into<String>) -> Finding {
         if self.0.is_empty() {

@@ -62,14 +62,16 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
         }
     }
     let set = match &facts.firewall.nft {
-        Err(reason) => return Finding::unread(reason),
-        Ok(json) => json.as_deref().map(Ruleset::parse).transpose(),
+        Err(reason) => Err(reason.clone()),
+        Ok(Some(json)) => Ruleset::parse(json).map_err(|error| error.to_string()),
+        Ok(None) => match facts.firewall.manager {
+            Some(manager) => Err(format!("{manager} is active, and there is no `nft` that tells its rules")),
+            None => Ok(Ruleset::default()),
+        },
     };
-    let set = match set {
-        Err(error) => return Finding::unread(error),
-        Ok(set) => set.unwrap_or_default(),
-    };
-    for ((family, table, chain), nodes) in dropping(&set, &packets) {
+    let legacy = facts.firewall.legacy.iter().find_map(|table| table.rules.as_ref().err());
+    let unread = set.as_ref().err().or(legacy).cloned();
+    for ((family, table, chain), nodes) in dropping(&set.unwrap_or_default(), &packets) {
         let more = match nodes.len() {
             1 => String::new(),
             all => format!(" (and {} more)", all - 1),
@@ -81,6 +83,9 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
             ),
             format!("`nft insert rule {family} {table} {chain} udp dport {port} accept`"),
         );
+    }
+    if let Some(reason) = unread.filter(|_| faults.is_empty()) {
+        return Finding::unread(reason);
     }
     let fine = format!("no rule that was found drops what other nodes send to UDP port {port}");
     faults.finding(Outcome::Warning, fine)
@@ -231,6 +236,10 @@ mod tests {
             "the chain in of the table ip fw drops what node two (and 1 more) sends"
         );
         facts.firewall.nft = Ok(None);
+        assert_eq!(filtered(&facts).status, Outcome::Ok);
+        facts.firewall.manager = Some("ufw");
+        assert!(filtered(&facts).seen.contains("ufw is active"), "{:?}", filtered(&facts));
+        facts.firewall.manager = None;
         facts.firewall.legacy =
             vec![Legacy { tool: "ip6tables-legacy", rules: Ok("-P INPUT DROP\n".into()) }];
         assert_eq!(filtered(&facts).status, Outcome::Ok, "tunnels are of IPv4");
@@ -242,5 +251,12 @@ mod tests {
         assert_eq!(finding.advice.unwrap(), "`iptables-legacy -I INPUT -p udp --dport 8472 -j ACCEPT`");
         let open = "-P INPUT DROP\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT\n";
         assert_eq!(with(open).status, Outcome::Ok);
+        facts.firewall.nft = Err("no rights".to_owned());
+        assert_eq!(filtered(&facts).seen, "it cannot be read: no rights");
+        facts.firewall.legacy[0].rules = Ok("-P INPUT DROP\n".into());
+        assert!(filtered(&facts).seen.contains("policy DROP"), "what was found is told all the same");
+        facts.firewall.nft = Ok(None);
+        facts.firewall.legacy[0].rules = Err("not found".into());
+        assert_eq!(filtered(&facts).seen, "it cannot be read: not found");
     }
 }

@@ -72,7 +72,7 @@ pub fn block(family: Family) -> IpNet {
 }
 
 /// How long a link may take to carry, and how often it is asked.
-const CARRIER: Duration = Duration::from_secs(3);
+const CARRIER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What to build.

@@ -65,16 +65,17 @@ impl Overlay {
         })
     }
 
-    /// What keeps another node's packets from this one, or this one's from it. `near` is whether they are on one link; `tunnels`,
-    /// whether any network has tunnels whatever nodes choose.
-    pub fn differs(&self, other: &Self, near: bool, tunnels: bool) -> Option<String> {
-        let by_tunnel = |one: &Self| one.backend == Backend::Vxlan || (one.backend == Backend::Auto && !near);
-        if by_tunnel(self) != by_tunnel(other) {
+    /// What keeps another node's packets from this one, or this one's from it. `near` is whether they are on one link; `choices` are
+    /// those of the cluster's pools, see [`Peers::choices`].
+    pub fn differs(&self, other: &Self, near: bool, choices: &[Option<Backend>]) -> Option<String> {
+        let by_tunnel = |one: Backend| one == Backend::Vxlan || (one == Backend::Auto && !near);
+        if choices.contains(&None) && by_tunnel(self.backend) != by_tunnel(other.backend) {
             let (own, theirs) = (self.backend.name(), other.backend.name());
             return Some(format!("has cluster.backend = \"{theirs}\", and this node \"{own}\""));
         }
         let ends = |one: &Self| (one.port, one.vni);
-        ((by_tunnel(self) || tunnels) && ends(self) != ends(other)).then(|| {
+        let tunnels = choices.iter().any(|choice| by_tunnel(choice.unwrap_or(self.backend)));
+        (tunnels && ends(self) != ends(other)).then(|| {
             let said = |one: &Self| format!("vxlan_port = {} and vni = {}", one.port, one.vni);
             format!("has cluster.{}, and this node {}", said(other), said(self))
         })
@@ -114,6 +115,11 @@ impl Peers {
         self.backends.iter().find(|(pool, _)| pool.contains(&block)).map(|(_, backend)| *backend)
     }
 
+    /// How pods of each pool are reached; `None` where each node chooses.
+    pub fn choices(&self) -> Vec<Option<Backend>> {
+        self.pools.iter().map(|pool| self.backend_of(*pool)).collect()
+    }
+
     /// The node whose block holds an address.
     pub fn holder_of(&self, address: IpAddr) -> Option<&Peer> {
         self.nodes.iter().find(|peer| peer.blocks.iter().any(|block| block.contains(&address)))
@@ -148,7 +154,7 @@ mod tests {
         let of = |backend, port, vni| Overlay { backend, port, vni };
         let (auto, direct, vxlan) =
             [Backend::Auto, Backend::Direct, Backend::Vxlan].map(|backend| of(backend, 4789, 110)).into();
-        let differs = |one: Overlay, other, near| one.differs(&other, near, false);
+        let differs = |one: Overlay, other, near| one.differs(&other, near, &[None]);
         assert_eq!(differs(auto, direct, true), None, "direct routes both");
         assert_eq!(differs(auto, vxlan, false), None, "tunnels both");
         for (one, other, near) in [(auto, direct, false), (vxlan, auto, true), (direct, vxlan, true)] {
@@ -165,6 +171,11 @@ mod tests {
             "has cluster.backend = \"vxlan\", and this node \"auto\""
         );
         assert_eq!(differs(auto, far, true), None, "no tunnels");
-        assert!(auto.differs(&far, true, true).is_some(), "but a network has some");
+        let chosen = |choice| auto.differs(&far, true, &[None, Some(choice)]);
+        assert!(chosen(Backend::Vxlan).is_some(), "but a network has some");
+        assert_eq!((chosen(Backend::Auto), chosen(Backend::Direct)), (None, None));
+        let all_choose = |one: Overlay, other| one.differs(&other, false, &[Some(Backend::Direct)]);
+        assert_eq!(all_choose(direct, of(Backend::Vxlan, 1, 2)), None, "no pool is left to nodes");
+        assert_eq!(all_choose(auto, far), None, "nor has a tunnel");
     }
 }

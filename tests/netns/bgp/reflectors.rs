@@ -29,7 +29,8 @@ fn peers(addresses: &[IpAddr], more: &str) -> String {
 fn session(neighbour: IpAddr, with: &str, channel: &str) -> String {
     let family = if neighbour.is_ipv4() { "ipv4" } else { "ipv6" };
     format!(
-        "protocol bgp {{\n  local as 64512;\n  neighbor {neighbour} as 64512;\n  password \"hush hush\";\n  {with}\n  \
+        "protocol bgp {{\n  local as 64512;\n  neighbor {neighbour} as 64512;\n  password \"hush hush\";\n  \
+         connect retry time 5;\n  error wait time 1, 5;\n  {with}\n  \
          {family} {{ import all; {channel} }};\n}}\n"
     )
 }

@@ -119,7 +119,7 @@ fn etcd_node_with_a_copy_gives_no_addresses_while_that_is_there() {
         alive.contains("uid") && !alive.contains(&once)
     });
     added(&node, "a");
-    assert_eq!(problems(&node), "");
+    wait::until("nothing is wrong", || problems(&node).is_empty());
     sign();
     wait::until("status tells", || problems(&node).contains("with a copy of this one's state"));
     let error = pod(&node, "a").expect_err("both would give it the same address");

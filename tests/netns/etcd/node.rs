@@ -141,7 +141,7 @@ fn etcd_has_one_node_of_a_name_an_address_and_a_block() {
     assert!(refused.contains("has the block") && refused.contains("'thief'"), "{refused}");
     assert_eq!(etcd.ctl(&["del", &part]).trim(), "1");
     // Only until its lease ends.
-    register(&holder("two"), &["198.18.7.7"], 2).expect("again");
+    register(&holder("two"), &["198.18.7.7"], 10).expect("again");
     wait::until("the other is away", || state(&node, "two").as_deref() == Some("away"));
     let left = node.netpath(&["node", "leave", "two"]);
     assert!(left.status.success(), "{left:?}");
@@ -279,6 +279,7 @@ fn etcd_node_keeps_its_cluster_until_it_leaves() {
     node.configure(&other);
     node.restart();
     wait::until("status tells", || problems(&node).contains("the pools of the cluster are 10.64.0.0/16"));
+    wait::until("the node is seen", || state(&node, "one").is_some());
     let blocks = nodes(&node).remove(0).blocks;
     node.stop();
     // By flags alone.
@@ -287,6 +288,7 @@ fn etcd_node_keeps_its_cluster_until_it_leaves() {
     node.spawn_with(&["--etcd", &endpoints]);
     node.wait_ready();
     wait::until("nothing is wrong any more", || problems(&node).is_empty());
+    wait::until("the node is seen", || state(&node, "one").is_some());
     assert_eq!(nodes(&node).remove(0).blocks, blocks);
 }
 

@@ -23,12 +23,12 @@ fn etcd_node_dies_and_returns_with_its_name_ipv4_and_ipv6() {
         routes_to(&scene.cluster.nodes[0], &blocks).is_empty()
     });
     println!("withdrawn after {:?}", begun.elapsed());
-    assert!(scene.cluster.nodes.iter().all(|node| away(node, "node2")));
+    wait::until("all see that it is away", || scene.cluster.nodes.iter().all(|node| away(node, "node2")));
     assert_eq!(held(&scene), 2, "its blocks are kept");
     scene.streams.these_go_on("among the others", |what| !to_b(what));
     scene.cluster.boot(off);
     scene.is_over();
-    assert_eq!(scene.cluster.nodes[1].blocks(), blocks, "the same as before");
+    wait::until("it has the blocks that it had", || scene.cluster.nodes[1].blocks() == blocks);
     let again = scene.open(1, "b");
     for family in FAMILIES {
         let [before, now] = [&scene.pods[1], &again].map(|pod| pod.at(family).expect("address"));

@@ -63,7 +63,8 @@ pub(in crate::agent) async fn join(
     config.network.blocks.clone_from(&identity.blocks);
     config.network.pools.clone_from(&identity.pools);
     let own = (holder, namespace::boot()?);
-    let member = Membership::new(cluster, own, identity, state.peers().await?, fresh);
+    let others = (state.peers().await?, state.lost_nodes().await?);
+    let member = Membership::new(cluster, own, identity, others, fresh);
     Ok((config, Some(member)))
 }
 

@@ -60,6 +60,12 @@ pub(super) struct Answers {
 }
 
 impl Far {
+    /// Of an agent that finds these lost when it starts: they were silent when the last one looked.
+    pub(super) fn remembering(lost: &BTreeSet<String>, now: Instant) -> Self {
+        let silent = || Asked { answered: Some(now), silent: SILENT, away: true };
+        Self { look: 0, nodes: lost.iter().map(|uid| (uid.clone(), silent())).collect() }
+    }
+
     /// Of these nodes, each with whether it is away, those to be asked now. Forgets all others.
     pub(super) fn due<'a>(&mut self, nodes: &[(&'a Peer, bool)], now: Instant) -> Vec<(&'a Peer, bool)> {
         self.look = self.look.wrapping_add(1);
@@ -233,6 +239,16 @@ mod tests {
         look(&mut far, &peer, true, false, later);
         assert!(!look(&mut far, &peer, true, false, later).1, "counted anew");
         assert!(look(&mut far, &peer, false, true, later).0, "who comes back is asked at once");
+    }
+
+    #[test]
+    fn who_was_lost_is_until_it_answers() {
+        let (now, peer) = (Instant::now(), peer("a", 1));
+        let mut far = Far::remembering(&["a", "none any more"].map(str::to_owned).into(), now);
+        assert_eq!(look(&mut far, &peer, true, false, now), (true, true));
+        assert_eq!(far.silent().count(), 1, "{far:?}");
+        assert_eq!(look(&mut far, &peer, true, true, now), (true, false));
+        assert_eq!(look(&mut far, &peer, true, false, now + CALM), (true, false), "counted anew");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::api::types::{ClusterNode, NodeSet};
     ),
 )]
 pub(super) async fn list(State(app): State<App>) -> Answer<Vec<ClusterNode>> {
-    Ok(Json(app.agent.nodes()?))
+    Ok(Json(app.agent.nodes().await?))
 }
 
 /// Have the node that is asked take no new pods, or take some again
