@@ -76,9 +76,10 @@ fn podman_networks_and_pods_of_several_containers() {
     // Containers of a podman pod have one namespace; podman's own cgroup for them does without controllers here.
     host.run("podman pod create --name shop --share-parent=false");
     serve(&host, "--pod shop", "front");
-    host.run("podman run --rm --pod shop image sh -c 'nc -w 5 127.0.0.1 80 </dev/null'");
     assert_eq!(host.pods().len(), 1);
     host.serves(&host.pods()[0]);
+    host.run("podman run --rm --pod shop image sh -c 'nc -w 5 127.0.0.1 80 </dev/null'");
+    assert_eq!(host.pods().len(), 1);
     host.run("podman pod rm -f -t 0 shop");
     host.is_clean();
 }

@@ -1,11 +1,6 @@
 //! The agent as a service of a real systemd, which runs in namespaces of its own.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-};
+use std::{fs, path::Path, sync::Arc};
 
 use netpath::{
     lab::topology::{OUTSIDE, Topology},
@@ -14,13 +9,10 @@ use netpath::{
 use netpath_tests::{
     machine::Machine,
     node::{Node, binary},
+    traffic::Traffic,
     wait,
 };
-use nix::{
-    mount::{MsFlags, mount},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::mount::{MsFlags, mount};
 use tokio::runtime::Runtime;
 
 const UNIT: &str = include_str!("../../packaging/netpath.service");
@@ -28,26 +20,21 @@ const UNIT: &str = include_str!("../../packaging/netpath.service");
 pub(crate) const CONFIGURATION: &str =
     "uplinks = [\"up0\"]\nblock = [\"10.61.0.0/24\", \"fd00:61::/64\"]\n[flows]\ncapacity = 16384\n";
 
-/// One echo every 10 ms from a pod to outside, until it is asked how it went.
-pub(crate) struct Ping(Child);
+/// Echoes from a pod to outside, until it is asked how it went.
+pub(crate) struct Ping(Traffic);
 
 impl Ping {
     pub(crate) fn start(pod: &Netns) -> Self {
-        let mut command = Command::new("ping");
-        command.args(["-i", "0.01", "-W", "5", &OUTSIDE.to_string()]).stdout(Stdio::piped());
-        Self(pod.enter(|| command.spawn()).expect("namespace").expect("ping"))
+        let mut traffic = Traffic::default();
+        traffic.pings("pings", pod, OUTSIDE.into());
+        Self(traffic)
     }
 
-    /// Ends it; what it counted, and whether nothing was lost.
-    pub(crate) fn lost_nothing(mut self) {
-        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT).expect("ping runs");
-        let mut said = String::new();
-        std::io::Read::read_to_string(&mut self.0.stdout.take().expect("pipe"), &mut said).expect("ping");
-        self.0.wait().expect("ping");
-        let summary =
-            said.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default().to_owned();
-        println!("{summary}");
-        assert!(summary.contains(" 0% packet loss"), "{said}");
+    /// Ends it, when the last one is answered; tells what it counted, and whether nothing was lost.
+    pub(crate) fn lost_nothing(self) {
+        let totals = self.0.finish();
+        println!("{totals:?}");
+        assert!(totals.sent > 0 && totals.lost == 0, "{totals:?}");
     }
 }
 
@@ -100,8 +87,11 @@ fn systemd_unit_keeps_traffic_over_reload_restart_crash_and_watchdog() {
     // Not a file of its name only, as in a mount namespace of the agent's own.
     let pod = Netns::open(&machine.path("/run/netns/web")).expect("the pod's namespace is the machine's");
     let ping = Ping::start(&pod);
-    machine.run("systemctl reload netpath");
-    wait::until("reloaded", || machine.unit("StatusText").contains("configuration read again"));
+    // The watchdog's next message takes its place, every two seconds.
+    wait::until("reloaded", || {
+        machine.run("systemctl reload netpath");
+        machine.unit("StatusText").contains("configuration read again")
+    });
     let before = pid();
     machine.run("systemctl restart netpath");
     assert_ne!(before, pid());

@@ -9,6 +9,7 @@
 
 mod inventory;
 mod power;
+mod settings;
 
 use std::{
     net::IpAddr,
@@ -31,8 +32,6 @@ use netpath::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -245,16 +244,6 @@ impl ClusterMember {
         wait::until(&format!("the agent of {} answers", self.name), || {
             self.runtime.block_on(self.client.status()).is_ok()
         });
-    }
-
-    /// Puts lines before its configuration, in place of those of before, and has the agent read it again, as an operator would.
-    pub fn reconfigure(&self, lines: &str) {
-        let path = format!("{DIR}/{}/agent.toml", self.name);
-        let text = std::fs::read_to_string(&path).expect("configuration");
-        let own = text.find("node = ").expect("its beginning");
-        std::fs::write(&path, format!("{lines}\n{}", &text[own..])).expect("configuration");
-        let agent = self.agent.as_ref().expect("an agent").id();
-        kill(Pid::from_raw(agent.try_into().expect("process id")), Signal::SIGHUP).expect("the agent runs");
     }
 
     /// `kill -9` of the agent.

@@ -110,8 +110,12 @@ impl Streams {
         let (stopped, came) = (Arc::clone(&self.stopped), Arc::clone(&flow.came));
         self.receivers.push(thread::spawn(move || {
             let mut last = Instant::now();
+            let mut ends = false;
             // As long as there is something to read it is read, however late.
-            while !stopped.load(Relaxed) || last.elapsed() < LAST {
+            while !ends || last.elapsed() < LAST {
+                if !ends && stopped.load(Relaxed) {
+                    (ends, last) = (true, Instant::now());
+                }
                 let mut number = [0; 8];
                 if server.recv_from(&mut number).is_ok() {
                     last = Instant::now();

@@ -3,6 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -96,9 +100,10 @@ fn flood(from: &Netns, to: &Netns, address: IpAddr, overhead: usize) -> f64 {
         .enter(|| UdpSocket::bind((if address.is_ipv6() { "::" } else { "0.0.0.0" }, 0)))
         .unwrap()
         .unwrap();
-    let until = Instant::now() + WARM_UP + SPAN + Duration::from_millis(200);
+    let done = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&done);
     let sending = std::thread::spawn(move || {
-        while Instant::now() < until {
+        while !ended.load(Ordering::Relaxed) {
             // A full queue is told as an error.
             let _ = sender.send_to(&[7; LENGTH], target);
         }
@@ -114,6 +119,7 @@ fn flood(from: &Netns, to: &Netns, address: IpAddr, overhead: usize) -> f64 {
     };
     read(WARM_UP);
     let rate = read(SPAN);
+    done.store(true, Ordering::Relaxed);
     sending.join().unwrap();
     rate
 }

@@ -64,6 +64,18 @@ impl Capturing {
         self.wait()
     }
 
+    /// What it prints, until there is all that is wanted.
+    fn printed(&mut self, has_all: impl Fn(&str) -> bool) -> String {
+        let (mut text, mut more) = (String::new(), [0; 4096]);
+        let stdout = self.child.stdout.as_mut().expect("stdout");
+        while !has_all(&text) {
+            let length = stdout.read(&mut more).expect("stdout");
+            assert_ne!(length, 0, "it has ended: {text}");
+            text += std::str::from_utf8(&more[..length]).expect("text");
+        }
+        text
+    }
+
     /// Waits for its end.
     fn wait(mut self) -> (Vec<u8>, String) {
         let (mut printed, mut said) = (Vec::new(), String::new());
@@ -302,18 +314,21 @@ fn errors_about_a_flow_and_datagrams_in_parts_are_the_pods(family: Family) {
 fn a_capture_outlives_the_agent_and_ends_with_its_pod() {
     let side = Side::of(&Family::V4);
     let (mut node, a, _) = dual("");
-    let capture = Capturing::start(&node, &["a", "--proto", "icmp"]);
+    let mut capture = Capturing::start(&node, &["a", "--proto", "icmp"]);
     ping(&a.netns, side.outside);
     node.kill();
     ping(&a.netns, side.outside);
     node.restart();
     ping(&a.netns, side.outside);
+    const POINTS: [&str; 4] = [" a/eth0 out icmp", " up0 out icmp", " up0 in icmp", " a/eth0 in icmp"];
+    // On the wire it is known for the pod's by its flow, which goes with the pod.
+    let before = capture.printed(|text| POINTS.iter().all(|point| text.matches(point).count() >= 3));
     node.runtime.block_on(node.client.pod_rm("a")).expect("removed");
     let (printed, said) = capture.wait();
     assert!(said.contains("pod a or one of its interfaces is gone"), "{said}");
-    let printed = String::from_utf8(printed).expect("text");
+    let printed = before + &String::from_utf8(printed).expect("text");
     println!("{printed}");
-    for point in [" a/eth0 out icmp", " up0 out icmp", " up0 in icmp", " a/eth0 in icmp"] {
+    for point in POINTS {
         assert_eq!(printed.matches(point).count(), 3, "{point}:\n{printed}");
     }
 }

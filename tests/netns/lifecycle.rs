@@ -10,6 +10,7 @@ use netpath_tests::{
     node::{Node, PATIENCE, UNUSED, add_address, run_in},
     scene::Family,
     side::Side,
+    tidy::settled,
     wait,
 };
 
@@ -41,6 +42,7 @@ fn what_is_refused_changes_nothing() {
     node.pod("a");
     // The kernel gives the link its own address a moment after it is up.
     wait::until("the host end has its address", || picture(&node).contains("anycast fe80:: dev "));
+    settled(&node);
     let before = picture(&node);
     let rows = [
         (add("a"), FailureCode::Conflict, "exists"),

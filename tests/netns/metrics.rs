@@ -62,9 +62,12 @@ fn busy_node() -> Node {
     for _ in 0..6 {
         run_in(&a.netns, "ping", &["-c", "1", "-W", "1", "198.18.1.2"]);
     }
-    until("a sweep has seen the bindings", || {
-        get(&node, ENDS[0], "GET /metrics")
-            .is_some_and(|(_, text)| text.contains("netpath_snat_destination_bindings{"))
+    until("a sweep has seen all bindings", || {
+        let (_, text) = get(&node, ENDS[0], "GET /metrics").unwrap_or_default();
+        let of_destination = |row: &&str| row.starts_with("netpath_snat_destination_bindings{");
+        let count =
+            text.lines().find(of_destination).and_then(|row| row.rsplit(' ').next()?.parse::<f64>().ok());
+        count == Some(4.0)
     });
     node
 }

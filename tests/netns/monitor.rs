@@ -13,6 +13,7 @@ use netpath_tests::{
     node::{Node, PATIENCE, add_address, binary, run_in},
     scene::Family,
     side::Side,
+    tidy::settled,
     wait::until,
 };
 use serde_json::Value;
@@ -185,6 +186,7 @@ fn status_of_a_node_with_few_pods_is_one_screen() {
     for to in ["198.18.1.2", "169.254.1.1", "198.18.0.2"] {
         run_in(&a.netns, "ping", &["-c", "1", "-W", "1", to]);
     }
+    settled(&node);
     let shown = String::from_utf8(node.netpath(&["status"]).stdout).unwrap();
     println!("{shown}");
     assert!(shown.starts_with("problems  none\n"), "{shown}");

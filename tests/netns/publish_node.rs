@@ -105,12 +105,17 @@ fn problems(node: &Node) -> Vec<String> {
     node.runtime.block_on(node.client.status()).expect("status").problems
 }
 
-/// Whether the kernel has exactly the hooks on a cgroup, or none.
-fn is_hooked(cgroup: &Path) -> bool {
+/// How many of the hooks the kernel has on a cgroup.
+fn count_hooks(cgroup: &Path) -> usize {
     let shown = Command::new("bpftool").args(["cgroup", "show", &cgroup.display().to_string()]).output();
     let shown = String::from_utf8(shown.expect("bpftool").stdout).expect("text");
-    let found = SOCKET_HOOKS.iter().filter(|name| shown.contains(**name)).count();
-    assert!(found == 0 || found == SOCKET_HOOKS.len(), "{shown}");
+    SOCKET_HOOKS.iter().filter(|name| shown.contains(**name)).count()
+}
+
+/// Whether the kernel has exactly the hooks on a cgroup, or none.
+fn is_hooked(cgroup: &Path) -> bool {
+    let found = count_hooks(cgroup);
+    assert!(found == 0 || found == SOCKET_HOOKS.len(), "{found} hooks");
     found > 0
 }
 
@@ -231,6 +236,8 @@ fn keep_connecting(own: &Netns, to: SocketAddr, done: &AtomicBool, count: &Atomi
             let peer = TcpStream::connect_timeout(&to, PATIENCE).and_then(|stream| stream.peer_addr());
             assert_eq!(peer.expect("connected"), to, "after {}", count.load(Ordering::Relaxed));
             count.fetch_add(1, Ordering::Relaxed);
+            // Each leaves its port taken for a minute.
+            wait::rest();
         }
     })
     .expect("namespace");
@@ -303,7 +310,10 @@ fn publish_without_a_cgroup_works_but_for_the_node_itself() {
     let below = cgroup.path.join("below");
     std::fs::create_dir(&below).expect("cgroup");
     node.reconfigure(&format!("[datapath]\ncgroup = \"{}\"", below.display()));
-    wait::until("the hooks have moved", || is_hooked(&below) && !is_hooked(&cgroup.path));
+    // One after another.
+    wait::until("the hooks have moved", || {
+        count_hooks(&below) == SOCKET_HOOKS.len() && count_hooks(&cgroup.path) == 0
+    });
     refused(own, inside);
     node.reconfigure("[datapath]\ncgroup = \"none\"");
     wait::until("the hooks are gone", || hooks(&node).is_empty());

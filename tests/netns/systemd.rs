@@ -11,7 +11,8 @@ use netpath::{api::types::PodAdd, lab::checks::LabPod};
 use netpath_tests::{
     cgroup::Cgroup,
     node::{Node, PATIENCE, run_in},
-    tidy, wait,
+    tidy::settled,
+    wait,
 };
 use nix::sys::signal::Signal;
 
@@ -46,7 +47,8 @@ fn readiness_watchdog_reload_and_end_are_told() {
     // At once: no waiting for the socket.
     node.runtime.block_on(node.client.status()).expect("ready means that it answers");
     node.pod("a");
-    let programs = |node: &Node| node.runtime.block_on(node.client.status()).expect("status").programs.len();
+    // One that moves is there twice.
+    let programs = |node: &Node| settled(node).programs.len();
     assert_eq!(programs(&node), 4);
     node.kill();
     let netns = node.topology.node.netns.clone();
@@ -125,7 +127,7 @@ fn work(capabilities: &[&str], attach: &str) {
     let socket = std::fs::metadata(node.client.socket()).expect("socket");
     assert_eq!(socket.gid(), GROUP);
     // What is announced while programs are moved has the agent look at pods, too.
-    tidy::settled(&node);
+    settled(&node);
     // Had the first waited for a full pass, the second would wait for the next one, seven seconds later.
     for _ in 0..2 {
         let began = Instant::now();

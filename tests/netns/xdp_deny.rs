@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, UdpSocket},
     process::Output,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -75,12 +76,22 @@ fn socket(netns: &Netns, address: IpAddr) -> UdpSocket {
     socket
 }
 
+static QUESTION: AtomicU64 = AtomicU64::new(0);
+
 /// Whether an echo comes back; what is lost is asked for again.
 fn answers(client: &UdpSocket, patience: u32) -> bool {
     client.set_read_timeout(Some(Duration::from_millis(200))).expect("time-out");
     (0..patience).any(|_| {
-        client.send(b"?").expect("sent");
-        client.recv(&mut [0; 8]).is_ok()
+        // A late answer to an earlier question says nothing of now.
+        let question = QUESTION.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        client.send(&question).expect("sent");
+        let mut answer = [0; 8];
+        while client.recv(&mut answer).is_ok() {
+            if answer == question {
+                return true;
+            }
+        }
+        false
     })
 }
 

@@ -233,8 +233,11 @@ fn xdp_mode_is_repaired() {
     until("the link is back", || run_in(&a.netns, "ip", &["route"]).contains("default"));
     until("and its mode", || offloads(&a.netns) == FIT && has_xdp(&node, &a));
     let before = redirected(&node, &b);
-    stream(&b.netns, &a.netns, side.address(&a), 100_000);
-    assert!(redirected(&node, &b) > before, "by XDP");
+    // The pod is told of last.
+    until("by XDP", || {
+        stream(&b.netns, &a.netns, side.address(&a), 100_000);
+        redirected(&node, &b) > before
+    });
 }
 
 /// A link that was made again has none of the offloads yet: nobody may send frames there, whatever else is wrong with the pod.
@@ -254,7 +257,7 @@ fn xdp_pod_is_reached_although_one_of_its_links_cannot_be_made() {
     let hosts: Vec<&str> = b.pod.interfaces.iter().map(|interface| interface.interface.as_str()).collect();
     // The name of the second one is taken inside as soon as it is free.
     let take = format!(
-        "ip link del {} && while ! ip -n b link add eth1 type bridge; do :; done && ip link del {}",
+        "while ! ip -n b link add eth1 type bridge; do ip link del {} 2>/dev/null; done; ip link del {}",
         hosts[1], hosts[0]
     );
     run_in(netns, "sh", &["-c", &take]);

@@ -235,6 +235,11 @@ mod tests {
             filtered(&facts).seen,
             "the chain in of the table ip fw drops what node two (and 1 more) sends"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_reason_to_be_content() {
+        let mut facts = facts();
         facts.firewall.nft = Ok(None);
         assert_eq!(filtered(&facts).status, Outcome::Ok);
         facts.firewall.manager = Some("ufw");

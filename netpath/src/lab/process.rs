@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// How long a process may take to end after each signal, unless a test says otherwise.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// The same of SIGKILL, at least: the kernel ends it when it next has a processor.
+const DYING: Duration = Duration::from_secs(10);
 
 /// A process, and when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,8 @@ pub(super) fn end(processes: &[Process], patience: Duration) -> io::Result<usize
             // The only failure is that it is gone, which is what we want.
             let _ = pidfd_send_signal(handle, signal);
         }
+        // Of SIGKILL it dies when the kernel gets round to it.
+        let patience = if signal == Signal::KILL { patience.max(DYING) } else { patience };
         handles = wait(handles, patience)?;
     }
     if handles.is_empty() {

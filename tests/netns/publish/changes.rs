@@ -88,7 +88,9 @@ fn what_is_published_changes_while_the_pod_runs(family: Family) {
     client.set_read_timeout(Some(SILENT)).expect("time-out");
     assert_eq!(ask(&client), None);
     change(&node, "a", &["8080:80/udp", "8081:80"], &[]);
-    wait::until("an answer", || ask(&client) == Some(("a".to_owned(), side.outside)));
+    client.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    assert_eq!(ask(&client), Some(("a".to_owned(), side.outside)));
+    client.set_read_timeout(Some(SILENT)).expect("time-out");
     assert_eq!(curl(outside, SocketAddr::new(side.node, 8081)).0, "a");
     let reserved =
         || run_in(&node.topology.node.netns, "cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]);
@@ -141,8 +143,10 @@ fn an_address_that_comes_and_goes(family: Family) {
     );
     add("del");
     wait::until("it is told again", || problems(&node).contains(&exact));
-    let flows = node.runtime.block_on(node.client.flows(Some("a"))).expect("flows");
-    assert!(flows.iter().all(|flow| flow.destination != second), "{flows:?}");
+    wait::until("its flows are gone", || {
+        let flows = node.runtime.block_on(node.client.flows(Some("a"))).expect("flows");
+        flows.iter().all(|flow| flow.destination != second)
+    });
 }
 
 fn it_comes_back_when_somebody_removes_it(family: Family) {

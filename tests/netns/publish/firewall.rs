@@ -66,6 +66,7 @@ fn rules_of_the_node_say_who_may_begin(family: Family) {
 
     nft(&node, "add rule inet guard forward meta l4proto { tcp, udp } th dport 80 counter accept");
     assert_eq!(curl(outside, to), ("a".to_owned(), side.outside), "let through");
+    socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
     assert_eq!(ask(&socket), Some(("a".to_owned(), side.outside)), "let through");
     stream(outside, to);
     let listed = run_in(&node.topology.node.netns, "nft", &["list", "chain", "inet", "guard", "forward"]);

@@ -70,9 +70,7 @@ fn etcd_vxlan_of_nodes_that_differ_is_told_by_both() {
         wait::until(&told, || cluster.nodes[at].problems().contains(&told));
     }
     // It is told what the others have.
-    let path = "/mnt/node2/agent.toml";
-    let text = std::fs::read_to_string(path).expect("configuration");
-    std::fs::write(path, text.replace("vni = 111", "")).expect("configuration");
+    cluster.nodes[1].replace("vni = 111", "");
     cluster.nodes[1].kill();
     cluster.nodes[1].restart();
     wait::until("nothing is wrong", || cluster.nodes.iter().all(|node| node.problems().is_empty()));

@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -81,7 +81,15 @@ fn control(scene: &Scene, listener: &TcpListener, to: SocketAddr) -> Result<(), 
     let stream = stream
         .map_err(|error| format!("not even the node can connect to {to}: {}", sockets::explain(&error)))?;
     let own = stream.local_addr().map_err(|error| error.to_string())?;
-    match sockets::tcp_accept(listener) {
+    // The last part of the handshake may still be on its way.
+    let deadline = Instant::now() + PATIENCE;
+    let accepted = loop {
+        match sockets::tcp_accept(listener) {
+            Ok(None) if Instant::now() < deadline => {}
+            accepted => break accepted,
+        }
+    };
+    match accepted {
         Ok(Some((_, peer))) if peer == own => Ok(()),
         other => Err(format!("the node connected to {to}, but the pod saw {other:?}")),
     }
