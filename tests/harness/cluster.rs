@@ -15,6 +15,7 @@ use std::{
     net::IpAddr,
     process::{Child, Command, Output, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -300,9 +301,10 @@ impl ClusterMember {
         drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.packets)
     }
 
-    /// Waits until nothing is wrong on it: what a call that failed has left among its problems goes with the next one.
+    /// Waits until nothing is wrong on it: what a call to etcd that failed has left among its problems goes with the next one.
     pub fn wait_well(&self) {
-        wait::until(&format!("nothing is wrong on {}", self.name), || self.problems().is_empty());
+        let next = Duration::from_secs(8);
+        wait::within(next, &format!("nothing is wrong on {}", self.name), || self.problems().is_empty());
     }
 
     /// What is wrong on it.

@@ -307,7 +307,11 @@ fn bird_leaves_blocks_behind_tunnels_alone_ipv4_and_ipv6() {
     }
     // Nor in place of a tunnel that is withdrawn.
     wait::until("the other node has answered", || one.log().contains("answers from behind routers"));
-    let told = || one.netpath(&["bgp", "render"]).stdout;
+    let told = || {
+        let output = one.netpath(&["bgp", "render"]);
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
     let before = told();
     cluster.part_far(1, true);
     wait::until("it is lost", || {

@@ -6,6 +6,7 @@ use std::{
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
 };
 
 use netpath::{
@@ -23,6 +24,7 @@ use netpath_tests::{
     side::{Echo, Side},
     tidy, wait,
 };
+use socket2::SockRef;
 
 for_both_families!(
     publish_answers_the_nodes_own_sockets,
@@ -233,11 +235,12 @@ fn publish_on_one_address_answers_there_alone(family: Family) {
 fn keep_connecting(own: &Netns, to: SocketAddr, done: &AtomicBool, count: &AtomicU32) {
     own.enter(|| {
         while !done.load(Ordering::Relaxed) {
-            let peer = TcpStream::connect_timeout(&to, PATIENCE).and_then(|stream| stream.peer_addr());
-            assert_eq!(peer.expect("connected"), to, "after {}", count.load(Ordering::Relaxed));
+            let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connected");
+            let peer = stream.peer_addr().expect("connected");
+            assert_eq!(peer, to, "after {}", count.load(Ordering::Relaxed));
             count.fetch_add(1, Ordering::Relaxed);
-            // Each leaves its port taken for a minute.
-            wait::rest();
+            // A reset: else each leaves its port taken for a minute.
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
         }
     })
     .expect("namespace");

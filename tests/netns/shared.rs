@@ -32,7 +32,12 @@ fn joined(node: &ClusterMember, name: &str, network: &str) -> LabPod {
 }
 
 fn reaches(from: &LabPod, to: &LabPod, family: &Family) {
-    // Blocks are claimed one by one, and each is followed when it is seen.
+    let said = ping(&from.netns, &[], address(to, family));
+    assert!(said.contains("ttl=62"), "{}: {said}", address(to, family));
+}
+
+/// By blocks that were claimed just now, which nodes follow when they see them.
+fn will_reach(from: &LabPod, to: &LabPod, family: &Family) {
     wait::until(&format!("{} answers", address(to, family)), || {
         ping(&from.netns, &[], address(to, family)).contains("ttl=62")
     });
@@ -74,7 +79,7 @@ fn etcd_a_full_node_claims_another_block(family: Family) {
         let blocks = blocks_of(one, &family);
         blocks.len() >= least && blocks.iter().all(|block| routes.contains(&format!("{block} via")))
     });
-    pods.iter().for_each(|pod| reaches(&far, pod, &family));
+    pods.iter().for_each(|pod| will_reach(&far, pod, &family));
     assert!(blocks_of(one, &family).is_disjoint(&blocks_of(two, &family)));
 
     // They are its own whatever becomes of the agent and of etcd; none more without etcd.
@@ -114,10 +119,10 @@ fn etcd_all_nodes_have_the_networks_of_their_cluster(family: Family) {
 
     let (a, b, c) = (joined(one, "a", "back"), joined(two, "b", "back"), two.named("c"));
     assert_ne!(address(&a, &family), address(&b, &family));
-    reaches(&a, &b, &family);
-    reaches(&b, &a, &family);
+    will_reach(&a, &b, &family);
+    will_reach(&b, &a, &family);
     // Networks are no walls.
-    reaches(&a, &c, &family);
+    will_reach(&a, &c, &family);
     assert_eq!(datagram(&a.netns, &b.netns, address(&b, &family)).ip(), address(&a, &family));
 
     settings_are_everybodys(one, two);
@@ -205,7 +210,7 @@ fn etcd_vxlan_for_one_network_and_direct_routes_for_another(family: Family) {
     };
     wait::until("routes follow", || route(&b).contains("vxlan") && route(&d).contains("up0"));
     for (from, to) in [(&a, &b), (&b, &a), (&c, &d), (&d, &c), (&a, &d), (&c, &b)] {
-        reaches(from, to, &family);
+        will_reach(from, to, &family);
         assert_eq!(datagram(&from.netns, &to.netns, address(to, &family)).ip(), address(from, &family));
     }
     let mtu = |pod: &LabPod| netpath_tests::node::run_in(&pod.netns, "ip", &["-o", "link", "show", "eth0"]);

@@ -60,6 +60,8 @@ pub(super) struct Membership {
     pub(super) peers: Mutex<Arc<Peers>>,
     /// Those, by uid, that neither etcd nor this node hears of.
     pub(super) lost: Mutex<BTreeSet<String>>,
+    /// Whether they are not written down.
+    pub(super) lost_unsaved: AtomicBool,
     /// Held by who writes.
     told: tokio::sync::Mutex<Told>,
     /// Held by who claims blocks or gives them back.
@@ -92,6 +94,7 @@ impl Membership {
             changed: Notify::new(),
             peers: Mutex::new(Arc::new(peers)),
             lost: Mutex::new(lost),
+            lost_unsaved: AtomicBool::new(false),
             told: tokio::sync::Mutex::default(),
             claims: Claims::default(),
             saving: tokio::sync::Mutex::default(),
@@ -100,10 +103,17 @@ impl Membership {
         }
     }
 
-    /// The nodes, by uid, that etcd does not hear of. Until it has told of this node itself: those that were lost.
+    /// The nodes, by uid, that etcd does not hear of, and those lost ones that it has no more: until they are forgotten they get
+    /// no routes. Until etcd has told of this node itself: those that were lost.
     pub(super) fn away(&self) -> BTreeSet<String> {
         let view = lock(&self.view);
-        if view.has(&self.holder) { view.away() } else { lock(&self.lost).clone() }
+        let mut away = lock(&self.lost).clone();
+        if view.has(&self.holder) {
+            let (there, others) = view.uids();
+            away.retain(|uid| !there.contains(uid.as_str()));
+            away.extend(others.into_iter().map(str::to_owned));
+        }
+        away
     }
 
     /// Whether the node has left the cluster.
@@ -162,24 +172,22 @@ impl Agent {
 
     /// Tells the cluster of the node for the first time, before pods can be added; not for long, as etcd may be down. Ends a
     /// first start whose name or addresses another node has: it has left again then.
-    pub(super) async fn first_beat(&self) -> Result<(), AgentError> {
-        let Some(member) = &self.membership else { return Ok(()) };
+    /// Answers whether it has told.
+    pub(super) async fn first_beat(&self) -> Result<bool, AgentError> {
+        let Some(member) = &self.membership else { return Ok(false) };
         match tokio::time::timeout(FIRST, self.beat(member)).await {
             Ok(Err(taken @ ClusterError::Taken { .. })) if member.fresh => {
                 member.cluster.leave(&member.holder).await?;
                 self.state.forget_identity().await?;
                 Err(taken.into())
             }
-            _ => Ok(()),
+            told => Ok(matches!(told, Ok(Ok(())))),
         }
     }
 
-    /// Waits until the node has read what the cluster says of it; not for long, nor if it could not tell the cluster of itself.
+    /// Waits until the node, which has told of itself, has read what the cluster says of it; not for long.
     pub(super) async fn first_view(&self) {
         let Some(member) = &self.membership else { return };
-        if member.told.lock().await.node.is_none() {
-            return;
-        }
         let seen = async {
             while !lock(&member.view).has(&member.holder) {
                 tokio::time::sleep(BRIEF).await;

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,8 +20,11 @@ use nix::{
 use tokio::{net::UdpSocket, time};
 
 use self::far::Far;
-use super::{Agent, AgentError, cluster::Membership, lock, peers::links};
-use crate::{model::Peer, store::cluster::ClusterError};
+use super::{Agent, AgentError, cluster::Membership, lock, node::Seen, peers::links};
+use crate::{
+    model::{Peer, Peers},
+    store::cluster::ClusterError,
+};
 
 /// Time between looks at the nodes that etcd has not heard of.
 const LOOK: Duration = Duration::from_secs(5);
@@ -36,7 +39,7 @@ impl Agent {
         let Some(member) = &self.membership else { return };
         let mut ending = self.ending.subscribe();
         let mut since = BTreeMap::new();
-        let mut far = Far::remembering(&lock(&member.lost), Instant::now());
+        let mut far = Far::remembering(&lock(&member.lost));
         loop {
             let look = async {
                 time::sleep(LOOK).await;
@@ -72,14 +75,19 @@ impl Agent {
             let answers = join_all(near.map(|(ifindex, address)| self.is_absent(ifindex, address))).await;
             answers.into_iter().all(|absent| absent).then(|| peer.holder.uid.clone())
         });
-        // BIRD withdraws its routes itself when nobody advertises them any more.
-        let learned: HashSet<_> = self.ways_without(&seen, &BTreeSet::new()).learned.into_iter().collect();
-        let is_away = |peer: &Peer| {
-            away.contains(&peer.holder.uid) && !peer.blocks.iter().any(|block| learned.contains(block))
-        };
-        let others: Vec<_> = others.into_iter().map(|peer| (peer, is_away(peer))).collect();
+        let others: Vec<_> = others.into_iter().map(|peer| (peer, away.contains(&peer.holder.uid))).collect();
         let (lost, ()) = tokio::join!(join_all(asked), self.look_far(&others, far));
-        lost.into_iter().flatten().chain(far.silent().cloned()).collect()
+        let silent: Vec<_> = far.silent().collect();
+        let advertised = if silent.is_empty() { BTreeSet::new() } else { self.advertised(&peers, &seen) };
+        let silent = silent.into_iter().filter(|uid| !advertised.contains(uid.as_str()));
+        lost.into_iter().flatten().chain(silent.cloned()).collect()
+    }
+
+    /// The nodes, by uid, that BIRD has a route to: it withdraws that itself when nobody advertises it any more.
+    fn advertised<'a>(&self, peers: &'a Peers, seen: &Seen) -> BTreeSet<&'a str> {
+        let learned: HashSet<_> = self.ways_without(seen, &BTreeSet::new()).learned.into_iter().collect();
+        let advertised = |peer: &&Peer| peer.blocks.iter().any(|block| learned.contains(block));
+        peers.nodes.iter().filter(advertised).map(|peer| peer.holder.uid.as_str()).collect()
     }
 
     /// Asks those of the nodes on no link whose turn it is.
@@ -123,9 +131,14 @@ impl Agent {
         let earlier = std::mem::replace(&mut *lock(&member.lost), lost.clone());
         if earlier != lost {
             tracing::info!(?lost, "nodes that are not heard of, neither by etcd nor by themselves");
-            self.note("state of lost nodes", &self.state.save_lost_nodes(&lost).await);
+            member.lost_unsaved.store(true, Ordering::Relaxed);
             let seen = lock(&self.node).seen.clone();
             self.ensure_ways(&seen).await;
+        }
+        if member.lost_unsaved.load(Ordering::Relaxed) {
+            let saved = self.state.save_lost_nodes(&lost).await;
+            member.lost_unsaved.store(saved.is_err(), Ordering::Relaxed);
+            self.note("state of lost nodes", &saved);
         }
         lost
     }

@@ -93,7 +93,7 @@ impl Agent {
         self.with_learned(compile::ways(&self.peers(), &links(seen), lost, backend))
     }
 
-    /// The nodes of the cluster, by name, as last heard of. A way that is told is there, in the kernel and in the tables.
+    /// The nodes of the cluster, by name, as last heard of. A way that is told has been made, or the status says why not.
     ///
     /// # Errors
     /// [`AgentError::NoCluster`].
@@ -103,7 +103,9 @@ impl Agent {
         let seen = lock(&self.node).seen.clone();
         let ways = self.ways(&seen);
         let direct = ways.direct.into_iter().map(|way| (way.block, Backend::Direct.name()));
-        let tunnels = ways.tunnels.into_iter().map(|way| (way.block, Backend::Vxlan.name()));
+        let device = self.tunnel(&seen);
+        let tunnels = ways.tunnels.into_iter().filter(|_| device.is_some());
+        let tunnels = tunnels.map(|way| (way.block, Backend::Vxlan.name()));
         let learned = ways.learned.into_iter().map(|block| (block, "bgp"));
         let by: BTreeMap<IpNet, &str> = direct.chain(tunnels).chain(learned).collect();
         let view = lock(&member.view);

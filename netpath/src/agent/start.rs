@@ -273,7 +273,7 @@ impl Agent {
     pub(super) async fn begin(self: &Arc<Self>) -> Result<JoinSet<()>, AgentError> {
         self.look().await?;
         self.check_node()?;
-        self.first_beat().await?;
+        let has_told = self.first_beat().await?;
         self.take_over().await?;
         self.drop_earlier_boots().await;
         self.pass(Extent::Full).await;
@@ -294,7 +294,9 @@ impl Agent {
         tasks.spawn(Arc::clone(self).follow_loop());
         tasks.spawn(Arc::clone(self).lost_loop());
         tasks.spawn(Arc::clone(self).bgp_loop());
-        self.first_view().await;
+        if has_told {
+            self.first_view().await;
+        }
         Ok(tasks)
     }
 

@@ -51,7 +51,8 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
     let mut faults = Faults::default();
     let packets: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), packets(facts, node, port))).collect();
     let speaks = |v6| packets.iter().flat_map(|(_, all)| all).any(|packet| packet.source.is_ipv6() == v6);
-    for table in facts.firewall.legacy.iter().filter(|table| speaks(table.tool.starts_with("ip6"))) {
+    let legacy = || facts.firewall.legacy.iter().filter(|table| speaks(table.tool.starts_with("ip6")));
+    for table in legacy() {
         let open = |rules: &str| rules.lines().any(|line| line.ends_with("-j ACCEPT") && names(line, port));
         if table.rules.as_ref().is_ok_and(|rules| rules.contains("-P INPUT DROP") && !open(rules)) {
             let tool = table.tool;
@@ -62,15 +63,15 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
         }
     }
     let set = match &facts.firewall.nft {
-        Err(reason) => Err(reason.clone()),
-        Ok(Some(json)) => Ruleset::parse(json).map_err(|error| error.to_string()),
+        Err(reason) => Err(Finding::unread(reason)),
+        Ok(Some(json)) => Ruleset::parse(json).map_err(Finding::unread),
         Ok(None) => match facts.firewall.manager {
-            Some(manager) => Err(format!("{manager} is active, and there is no `nft` that tells its rules")),
+            Some(manager) => Err(without_nft(manager)),
             None => Ok(Ruleset::default()),
         },
     };
-    let legacy = facts.firewall.legacy.iter().find_map(|table| table.rules.as_ref().err());
-    let unread = set.as_ref().err().or(legacy).cloned();
+    let of_legacy = || legacy().find_map(|table| table.rules.as_ref().err()).map(Finding::unread);
+    let unread = set.as_ref().err().cloned().or_else(of_legacy);
     for ((family, table, chain), nodes) in dropping(&set.unwrap_or_default(), &packets) {
         let more = match nodes.len() {
             1 => String::new(),
@@ -84,11 +85,19 @@ pub(super) fn filtered(facts: &Facts) -> Finding {
             format!("`nft insert rule {family} {table} {chain} udp dport {port} accept`"),
         );
     }
-    if let Some(reason) = unread.filter(|_| faults.is_empty()) {
-        return Finding::unread(reason);
+    if let Some(finding) = unread.filter(|_| faults.is_empty()) {
+        return finding;
     }
-    let fine = format!("no rule that was found drops what other nodes send to UDP port {port}");
+    let but = if matches!(facts.firewall.nft, Ok(None)) { " (there is no `nft` to list others)" } else { "" };
+    let fine = format!("no rule that was found drops what other nodes send to UDP port {port}{but}");
     faults.finding(Outcome::Warning, fine)
+}
+
+fn without_nft(manager: &str) -> Finding {
+    Finding::warning(
+        format!("{manager} is active, and there is no `nft` that tells its rules"),
+        "install nftables",
+    )
 }
 
 /// Chains that drop what nodes send, by whichever uplink it comes, with these nodes.
@@ -263,5 +272,7 @@ mod tests {
         facts.firewall.nft = Ok(None);
         facts.firewall.legacy[0].rules = Err("not found".into());
         assert_eq!(filtered(&facts).seen, "it cannot be read: not found");
+        facts.firewall.legacy[0].tool = "ip6tables-legacy";
+        assert!(filtered(&facts).seen.ends_with("(there is no `nft` to list others)"), "tunnels are of IPv4");
     }
 }

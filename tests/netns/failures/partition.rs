@@ -77,6 +77,8 @@ fn etcd_partition_of_a_node_behind_a_router_ipv4_and_ipv6() {
     scene.cluster.nodes[0].kill();
     scene.cluster.nodes[0].restart();
     assert_eq!(routes_to(&scene.cluster.nodes[0], &blocks), [""; 0]);
+    scene.run_on(LOOK + SLACK, |what| !of_c(what));
+    assert_eq!(routes_to(&scene.cluster.nodes[0], &blocks), [""; 0], "nor later");
     // It answers before etcd hears of it.
     scene.cluster.nodes[2].kill();
     scene.cluster.part_far(2, false);

@@ -61,8 +61,8 @@ pub(super) struct Answers {
 
 impl Far {
     /// Of an agent that finds these lost when it starts: they were silent when the last one looked.
-    pub(super) fn remembering(lost: &BTreeSet<String>, now: Instant) -> Self {
-        let silent = || Asked { answered: Some(now), silent: SILENT, away: true };
+    pub(super) fn remembering(lost: &BTreeSet<String>) -> Self {
+        let silent = || Asked { answered: None, silent: SILENT, away: true };
         Self { look: 0, nodes: lost.iter().map(|uid| (uid.clone(), silent())).collect() }
     }
 
@@ -93,7 +93,7 @@ impl Far {
         let was_away = std::mem::replace(&mut asked.away, away);
         if away {
             let calm = |answered| asked.silent == 0 && now.duration_since(answered) < CALM;
-            return asked.answered.is_some_and(|answered| !calm(answered));
+            return asked.silent >= SILENT || asked.answered.is_some_and(|answered| !calm(answered));
         }
         asked.silent = 0;
         asked.answered = asked.answered.filter(|answered| now.duration_since(*answered) < LASTS);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn who_was_lost_is_until_it_answers() {
         let (now, peer) = (Instant::now(), peer("a", 1));
-        let mut far = Far::remembering(&["a", "none any more"].map(str::to_owned).into(), now);
+        let mut far = Far::remembering(&["a", "none any more"].map(str::to_owned).into());
         assert_eq!(look(&mut far, &peer, true, false, now), (true, true));
         assert_eq!(far.silent().count(), 1, "{far:?}");
         assert_eq!(look(&mut far, &peer, true, true, now), (true, false));

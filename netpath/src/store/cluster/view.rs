@@ -114,9 +114,11 @@ impl View {
         own.map(|(block, _)| *block)
     }
 
-    /// The nodes that nothing is heard of, by uid.
-    pub fn away(&self) -> BTreeSet<String> {
-        self.nodes().filter(|(.., alive)| !alive).map(|(node, ..)| node.holder.uid.clone()).collect()
+    /// The nodes, by uid, that are heard of, and the others.
+    pub fn uids(&self) -> (BTreeSet<&str>, BTreeSet<&str>) {
+        let (there, others): (Vec<&Node>, Vec<&Node>) =
+            self.nodes.values().partition(|node| self.alive.contains_key(&node.holder.node));
+        [there, others].map(|nodes| nodes.into_iter().map(|node| node.holder.uid.as_str()).collect()).into()
     }
 
     /// Whether a node has its record.
