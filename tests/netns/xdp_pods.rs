@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use netpath::{
@@ -15,7 +16,7 @@ use netpath_tests::{
     node::{Node, PATIENCE, run_in},
     scene::Family,
     side::Side,
-    wait::until,
+    wait::{until, within},
 };
 
 use crate::restart::traffic;
@@ -233,8 +234,8 @@ fn xdp_mode_is_repaired() {
     until("the link is back", || run_in(&a.netns, "ip", &["route"]).contains("default"));
     until("and its mode", || offloads(&a.netns) == FIT && has_xdp(&node, &a));
     let before = redirected(&node, &b);
-    // The pod is told of last.
-    until("by XDP", || {
+    // The pod is told of last, and not by the next full pass only.
+    within(Duration::from_secs(5), "by XDP", || {
         stream(&b.netns, &a.netns, side.address(&a), 100_000);
         redirected(&node, &b) > before
     });

@@ -171,8 +171,7 @@ impl Agent {
     }
 
     /// Tells the cluster of the node for the first time, before pods can be added; not for long, as etcd may be down. Ends a
-    /// first start whose name or addresses another node has: it has left again then.
-    /// Answers whether it has told.
+    /// first start whose name or addresses another node has: it has left again then. Answers whether it has told.
     pub(super) async fn first_beat(&self) -> Result<bool, AgentError> {
         let Some(member) = &self.membership else { return Ok(false) };
         match tokio::time::timeout(FIRST, self.beat(member)).await {

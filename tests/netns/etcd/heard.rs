@@ -1,5 +1,7 @@
 //! A node that its cluster may have given up for lost, and one whose state was copied.
 
+use std::time::Duration;
+
 use netpath::{
     lab::topology,
     model::{self, Family, Holder},
@@ -119,7 +121,8 @@ fn etcd_node_with_a_copy_gives_no_addresses_while_that_is_there() {
         alive.contains("uid") && !alive.contains(&once)
     });
     added(&node, "a");
-    wait::until("nothing is wrong", || problems(&node).is_empty());
+    // One that is suspected is for as long as a lease.
+    wait::within(Duration::from_secs(8), "nothing is wrong", || problems(&node).is_empty());
     sign();
     wait::until("status tells", || problems(&node).contains("with a copy of this one's state"));
     let error = pod(&node, "a").expect_err("both would give it the same address");
